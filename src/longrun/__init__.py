@@ -1,0 +1,39 @@
+"""longrun: run agents behind the Responses API and never lose a run or an event."""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from longrun.app import Longrun, create_app
+    from longrun.errors import ConfigurationError, LongrunError
+    from longrun.execution.context import Current, at_most_once, current
+    from longrun.settings import Settings
+
+__all__ = [
+    "ConfigurationError",
+    "Current",
+    "Longrun",
+    "LongrunError",
+    "Settings",
+    "at_most_once",
+    "create_app",
+    "current",
+]
+
+_FROM: Final = {
+    "ConfigurationError": "longrun.errors",
+    "Current": "longrun.execution.context",
+    "at_most_once": "longrun.execution.context",
+    "current": "longrun.execution.context",
+    "Longrun": "longrun.app",
+    "LongrunError": "longrun.errors",
+    "Settings": "longrun.settings",
+    "create_app": "longrun.app",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are used: the Agents SDK alone takes a second."""
+    if name not in _FROM:
+        raise AttributeError(f"module 'longrun' has no attribute {name!r}")
+    return getattr(importlib.import_module(_FROM[name]), name)
