@@ -1,0 +1,30 @@
+-- name: lock_migrations
+-- One migrator at a time, in the whole cluster, for this schema.
+SELECT pg_advisory_xact_lock(hashtextextended('longrun migrate ' || $1, 0));
+
+-- name: create_schema
+CREATE SCHEMA IF NOT EXISTS longrun;
+
+-- name: create_migrations
+CREATE TABLE IF NOT EXISTS longrun.migrations (
+    version integer PRIMARY KEY,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    -- True: code that does not know this migration must not run on it.
+    breaking boolean NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- name: has_migrations
+SELECT to_regclass($1) IS NOT NULL;
+
+-- name: list_migrations
+SELECT version, name, checksum, breaking FROM longrun.migrations ORDER BY version;
+
+-- name: record_migration
+INSERT INTO longrun.migrations (version, name, checksum, breaking) VALUES ($1, $2, $3, $4);
+
+-- name: describe_server
+SELECT current_setting('server_version_num')::integer AS version,
+    pg_encoding_to_char(encoding) AS encoding
+FROM pg_database WHERE datname = current_database();

@@ -1,0 +1,61 @@
+-- name: hold_replica_lock
+-- Tells the others at once when this process is gone: the lock goes with its connection.
+SELECT pg_try_advisory_lock(hashtextextended('longrun replica ' || $1, 0));
+
+-- name: renew_lease
+-- Also brings the row back, if others took this replica for dead and removed it.
+INSERT INTO longrun.replicas (id, hostname, pid, version, lease_until)
+VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
+ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
+
+-- name: end_lease
+UPDATE longrun.replicas SET lease_until = now() WHERE id = $1;
+
+-- name: look_around
+-- Everything that a replica has to notice, in one statement: of the others that hold responses,
+-- whose lease ran out and whose lock is free; what waits, what is overdue, what of its own is no
+-- longer its own. `steady`: Postgres itself has been up for some time, so that leases
+-- and locks mean something.
+WITH others AS (
+    SELECT replica.id, replica.lease_until FROM longrun.replicas AS replica
+    WHERE replica.id <> $1 AND EXISTS (
+        SELECT FROM longrun.responses AS response
+        WHERE response.status = 'in_progress' AND response.replica_id = replica.id
+    )
+)
+SELECT
+    ARRAY(SELECT replica.id FROM others AS replica WHERE replica.lease_until < now()) AS expired,
+    ARRAY(
+        SELECT replica.id FROM others AS replica
+        WHERE NOT EXISTS (
+            SELECT FROM pg_locks AS held
+            WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+                AND (held.classid::bigint << 32 | held.objid::bigint)
+                    = hashtextextended('longrun replica ' || replica.id, 0)
+        )
+    ) AS unlocked,
+    EXISTS (SELECT FROM longrun.responses WHERE status = 'queued')
+        OR EXISTS (
+            SELECT FROM longrun.responses WHERE status = 'in_progress' AND replica_id IS NULL
+        ) AS waiting,
+    ARRAY(
+        SELECT response.id FROM longrun.responses AS response
+        WHERE response.status IN ('queued', 'in_progress')
+            AND response.deadline_at < now()
+                - CASE WHEN response.replica_id <> $1 THEN interval '3 seconds' ELSE '0' END
+        LIMIT 1000
+    ) AS overdue,
+    (
+        SELECT count(*) || ' ' || coalesce(sum(own.attempt), 0)
+        FROM longrun.responses AS own
+        WHERE own.status = 'in_progress' AND own.replica_id = $1
+    ) AS own,
+    now() - pg_postmaster_start_time() > make_interval(secs => $2) AS steady;
+
+-- name: forget_replicas
+-- Replicas that are long gone and hold nothing.
+DELETE FROM longrun.replicas AS replica
+WHERE replica.lease_until < now() - interval '10 minutes' AND NOT EXISTS (
+    SELECT FROM longrun.responses AS response
+    WHERE response.status = 'in_progress' AND response.replica_id = replica.id
+);
