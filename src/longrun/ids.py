@@ -1,0 +1,74 @@
+"""Ids: `resp_` plus 32 hex digits of a UUIDv7 (RFC 9562), so that ids sort by time."""
+
+import os
+import threading
+import time
+
+_ITEM_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "web_search_call": "ws",
+    "file_search_call": "fs",
+    "code_interpreter_call": "ci",
+    "image_generation_call": "ig",
+    "computer_call": "cu",
+    "computer_call_output": "cuo",
+    "mcp_call": "mcp",
+    "mcp_list_tools": "mcpl",
+    "mcp_approval_request": "mcpr",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "local_shell_call": "lsh",
+    "local_shell_call_output": "lsho",
+    "shell_call": "sh",
+    "shell_call_output": "sho",
+    "apply_patch_call": "apc",
+    "apply_patch_call_output": "apco",
+    "compaction": "cmp",
+}
+
+_lock = threading.Lock()
+_last = 0
+
+
+def uuid7_hex() -> str:
+    """32 hex digits of a UUIDv7, strictly growing within this process.
+
+    The 12 bits after the version hold the fraction of the millisecond and count on when
+    two ids fall into the same one (RFC 9562, section 6.2, method 3).
+    """
+    global _last
+    nanoseconds = time.time_ns()
+    stamp = (nanoseconds // 1_000_000) << 12 | (nanoseconds % 1_000_000) * 4096 // 1_000_000
+    with _lock:
+        stamp = max(stamp, _last + 1)
+        _last = stamp
+    tail = int.from_bytes(os.urandom(8)) & (1 << 62) - 1
+    value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | tail
+    return f"{value:032x}"
+
+
+def new_response_id() -> str:
+    return "resp_" + uuid7_hex()
+
+
+def new_replica_id() -> str:
+    return "replica_" + uuid7_hex()
+
+
+def item_id(response_id: str, output_index: int, item_type: str) -> str:
+    """The id of the output item at an index of a response.
+
+    Derived, not drawn: an index is used once over all attempts, so the id is unique, and
+    a run that is carried on by another replica gives its items the ids that they had.
+    """
+    prefix = _ITEM_PREFIXES.get(item_type, "item")
+    return f"{prefix}_{response_id.removeprefix('resp_')}{output_index:06x}"
+
+
+def is_response_id(text: str) -> bool:
+    """Whether `text` has the shape of an id of ours; anything else is simply unknown."""
+    digits = text.removeprefix("resp_")
+    return len(text) == 37 and len(digits) == 32 and all(c in "0123456789abcdef" for c in digits)

@@ -1,0 +1,54 @@
+"""Prometheus metrics of a replica. No tenant data: no ids, no principals in any label."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+registry = CollectorRegistry()
+
+events_appended = Counter(
+    "longrun_events_appended", "Events committed to the event log.", registry=registry
+)
+appends = Counter("longrun_appends", "Commits of the log writer.", registry=registry)
+append_seconds = Histogram(
+    "longrun_append_seconds",
+    "Duration of one append: statement and commit.",
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5),
+    registry=registry,
+)
+append_failures = Counter(
+    "longrun_append_failures", "Appends that failed and were tried again.", registry=registry
+)
+fenced = Counter(
+    "longrun_fenced",
+    "Appends refused because another attempt holds the response.",
+    registry=registry,
+)
+announcements = Counter("longrun_announcements", "NOTIFY messages sent.", registry=registry)
+listening = Gauge("longrun_listening", "1 while the LISTEN connection is up.", registry=registry)
+listener_reconnects = Counter(
+    "longrun_listener_reconnects", "New LISTEN connections after the first.", registry=registry
+)
+readers = Gauge("longrun_readers", "Open streams on this replica.", registry=registry)
+reader_timeouts = Counter(
+    "longrun_reader_timeouts", "Readers cut because they took nothing.", registry=registry
+)
+runs = Gauge("longrun_runs", "Runs live on this replica.", registry=registry)
+runs_finished = Counter(
+    "longrun_runs_finished", "Runs finished on this replica.", ["status"], registry=registry
+)
+part_restarts = Counter(
+    "longrun_part_restarts", "Restarts of background parts.", ["part"], registry=registry
+)
+requests = Counter(
+    "longrun_http_requests",
+    "HTTP requests answered.",
+    ["method", "route", "status"],
+    registry=registry,
+)
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus's text format."""
+    return generate_latest(registry)

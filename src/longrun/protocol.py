@@ -1,0 +1,47 @@
+"""The Responses API's words that more than one layer needs: statuses and terminal events."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
+
+TERMINAL_STATUSES: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
+
+TERMINAL_EVENTS: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
+"""The last event of a log is one of these, and no other event is (contract, "Streams")."""
+
+TERMINAL_EVENT_OF: Final[dict[Status, str]] = {
+    "completed": "response.completed",
+    "failed": "response.failed",
+    "incomplete": "response.incomplete",
+    # No stream event has the name of this status, and openai-node throws on an unknown one.
+    "cancelled": "response.failed",
+}
+
+_TERMINAL_PREFIXES: Final = tuple(
+    b'{"type":"' + name.encode() + b'"' for name in sorted(TERMINAL_EVENTS)
+)
+
+
+def ends_log(data: bytes) -> bool:
+    """Whether a chunk (newline-separated events, `type` first in each) ends its log."""
+    return data[data.rfind(b"\n") + 1 :].startswith(_TERMINAL_PREFIXES)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A response to be produced: what `http` understood of a request, and `execution` runs.
+
+    `document` is the Response object without `output`, with every field that can be known at the
+    start. `input` is all input items, those of the previous responses included. `parameters` are
+    those of the request that a run acts upon, by their names in the API.
+    """
+
+    response_id: str
+    principal: str
+    agent: str
+    background: bool
+    stored: bool
+    input: list[dict[str, Any]]
+    document: dict[str, Any]
+    parameters: dict[str, Any] = field(default_factory=dict)

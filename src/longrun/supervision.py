@@ -1,0 +1,92 @@
+"""Background parts: each an `async run(stop)` under one TaskGroup, restarted when it fails."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+from longrun import metrics
+from longrun.errors import LongrunError
+
+log = logging.getLogger("longrun.parts")
+
+Run = Callable[[asyncio.Event], Awaitable[None]]
+
+FIRST_BACKOFF = 0.1
+LONGEST_BACKOFF = 1.0
+"""Seconds. Short: what fails is mostly Postgres being away, and all waits for it to be back."""
+
+
+@dataclass(slots=True)
+class Part:
+    """One background part and how it fares.
+
+    `failing` is set from a failure until the part has run for as long as its backoff again.
+    """
+
+    name: str
+    run: Run
+    failing: bool = False
+    restarts: int = 0
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Runs parts until `stop` is set. A part that fails is logged, counted and restarted.
+
+    A part ends by itself only after `stop`; one that returns before counts as failed.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+
+    def add(self, name: str, run: Run) -> None:
+        self.parts.append(Part(name, run))
+
+    def failing(self) -> list[str]:
+        """The names of the parts that do not run as they should, for `/readyz`."""
+        return [part.name for part in self.parts if part.failing]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            for part in self.parts:
+                group.create_task(_keep_running(part, stop), name=part.name)
+
+
+async def _keep_running(part: Part, stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    backoff = FIRST_BACKOFF
+    while not stop.is_set():
+        started = loop.time()
+        healed = loop.call_later(2 * backoff, setattr, part, "failing", False)
+        try:
+            await part.run(stop)
+            if stop.is_set():
+                return
+            log.error("part %s ended by itself, starting it again", part.name)
+        except LongrunError as error:
+            log.warning("part %s failed, starting it again: %s", part.name, error)
+        except Exception:
+            log.exception("part %s failed, starting it again", part.name)
+        finally:
+            healed.cancel()
+        part.failing = True
+        part.restarts += 1
+        metrics.part_restarts.labels(part.name).inc()
+        if loop.time() - started > LONGEST_BACKOFF:
+            backoff = FIRST_BACKOFF
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), backoff * random.uniform(0.5, 1.5))  # noqa: S311
+        backoff = min(backoff * 2, LONGEST_BACKOFF)
+
+
+@contextlib.contextmanager
+def also_on(stop: asyncio.Event, call: Callable[[], None]) -> Iterator[None]:
+    """Within the block, `call` once when `stop` is set: for loops that wait on another event."""
+    waiting = asyncio.ensure_future(stop.wait())
+    waiting.add_done_callback(lambda _: call())
+    try:
+        yield
+    finally:
+        waiting.cancel()
