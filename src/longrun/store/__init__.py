@@ -1,0 +1,1 @@
+"""Postgres: the only place that imports asyncpg, and the only one that knows SQL."""

@@ -1,0 +1,118 @@
+"""Claims: how a replica comes to execute a response, and how it gives one away."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from longrun.store.database import Database
+from longrun.store.log_writer import Step
+
+SETTLING: Final = 3.0
+"""Seconds that all replicas have to renew their leases and locks after Postgres was away, or
+after this one was: before that, nobody is taken for dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A response that this replica now holds, as attempt `attempt`.
+
+    `spent` counts the attempts that were used up, this one included; `cancelled` and `overdue`
+    say that it is to be ended, not run. `document`, `input` and `request` are the JSON texts it
+    was created with.
+    """
+
+    id: str
+    principal: str
+    agent: str
+    background: bool
+    stored: bool
+    attempt: int
+    spent: int
+    cancelled: bool
+    overdue: bool
+    document: str
+    input: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a replica sees when it looks around (query `look_around`)."""
+
+    expired: list[str]
+    unlocked: list[str]
+    waiting: bool
+    overdue: list[str]
+    own: str
+    steady: bool
+
+
+class Claims:
+    """Claims of one replica. Every method raises `Unavailable` when Postgres is away.
+
+    Args:
+        agents: the names of those that it serves; None for any.
+    """
+
+    def __init__(
+        self, database: Database, replica_id: str, agents: Sequence[str] | None = None
+    ) -> None:
+        self._agents = agents if agents is None else list(agents)
+        self._database = database
+        self._queries = database.queries
+        self._replica_id = replica_id
+
+    async def look_around(self) -> Surroundings:
+        row = await self._database.fetch_row(self._queries.look_around, self._replica_id, SETTLING)
+        assert row is not None
+        return Surroundings(**row)
+
+    async def queued(self, limit: int) -> list[Claim]:
+        """The next responses that wait, at most `limit`."""
+        return await self._claim(self._queries.claim_queued, limit, self._agents)
+
+    async def orphans(self, dead: Sequence[str], limit: int) -> list[Claim]:
+        """Runs of these dead replicas, and runs that were handed over, at most `limit`."""
+        return await self._claim(self._queries.claim_orphans, list(dead), limit, self._agents)
+
+    async def to_end(self, response_id: str, *, cancel: bool) -> Claim | None:
+        """One response, from whoever holds it; None if it is finished (or gone) already."""
+        found = await self._claim(self._queries.claim_to_end, response_id, cancel)
+        return found[0] if found else None
+
+    async def release(self, held: Iterable[tuple[str, int]]) -> None:
+        """Hand over (response id, attempt): anybody may go on."""
+        pairs = list(held)
+        await self._database.execute(
+            self._queries.release, [id_ for id_, _ in pairs], [attempt for _, attempt in pairs]
+        )
+
+    async def own(self) -> dict[str, int]:
+        """The attempt of each response that this replica holds."""
+        rows = await self._database.fetch(self._queries.list_own, self._replica_id)
+        return {row["id"]: row["attempt"] for row in rows}
+
+    async def items(self, response_id: str) -> dict[int, str]:
+        """Finished items by output index."""
+        rows = await self._database.fetch(self._queries.list_items, response_id)
+        return {row["output_index"]: row["item"] for row in rows}
+
+    async def steps(self, response_id: str) -> list[Step]:
+        rows = await self._database.fetch(self._queries.list_steps, response_id)
+        return [Step(*row) for row in rows]
+
+    async def drop_items(self, claim: Claim, indexes: Sequence[int]) -> None:
+        """Remove items, if the claim still holds."""
+        await self._database.execute(
+            self._queries.drop_items, claim.id, claim.attempt, list(indexes)
+        )
+
+    async def forget_replicas(self) -> None:
+        await self._database.execute(self._queries.forget_replicas)
+
+    async def _claim(self, query: str, *args: object) -> list[Claim]:
+        # Not tried again when its answer is lost: a claim that committed unseen is found among
+        # this replica's own (Worker.reconcile). And one statement by itself: a replica that
+        # freezes within a transaction would keep its rows locked.
+        rows = await self._database.fetch_once(query, self._replica_id, *args)
+        return [Claim(**row) for row in rows]

@@ -1,0 +1,204 @@
+"""Connections to Postgres: a pool for requests, a small one for the log, one direct for LISTEN."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final
+
+import asyncpg
+
+from longrun.errors import ConfigurationError, Unavailable
+from longrun.settings import Settings
+from longrun.store.queries import Queries
+
+log = logging.getLogger("longrun.store")
+
+OLDEST_POSTGRES: Final = 140000
+CONNECT_TIMEOUT: Final = 10.0
+STATEMENT_TIMEOUT: Final = 30.0
+FIRST_CONNECT_TRIES: Final = 6
+
+LOG_CONNECTIONS: Final = 2
+"""One for the log writer and one for the hub, so that no burst of requests makes them wait."""
+
+GONE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    # A full disk, too many connections, no memory; a deadlock, a statement that was cancelled.
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.QueryCanceledError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+"""What says that Postgres, or this connection to it, is away for now; nothing is wrong with
+the statement. A read-only server is one that lost its primary's role in a failover."""
+
+READ_TRIES: Final = 3
+
+Connection = asyncpg.pool.PoolConnectionProxy | asyncpg.Connection
+
+
+class _PooledConnection(asyncpg.Connection):
+    """Nothing of ours leaves a state in a pooled session, so that there is none to reset: one
+    round trip less for each statement. An open transaction is rolled back all the same."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+@contextlib.contextmanager
+def unavailable_if_gone() -> Iterator[None]:
+    """Turn a lost connection into `Unavailable`, whose text is fit for a client."""
+    try:
+        yield
+    except GONE as error:
+        log.warning("Postgres is away: %s: %s", type(error).__name__, error)
+        raise Unavailable("The database is not available; try again.", retry_after=1) from error
+
+
+class Database:
+    """The pools of one replica, and the queries for its schema."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.queries = Queries(settings.db_schema)
+        self._url: str
+        self._listen_url: str
+        self._requests: asyncpg.Pool
+        self._log: asyncpg.Pool
+
+    async def open(self, url: str, listen_url: str | None = None) -> None:
+        """Open the pools and check the server.
+
+        Raises:
+            ConfigurationError: no connection, a Postgres that is too old, or one not in UTF-8.
+        """
+        self._url, self._listen_url = url, listen_url or url
+        self._requests = await self._first_pool(self.settings.pool_size)
+        self._log = await self._pool(LOG_CONNECTIONS)
+        try:
+            await self._check_server()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _pool(self, size: int) -> asyncpg.Pool:
+        return await asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=size,
+            max_inactive_connection_lifetime=300,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=STATEMENT_TIMEOUT,
+            statement_cache_size=self.settings.statement_cache_size,
+            connection_class=_PooledConnection,
+            server_settings={"application_name": "longrun"},
+        )
+
+    async def _first_pool(self, size: int) -> asyncpg.Pool:
+        for attempt in range(FIRST_CONNECT_TRIES):
+            try:
+                return await self._pool(size)
+            except (*GONE, asyncpg.PostgresError, ValueError) as error:
+                # A ValueError, which GONE has too, says that the URL itself is wrong.
+                hopeless = isinstance(error, ValueError) or not isinstance(error, GONE)
+                if hopeless or attempt == FIRST_CONNECT_TRIES - 1:
+                    raise ConfigurationError(
+                        f"LONGRUN_DATABASE_URL: cannot connect to Postgres: {error}"
+                    ) from error
+                log.warning("waiting for Postgres: %s", error)
+                await asyncio.sleep(0.2 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    async def _check_server(self) -> None:
+        row = await self.fetch_row(self.queries.describe_server)
+        assert row is not None
+        if row["version"] < OLDEST_POSTGRES:
+            raise ConfigurationError(
+                f"Postgres {row['version'] // 10000} is too old: longrun needs 14 or newer"
+            )
+        if row["encoding"] != "UTF8":
+            raise ConfigurationError(
+                f"the database's encoding is {row['encoding']}: longrun needs UTF8"
+            )
+
+    async def close(self) -> None:
+        for pool in (self._requests, self._log):
+            try:
+                async with asyncio.timeout(5):
+                    await pool.close()
+            except (TimeoutError, *GONE):
+                pool.terminate()
+
+    async def connect_directly(self, name: str) -> asyncpg.Connection:
+        """A connection outside the pools, on the direct URL. The caller closes it.
+
+        Args:
+            name: shown in pg_stat_activity.
+        """
+        return await asyncpg.connect(
+            self._listen_url,
+            timeout=CONNECT_TIMEOUT,
+            statement_cache_size=0,
+            server_settings={"application_name": name},
+        )
+
+    @contextlib.asynccontextmanager
+    async def log_connection(self) -> AsyncIterator[Connection]:
+        """A connection of the log's own pool; errors of asyncpg come out as they are."""
+        async with self._log.acquire(timeout=CONNECT_TIMEOUT) as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A transaction for a request.
+
+        Raises:
+            Unavailable: Postgres is away; whether the transaction committed is not known.
+        """
+        with unavailable_if_gone():
+            async with (
+                self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection,
+                connection.transaction(),
+            ):
+                yield connection
+
+    async def execute(self, query: str, *args: Any) -> str:
+        with unavailable_if_gone():
+            async with self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection:
+                return await connection.execute(query, *args)
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Read; tried again at once on another connection when one turns out to be dead."""
+        with unavailable_if_gone():
+            for attempt in range(READ_TRIES):
+                try:
+                    async with self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection:
+                        return await connection.fetch(query, *args)
+                except GONE:
+                    if attempt == READ_TRIES - 1:
+                        raise
+                    await asyncio.sleep(0.05 * 4**attempt)
+        raise AssertionError("unreachable")
+
+    async def fetch_once(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Write, and read what was written: one statement, which is its own transaction.
+
+        Raises:
+            Unavailable: Postgres is away; whether it committed is not known.
+        """
+        with unavailable_if_gone():
+            async with self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection:
+                return await connection.fetch(query, *args)
+
+    async def fetch_row(self, query: str, *args: Any) -> asyncpg.Record | None:
+        rows = await self.fetch(query, *args)
+        return rows[0] if rows else None

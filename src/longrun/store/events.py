@@ -1,0 +1,62 @@
+"""Reading the event log."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from longrun.store.database import Database, unavailable_if_gone
+from longrun.store.log_writer import Chunk
+
+
+@dataclass(slots=True)
+class News:
+    """What is new of one response. `gone`: it no longer exists."""
+
+    gone: bool = False
+    chunks: list[Chunk] = field(default_factory=list)
+
+
+class EventLog:
+    """The event log as readers see it: committed chunks only, in order."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
+        """The chunks that end after `cursor` (-1: from the start), about `limit` bytes of them.
+
+        The first chunk may begin at or before the cursor. Empty: nothing after the cursor.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        query = self._database.queries.read_page
+        rows = await self._database.fetch(query, response_id, cursor, limit)
+        return [Chunk(*row) for row in rows]
+
+    async def end(self, response_id: str) -> Chunk | None:
+        """The last chunk of the log; None if there is no log.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        row = await self._database.fetch_row(self._database.queries.read_end, response_id)
+        return Chunk(*row) if row else None
+
+    async def news(self, positions: Mapping[str, int], limit: int) -> dict[str, News]:
+        """The same for many responses in one query, from the position of each.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        query = self._database.queries.read_news
+        with unavailable_if_gone():
+            async with self._database.log_connection() as connection:
+                rows = await connection.fetch(
+                    query, list(positions.keys()), list(positions.values()), limit
+                )
+        found: dict[str, News] = {}
+        for response_id, gone, first, last, data in rows:
+            news = found.setdefault(response_id, News(gone))
+            if data is not None:
+                news.chunks.append(Chunk(first, last, data))
+        return found

@@ -1,0 +1,82 @@
+"""The replica's lease: one row, one heartbeat, in a thread of its own.
+
+A tool that blocks the event loop must not make its replica look dead, so the heartbeat has a
+thread, an event loop and a connection of its own. A frozen process stops it; a busy one does not.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from typing import Final
+
+import asyncpg
+
+from longrun.store.database import GONE, Database
+
+log = logging.getLogger("longrun.store.lease")
+
+BEATS_PER_LEASE: Final = 3
+
+THREAD_WAIT: Final = 5.0
+
+
+class Lease:
+    """The right of this replica to execute its runs, by Postgres's clock."""
+
+    def __init__(self, database: Database, replica_id: str, version: str) -> None:
+        self._database = database
+        self._row = (replica_id, socket.gethostname(), os.getpid(), version)
+        self._seconds = database.settings.lease_seconds
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    async def begin(self) -> None:
+        """Take the lease and keep it until `end`.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        await self._database.execute(self._database.queries.renew_lease, *self._row, self._seconds)
+        self._thread = threading.Thread(target=self._beat, name="longrun-lease", daemon=True)
+        self._thread.start()
+
+    async def end(self) -> None:
+        """Give the lease up: what this replica still holds may be taken at once."""
+        self._ended.set()
+        deadline = time.monotonic() + THREAD_WAIT
+        while self._thread is not None and self._thread.is_alive():
+            # Not joined in another thread: tools may have taken all of them.
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.02)
+        with contextlib.suppress(Exception):
+            await self._database.execute(self._database.queries.end_lease, self._row[0])
+
+    def _beat(self) -> None:
+        """The thread: renew, wait, renew, on a new connection whenever one is lost."""
+        with asyncio.Runner() as runner:
+            while not self._ended.is_set():
+                try:
+                    runner.run(self._beat_on_one_connection())
+                except (*GONE, asyncpg.PostgresError) as error:
+                    log.warning("heartbeat failed: %s: %s", type(error).__name__, error)
+                    self._ended.wait(0.5)
+
+    async def _beat_on_one_connection(self) -> None:
+        connection = await self._database.connect_directly("longrun lease")
+        try:
+            renew = await connection.prepare(self._database.queries.renew_lease)
+            while not self._ended.is_set():
+                await renew.fetch(
+                    *self._row,
+                    self._seconds,
+                    # So that a connection that hangs is given up before the lease is.
+                    timeout=self._seconds / BEATS_PER_LEASE,
+                )
+                await asyncio.to_thread(self._ended.wait, self._seconds / BEATS_PER_LEASE)
+        finally:
+            connection.terminate()

@@ -1,0 +1,119 @@
+"""The listener: one direct connection per replica that LISTENs and wakes readers.
+
+Its callback only sets flags. A listener that stops reading pins the vacuum horizon of the whole
+database, so nothing here may wait for anything else.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+import asyncpg
+
+from longrun import metrics
+from longrun.store.announcer import control_channel, decode, events_channel
+from longrun.store.database import GONE, Database
+
+log = logging.getLogger("longrun.store.listener")
+
+HEARTBEAT: Final = 5.0
+"""asyncpg notices a dead connection only at the next query, so one is sent this often."""
+
+RELOCK: Final = 0.2
+
+LONGEST_BACKOFF: Final = 1.0
+"""Short: a replica whose lock is free for long is taken for dead (Worker)."""
+
+
+class Listener:
+    """Receives what the replicas announce and tell, and holds the replica's lock.
+
+    Args:
+        announced: called with a response id and the sequence number that its log reaches.
+        told: called with each message of the control channel.
+        caught_up: called on every new connection: anything may have been missed before.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        replica_id: str,
+        *,
+        announced: Callable[[str, int], None],
+        told: Callable[[str], None],
+        caught_up: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._replica_id = replica_id
+        self._announced = announced
+        self._told = told
+        self._caught_up = caught_up
+        self.connected = False
+        self.ready = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Listen until `stop` is set, on a new connection whenever one is lost."""
+        backoff = 0.05
+        while not stop.is_set():
+            try:
+                await self._listen(stop)
+                backoff = 0.05
+            except (*GONE, asyncpg.PostgresError) as error:
+                log.warning("LISTEN connection lost: %s: %s", type(error).__name__, error)
+            if stop.is_set():
+                return
+            metrics.listener_reconnects.inc()
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))  # noqa: S311
+            backoff = min(backoff * 2, LONGEST_BACKOFF)
+
+    async def _listen(self, stop: asyncio.Event) -> None:
+        """One connection, until it is lost or `stop` is set."""
+        connection = await self._database.connect_directly("longrun listener")
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        schema = self._database.settings.db_schema
+        try:
+            locked = await self._lock(connection)
+            await connection.add_listener(events_channel(schema), self._receive)
+            await connection.add_listener(control_channel(schema), self._receive_control)
+            self._up(True)
+            self._caught_up()
+            while not (stop.is_set() or lost.is_set()):
+                await _first(stop.wait(), lost.wait(), timeout=HEARTBEAT if locked else RELOCK)
+                if not (stop.is_set() or lost.is_set()):
+                    # The heartbeat's query; while the lock is not ours, it also asks for it.
+                    locked = locked or await self._lock(connection)
+                    await connection.execute("SELECT 1", timeout=HEARTBEAT)
+        finally:
+            self._up(False)
+            connection.terminate()
+
+    async def _lock(self, connection: asyncpg.Connection) -> bool:
+        """Hold the replica's lock. An old connection of ours may still have it for a moment."""
+        query = self._database.queries.hold_replica_lock
+        return bool(await connection.fetchval(query, self._replica_id, timeout=HEARTBEAT))
+
+    def _up(self, connected: bool) -> None:
+        self.connected = connected
+        metrics.listening.set(connected)
+        if connected:
+            self.ready.set()
+
+    def _receive(self, _connection: Any, _pid: int, _channel: str, message: object) -> None:
+        for response_id, last in decode(str(message)):
+            self._announced(response_id, last)
+
+    def _receive_control(self, _connection: Any, _pid: int, _channel: str, message: object) -> None:
+        self._told(str(message))
+
+
+async def _first(*waits: Any, timeout: float) -> None:
+    """Wait for the first of some awaitables, or for the timeout."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,390 @@
+"""The log writer: group commit without a timer, fenced, with bounded memory for each run.
+
+It takes everything that is pending from all runs of this replica and writes it in one
+statement and one commit; while that commit runs, the next batch gathers. An idle server so
+adds no wait, and a busy one makes larger batches.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from longrun import metrics
+from longrun.errors import Fenced, LongrunError
+from longrun.protocol import Status
+from longrun.store.database import GONE, Connection, Database
+from longrun.supervision import also_on
+
+log = logging.getLogger("longrun.store.log_writer")
+
+BATCH_BYTES: Final = 8 * 1024 * 1024
+ENTRY_BYTES: Final = 64 * 1024
+"""What an entry has at least before events that bring nothing else begin another one."""
+
+LONGEST_BACKOFF: Final = 2.0
+
+
+class Chunk(NamedTuple):
+    """Events first..last of one response: newline-separated JSON, none at the end."""
+
+    first: int
+    last: int
+    data: bytes
+
+
+class Step(NamedTuple):
+    """One finished model turn or tool call (table `steps`)."""
+
+    scope: str
+    kind: str
+    key: str
+    fingerprint: str
+    result: str
+
+
+class Ending(NamedTuple):
+    """What a response becomes with its terminal event."""
+
+    status: Status
+    document: str
+
+
+@dataclass(slots=True)
+class Entry:
+    """What calls of `append` hand over; it is committed whole or not at all."""
+
+    events: list[bytes]
+    items: Sequence[tuple[int, str]] = ()
+    steps: Sequence[Step] = ()
+    ending: Ending | None = None
+    size: int = 0
+
+
+class RunLog:
+    """The end of the event log that one attempt writes to.
+
+    `append` never waits and never fails; `ready` waits while too much is pending; `flush` waits
+    for the commit. Both raise when this attempt no longer holds the response.
+    """
+
+    def __init__(
+        self, writer: "LogWriter", response_id: str, attempt: int, next_sequence: int
+    ) -> None:
+        self.response_id = response_id
+        self.attempt = attempt
+        self.next_sequence = next_sequence
+        self.lost: LongrunError | None = None
+        self._writer = writer
+        self._entries: deque[Entry] = deque()
+        self._first = next_sequence
+        self._bytes = 0
+        self._appended = 0
+        self._committed = 0
+        self._changed = asyncio.Event()
+
+    def append(
+        self,
+        events: Sequence[bytes],
+        *,
+        items: Sequence[tuple[int, str]] = (),
+        steps: Sequence[Step] = (),
+        ending: Ending | None = None,
+    ) -> None:
+        """Hand over encoded events, numbered from `next_sequence` on, and what belongs to them.
+
+        They are committed together. After an ending nothing more may come.
+        """
+        size = sum(map(len, events))
+        last = self._entries[-1] if self._entries else None
+        if items or steps or ending or last is None or last.ending or last.size >= ENTRY_BYTES:
+            size += sum([len(step.result) for step in steps])
+            self._entries.append(Entry([*events], items, steps, ending, size))
+            self._appended += 1
+        else:
+            # Deltas come one by one and by the thousand: an entry for each would be most of the
+            # work here, and of the garbage collector's.
+            last.events += events
+            last.size += size
+        self.next_sequence += len(events)
+        self._bytes += size
+        self._writer.wake(self)
+
+    async def ready(self) -> None:
+        """Wait until less is pending than `run_buffer_bytes`: the run is slowed, never cut.
+
+        Raises:
+            Fenced: another attempt holds the response.
+        """
+        while self._bytes >= self._writer.run_buffer_bytes:
+            await self._next_change()
+        self._check()
+
+    async def flush(self) -> None:
+        """Wait until everything that was appended is committed.
+
+        Raises:
+            Fenced: another attempt holds the response; what was pending is not in the log.
+        """
+        target = self._appended
+        while self._committed < target:
+            await self._next_change()
+        self._check()
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._bytes
+
+    def _check(self) -> None:
+        if self.lost is not None:
+            raise self.lost
+
+    async def _next_change(self) -> None:
+        self._check()
+        self._changed.clear()
+        await self._changed.wait()
+
+    def take(self, limit: int) -> list[Entry]:
+        """Everything that is pending, up to about `limit` bytes."""
+        taken: list[Entry] = []
+        size = 0
+        while self._entries and (not taken or size + self._entries[0].size <= limit):
+            entry = self._entries.popleft()
+            taken.append(entry)
+            size += entry.size
+        return taken
+
+    @property
+    def has_pending(self) -> bool:
+        return bool(self._entries)
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """These entries are committed."""
+        self._bytes -= sum(entry.size for entry in entries)
+        self._first += sum(len(entry.events) for entry in entries)
+        self._committed += len(entries)
+        self._changed.set()
+
+    def lose(self, error: LongrunError) -> None:
+        """This attempt must not write any more; what is pending is dropped."""
+        self.lost = error
+        self._entries.clear()
+        self._bytes = 0
+        self._changed.set()
+
+    @property
+    def first_pending(self) -> int:
+        return self._first
+
+
+@dataclass(slots=True)
+class _Share:
+    """One run's share of a batch."""
+
+    run: RunLog
+    entries: list[Entry]
+    chunks: list[Chunk] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.entries)
+
+    @property
+    def first_step(self) -> Step | None:
+        return next((step for entry in self.entries for step in entry.steps), None)
+
+
+def into_chunks(first: int, events: Iterable[bytes], chunk_bytes: int) -> list[Chunk]:
+    """Join events into chunks of at most `chunk_bytes`, unless one event alone is larger."""
+    chunks: list[Chunk] = []
+    lines: list[bytes] = []
+    size = 0
+    for event in events:
+        if lines and size + len(event) + 1 > chunk_bytes:
+            chunks.append(Chunk(first, first + len(lines) - 1, b"\n".join(lines)))
+            first += len(lines)
+            lines, size = [], 0
+        lines.append(event)
+        size += len(event) + 1
+    if lines:
+        chunks.append(Chunk(first, first + len(lines) - 1, b"\n".join(lines)))
+    return chunks
+
+
+class LogWriter:
+    """One per replica.
+
+    Args:
+        committed: called after each commit with a response id and its new chunks, for the
+            readers of this replica and for the announcement to the others.
+    """
+
+    def __init__(self, database: Database, committed: Callable[[str, list[Chunk]], None]) -> None:
+        self.run_buffer_bytes = database.settings.run_buffer_bytes
+        self._chunk_bytes = database.settings.chunk_bytes
+        self._database = database
+        self._committed = committed
+        self._waiting: dict[RunLog, None] = {}
+        self._work = asyncio.Event()
+        self.failing_since: float | None = None
+
+    def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
+        """The log of an attempt that this replica holds."""
+        return RunLog(self, response_id, attempt, next_sequence)
+
+    def wake(self, run: RunLog) -> None:
+        if run.lost is not None:
+            run.lose(run.lost)
+            return
+        self._waiting[run] = None
+        self._work.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Write until `stop` is set and nothing is pending."""
+        with also_on(stop, self._work.set):
+            while not (stop.is_set() and not self._waiting):
+                await self._work.wait()
+                self._work.clear()
+                while self._waiting:
+                    await self._write(self._take_batch())
+
+    def _take_batch(self) -> list[_Share]:
+        """The next batch: every waiting run in turn, up to BATCH_BYTES.
+
+        A run has one share of a batch: its events are numbered from what is committed. What is
+        left of it waits for the next.
+        """
+        batch, left, size = [], [], 0
+        while self._waiting and size < BATCH_BYTES:
+            run = next(iter(self._waiting))
+            del self._waiting[run]
+            share = _Share(run, run.take(BATCH_BYTES - size))
+            if run.has_pending:
+                left.append(run)
+            if not share.entries:
+                continue
+            events = (event for entry in share.entries for event in entry.events)
+            share.chunks = into_chunks(run.first_pending, events, self._chunk_bytes)
+            size += share.size
+            batch.append(share)
+        self._waiting.update(dict.fromkeys(left))
+        return batch
+
+    async def _write(self, batch: list[_Share]) -> None:
+        """Commit a batch, however long it takes; no error of one run harms another."""
+        backoff = 0.05
+        while batch:
+            try:
+                batch = await self._try(batch)
+                self.failing_since = None
+            except GONE as error:
+                metrics.append_failures.inc()
+                self.failing_since = self.failing_since or time.monotonic()
+                log.warning("append failed, trying again: %s: %s", type(error).__name__, error)
+                await asyncio.sleep(backoff * random.uniform(0.5, 1.5))  # noqa: S311
+                backoff = min(backoff * 2, LONGEST_BACKOFF)
+                batch = await self._not_yet_committed(batch)
+            except Exception as error:
+                metrics.append_failures.inc()
+                batch = await self._isolate(batch, error)
+
+    async def _try(self, batch: list[_Share]) -> list[_Share]:
+        """One append. Returns what is left to do: nothing."""
+        started = time.perf_counter()
+        async with self._database.log_connection() as connection:
+            held = await self._append(connection, batch)
+        metrics.append_seconds.observe(time.perf_counter() - started)
+        metrics.appends.inc()
+        refused = []
+        for share in batch:
+            if share.run.response_id in held:
+                self._settle(share)
+            else:
+                refused.append(share)
+        for share in await self._not_yet_committed(refused):
+            metrics.fenced.inc()
+            share.run.lose(Fenced(f"attempt {share.run.attempt} does not hold the response"))
+        return []
+
+    def _settle(self, share: _Share) -> None:
+        share.run.settle(share.entries)
+        if share.chunks:
+            metrics.events_appended.inc(share.chunks[-1].last - share.chunks[0].first + 1)
+            self._committed(share.run.response_id, share.chunks)
+
+    async def _append(self, connection: Connection, batch: list[_Share]) -> set[str]:
+        rows = await connection.fetch(self._database.queries.append_log, *_columns(batch))
+        return {row["id"] for row in rows}
+
+    async def _not_yet_committed(self, batch: list[_Share]) -> list[_Share]:
+        """Settle what is in the log already, from a commit whose answer was lost; give the rest.
+
+        A batch commits whole or not at all, so the last chunk of a share, written by the same
+        attempt, tells; for one that brought no events, its first step does.
+        """
+        if not batch:
+            return []
+        try:
+            async with self._database.log_connection() as connection:
+                found = await self._find(connection, batch)
+        except GONE:
+            return batch
+        for share in batch:
+            if share.run.response_id in found:
+                self._settle(share)
+        return [share for share in batch if share.run.response_id not in found]
+
+    async def _find(self, connection: Connection, batch: list[_Share]) -> set[str]:
+        """The responses of a batch whose share of it is committed."""
+        queries = self._database.queries
+        chunks = [
+            (share.run.response_id, share.chunks[-1].last, share.run.attempt)
+            for share in batch
+            if share.chunks
+        ]
+        steps = [
+            (share.run.response_id, *share.first_step[:3], share.run.attempt)
+            for share in batch
+            if not share.chunks and share.first_step
+        ]
+        rows = await connection.fetch(queries.find_chunks, *_transposed(chunks, 3))
+        rows += await connection.fetch(queries.find_steps, *_transposed(steps, 5))
+        return {row["response_id"] for row in rows}
+
+    async def _isolate(self, batch: list[_Share], error: Exception) -> list[_Share]:
+        """A batch was refused for what one run wrote: find out which, and fail only that one."""
+        left = await self._not_yet_committed(batch)
+        if len(left) > 1:
+            log.warning("append of %d runs was refused, writing them one by one", len(left))
+            for share in left:
+                await self._write([share])
+        elif left:
+            run = left[0].run
+            log.error("append for %s was refused", run.response_id, exc_info=error)
+            run.lose(LongrunError("The run's events could not be stored."))
+        return []
+
+
+def _columns(batch: list[_Share]) -> tuple[list[object], ...]:
+    """The parameters of `append_log`, one list a column."""
+    chunks = [(share.run.response_id, *chunk) for share in batch for chunk in share.chunks]
+    entries = [(share.run.response_id, entry) for share in batch for entry in share.entries]
+    items = [(id_, *item) for id_, entry in entries for item in entry.items]
+    steps = [(id_, *step) for id_, entry in entries for step in entry.steps]
+    endings = [(id_, *entry.ending) for id_, entry in entries if entry.ending]
+    return (
+        [share.run.response_id for share in batch],
+        [share.run.attempt for share in batch],
+        *_transposed(chunks, 4),
+        *_transposed(items, 3),
+        *_transposed(steps, 6),
+        *_transposed(endings, 3),
+    )
+
+
+def _transposed(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

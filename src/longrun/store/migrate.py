@@ -1,0 +1,109 @@
+"""Migrations: numbered, forward only, checked by their checksums, one migrator at a time."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+import asyncpg
+
+from longrun.errors import ConfigurationError
+from longrun.store.database import Database
+from longrun.store.queries import in_schema, sql_folder
+
+_FILE = re.compile(r"(\d{4})_(\w+)\.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of `sql/migrations`. `breaking`: its first lines say `-- breaking`."""
+
+    version: int
+    name: str
+    sql: str
+    checksum: str
+    breaking: bool
+
+
+def known_migrations() -> list[Migration]:
+    """The migrations that this code carries, in order.
+
+    Raises:
+        ValueError: a file that is misnamed, or a gap or repeat in the numbers.
+    """
+    found: list[Migration] = []
+    for file in sorted((sql_folder() / "migrations").glob("*.sql")):
+        match = _FILE.fullmatch(file.name)
+        if match is None or int(match[1]) != len(found) + 1:
+            raise ValueError(f"{file.name}: expected number {len(found) + 1:04d} and a name")
+        sql = file.read_text("utf-8")
+        head = sql.split("\n\n", 1)[0]
+        checksum = hashlib.sha256(sql.encode()).hexdigest()
+        breaking = re.search(r"^-- breaking\b", head, re.MULTILINE) is not None
+        found.append(Migration(len(found) + 1, match[2], sql, checksum, breaking))
+    return found
+
+
+def pending(known: list[Migration], applied: list[asyncpg.Record]) -> list[Migration]:
+    """The known migrations that are not applied yet.
+
+    Raises:
+        ConfigurationError: an applied file was changed, or the database has a breaking
+            migration that this code does not know.
+    """
+    by_version = {migration.version: migration for migration in known}
+    for row in applied:
+        mine = by_version.get(row["version"])
+        if mine is None:
+            if row["breaking"]:
+                raise ConfigurationError(
+                    f"the database has migration {row['version']:04d}_{row['name']}, which this "
+                    "version of longrun does not know and which breaks it: install a newer one"
+                )
+        elif mine.checksum != row["checksum"]:
+            raise ConfigurationError(
+                f"migration {mine.version:04d}_{mine.name} was changed after it was applied: "
+                "migrations are forward only, add a new one instead"
+            )
+    done = {row["version"] for row in applied}
+    return [migration for migration in known if migration.version not in done]
+
+
+async def migrate(database: Database) -> list[Migration]:
+    """Apply what is pending, all in one transaction, and return it.
+
+    Any number of replicas may call this at once: the first does it, the others wait and find
+    nothing to do.
+    """
+    queries = database.queries
+    async with database.transaction() as connection:
+        await connection.execute(queries.lock_migrations, queries.schema, timeout=600)
+        await connection.execute(queries.create_schema)
+        await connection.execute(queries.create_migrations)
+        todo = pending(known_migrations(), await connection.fetch(queries.list_migrations))
+        for migration in todo:
+            await connection.execute(in_schema(migration.sql, queries.schema), timeout=600)
+            await connection.execute(
+                queries.record_migration,
+                migration.version,
+                migration.name,
+                migration.checksum,
+                migration.breaking,
+            )
+    return todo
+
+
+async def check_migrated(database: Database) -> None:
+    """Refuse a database that is older, or breakingly newer, than this code.
+
+    Raises:
+        ConfigurationError: says what to do.
+    """
+    queries = database.queries
+    row = await database.fetch_row(queries.has_migrations, f'"{queries.schema}".migrations')
+    applied = await database.fetch(queries.list_migrations) if row and row[0] else []
+    todo = pending(known_migrations(), applied)
+    if todo:
+        raise ConfigurationError(
+            f"{len(todo)} migrations are pending in schema {queries.schema!r} "
+            "and LONGRUN_AUTO_MIGRATE is false: run `longrun migrate`"
+        )

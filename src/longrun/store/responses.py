@@ -1,0 +1,117 @@
+"""Responses: the rows that polls read, and what starts and ends them."""
+
+from dataclasses import dataclass
+
+from longrun.errors import TooManyRequests
+from longrun.protocol import TERMINAL_STATUSES, Status
+from longrun.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class NewResponse:
+    """A response to be created, with the first events of its log.
+
+    `document` is the Response object without `output`; `input` all input items; `request` the
+    parameters that its runs need: JSON texts. `events` is the first chunk: events 0..last.
+    """
+
+    id: str
+    principal: str
+    agent: str
+    status: Status
+    background: bool
+    stored: bool
+    attempt: int
+    replica_id: str | None
+    document: str
+    input: str
+    request: str
+    last: int
+    events: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A response as it stands. `document` lacks the output, whose items come beside it."""
+
+    id: str
+    agent: str
+    status: Status
+    background: bool
+    document: str
+    output: list[str]
+
+    @property
+    def finished(self) -> bool:
+        return self.status in TERMINAL_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a response was given (a JSON array of items) and gave (one JSON text an item)."""
+
+    status: Status
+    input: str
+    output: list[str]
+
+
+class Responses:
+    """The responses of all principals; each call names the one that it is for."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._queries = database.queries
+
+    async def create(self, new: NewResponse) -> None:
+        """Insert a response and its first events, in one commit.
+
+        Raises:
+            Unavailable: Postgres is away; whether it was created is not known.
+            TooManyRequests: it would have to wait, and too many wait already.
+        """
+        settings = self._database.settings
+        created = await self._database.fetch_once(
+            self._queries.create_response,
+            *(new.id, new.principal, new.agent, new.status, new.background, new.stored),
+            *(new.attempt, new.replica_id, new.document, new.input, new.request),
+            *(new.last, new.events, settings.run_timeout, settings.max_queued),
+        )
+        if not created:
+            raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
+
+    async def get(self, response_id: str, principal: str) -> StoredResponse | None:
+        """The response if it is there and theirs, else None (which does not say which)."""
+        row = await self._database.fetch_row(self._queries.get_response, response_id, principal)
+        return StoredResponse(**row) if row else None
+
+    async def any(self, response_id: str) -> StoredResponse | None:
+        """The response whoever's it is, kept or not: for the very request that created it."""
+        row = await self._database.fetch_row(self._queries.get_any_response, response_id)
+        return StoredResponse(**row) if row else None
+
+    async def context(self, response_id: str, principal: str) -> Context | None:
+        row = await self._database.fetch_row(self._queries.get_context, response_id, principal)
+        return Context(**row) if row else None
+
+    async def delete(self, response_id: str, principal: str) -> bool:
+        """Delete a response and all of its data. A run that is live finds itself fenced."""
+        async with self._database.transaction() as connection:
+            locked = await connection.fetchrow(
+                self._queries.lock_response_of, response_id, principal
+            )
+            if locked is not None:
+                await connection.execute(self._queries.delete_response, response_id)
+        return locked is not None
+
+    async def discard(self, response_id: str) -> None:
+        """Delete a response that was not to be stored."""
+        async with self._database.transaction() as connection:
+            await connection.fetchrow(self._queries.lock_response, response_id)
+            await connection.execute(self._queries.delete_response, response_id)
+
+    async def expire(self, retention_seconds: float) -> int:
+        """Delete up to 100 responses that are past their retention; returns how many."""
+        rows = await self._database.fetch(self._queries.find_expired, retention_seconds)
+        for row in rows:
+            await self.discard(row["id"])
+        return len(rows)
