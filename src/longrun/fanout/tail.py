@@ -1,0 +1,148 @@
+"""The tail: one code path for every reader. Replay from a cursor, then live, then the end.
+
+Register with the hub first, then read the log, so that nothing falls between the two.
+"""
+
+import asyncio
+import contextlib
+import random
+from types import TracebackType
+from typing import Final, Self
+
+from longrun.errors import Unavailable
+from longrun.fanout.hub import Hub, Reader, Topic
+from longrun.protocol import ends_log
+from longrun.store.events import EventLog
+from longrun.store.log_writer import Chunk
+
+RETRY: Final = 0.5
+"""Seconds, on average, between looks at a Postgres that is away."""
+
+
+class Tail:
+    """Reads one response's log from a cursor to its terminal event. A context manager.
+
+    Args:
+        cursor: the sequence number of the last event that the reader has; -1 for none.
+        finished: the response was finished before the tail began, so its log is complete.
+        page_bytes: about how much is taken at once, from the log or from the ring.
+        keepalive_interval: seconds of silence after which an empty block is returned.
+        patient: stay until the replica itself goes.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        event_log: EventLog,
+        response_id: str,
+        *,
+        cursor: int = -1,
+        finished: bool = False,
+        page_bytes: int,
+        keepalive_interval: float,
+        patient: bool = False,
+    ) -> None:
+        self.cursor = cursor
+        self.ended = False
+        self._log = event_log
+        self._response_id = response_id
+        self._finished = finished
+        self._page_bytes = page_bytes
+        self._keepalive_interval = keepalive_interval
+        self._subscription = hub.subscribe(response_id, patient=patient)
+        self._reader: Reader
+        self._topic: Topic
+        self._opened = False
+
+    def __enter__(self) -> Self:
+        self._reader = self._subscription.__enter__()
+        self._topic = self._reader.topic
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._subscription.__exit__(kind, error, traceback)
+
+    async def next(self) -> list[Chunk] | None:
+        """What has piled up since the last call: in order, no gap, no repeat.
+
+        An empty block says that nothing happened for a keepalive interval, or that there is
+        nothing yet at the very start. None: it is over, after the terminal event (`ended` is
+        then true), because the response was deleted, or because this replica stops. While
+        Postgres is away this goes on waiting, with empty blocks.
+        """
+        deadline = asyncio.get_running_loop().time() + self._keepalive_interval
+        while not (self.ended or self._reader.leaving):
+            try:
+                block = await self._look()
+            except Unavailable:
+                await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311
+                if asyncio.get_running_loop().time() > deadline:
+                    return []
+                continue
+            if block:
+                return self._advance(block)
+            if self._is_over():
+                return None
+            if not self._opened and not self._topic.has_news(self.cursor):
+                # At once, so that proxies and browsers see a stream that is open.
+                self._opened = True
+                return []
+            if not await self._wait_until(deadline):
+                return []
+        return None
+
+    async def _look(self) -> list[Chunk]:
+        """What comes after the cursor: from the ring if it reaches back so far, else the log."""
+        topic = self._topic
+        if topic.covers(self.cursor):
+            return topic.after(self.cursor, self._page_bytes)
+        ring_was_ahead = topic.position is not None
+        block = await self._log.page(self._response_id, self.cursor, self._page_bytes)
+        if block:
+            return block
+        if self._finished:
+            self.ended = True
+        elif topic.position is None:
+            await self._join(topic)
+        elif ring_was_ahead:
+            # The ring had events after the cursor and the log has none: it was deleted.
+            topic.leave()
+        # Else another reader has started the ring meanwhile, perhaps after newer events.
+        return []
+
+    async def _join(self, topic: Topic) -> None:
+        """Caught up: from the log's end on, the ring takes over."""
+        end = await self._log.end(self._response_id)
+        if end is None:
+            topic.leave()
+        else:
+            topic.start_after(end)
+
+    def _advance(self, block: list[Chunk]) -> list[Chunk]:
+        first, last, data = block[0]
+        skip = self.cursor + 1 - first
+        if skip > 0:
+            block[0] = Chunk(self.cursor + 1, last, data.split(b"\n", skip)[skip])
+        self._opened = True
+        self.cursor = block[-1].last
+        self.ended = ends_log(block[-1].data)
+        return block
+
+    def _is_over(self) -> bool:
+        last = self._topic.last
+        if last is not None and self.cursor >= last:
+            self.ended = True
+        return self.ended or self._topic.gone
+
+    async def _wait_until(self, deadline: float) -> bool:
+        """Wait for a reason to look. False: the deadline came first."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while not (self._reader.leaving or self._topic.has_news(self.cursor)):
+                    await self._topic.changed()
+        return self._reader.leaving or self._topic.has_news(self.cursor)
