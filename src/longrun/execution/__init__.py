@@ -1,0 +1,1 @@
+"""From agents to events: the only place that drives the Agents SDK."""

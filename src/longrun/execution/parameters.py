@@ -1,0 +1,70 @@
+"""What of a request a run acts upon, in the SDK's terms."""
+
+import copy
+from typing import Any, Final
+
+from agents import Agent, FunctionTool, ModelSettings
+from openai.types.shared import Reasoning
+
+from longrun.protocol import RunRequest
+
+_SAME_NAME: Final = (
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "parallel_tool_calls",
+    "truncation",
+)
+
+
+def model_settings(parameters: dict[str, Any]) -> ModelSettings | None:
+    """The settings that the request gave, to override those of the agents of the run."""
+    given = {name: parameters[name] for name in _SAME_NAME if parameters.get(name) is not None}
+    if parameters.get("max_output_tokens") is not None:
+        given["max_tokens"] = parameters["max_output_tokens"]
+    if parameters.get("reasoning"):
+        # Not validated: models learn new efforts before the types do.
+        given["reasoning"] = Reasoning.construct(**parameters["reasoning"])
+    choice = parameters.get("tool_choice")
+    if isinstance(choice, str) and choice != "auto":
+        given["tool_choice"] = choice
+    elif isinstance(choice, dict) and choice.get("type") == "function":
+        given["tool_choice"] = choice.get("name")
+    return ModelSettings(**given) if given else None
+
+
+def input_items(request: RunRequest) -> list[Any]:
+    """The run's input. `instructions` go before it, for this run alone."""
+    instructions = request.parameters.get("instructions")
+    if not instructions:
+        return list(request.input)
+    return [{"role": "developer", "content": instructions}, *request.input]
+
+
+def with_client_tools(agent: Agent[Any], parameters: dict[str, Any]) -> Agent[Any]:
+    """The agent, also knowing the client's own function tools.
+
+    A call of one ends the run: it asks for an approval that is never given here, so the SDK
+    stops with the call unanswered, and the client answers it in a next request.
+    """
+    tools = [_client_tool(tool) for tool in parameters.get("tools") or ()]
+    if not tools:
+        return agent
+    extended = copy.copy(agent)
+    extended.tools = [*agent.tools, *tools]
+    return extended
+
+
+def _client_tool(tool: dict[str, Any]) -> FunctionTool:
+    async def never(context: Any, arguments: str) -> str:
+        raise AssertionError("a client's tool is not executed here")
+
+    return FunctionTool(
+        name=tool["name"],
+        description=tool.get("description") or "",
+        params_json_schema=tool.get("parameters") or {"type": "object", "properties": {}},
+        on_invoke_tool=never,
+        strict_json_schema=bool(tool.get("strict", False)),
+        needs_approval=True,
+    )

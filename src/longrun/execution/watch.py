@@ -1,0 +1,122 @@
+"""The watch: a replica looks around for runs without an owner, queued work and overdue ones.
+
+Every replica does, at its own time; none is a leader. Two signs tell that a replica is gone: its
+lease ran out (it is frozen or cut off), or its advisory lock is free (its process is gone).
+Either may be wrong; the attempt fences whoever was taken for dead.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from longrun.errors import LongrunError
+from longrun.execution.worker import Worker
+from longrun.store.claims import SETTLING, Claims, Surroundings
+
+log = logging.getLogger("longrun.execution.watch")
+
+INTERVAL: Final = 0.7
+"""Seconds between looks, give or take: with FORGIVEN it bounds how long a dead process goes
+unnoticed."""
+
+FORGIVEN: Final = 1.0
+"""A lock that is free for less than this is a blip of one connection, and moves no run."""
+
+HOUSEKEEPING: Final = 300.0
+
+
+class Watch:
+    """One per replica.
+
+    Args:
+        fit: whether the others can see this replica alive. One whose lock is free is soon taken
+            for dead: what it took would only move on, and use up attempts.
+    """
+
+    def __init__(self, worker: Worker, claims: Claims, fit: Callable[[], bool]) -> None:
+        self._worker = worker
+        self._fit = fit
+        self._claims = claims
+        self._free_since: dict[str, float] = {}
+        self._blind_until = 0.0
+        self._work = asyncio.Event()
+
+    def told(self, message: str) -> None:
+        """A message of the control channel. A hint: sets flags only."""
+        kind, _, rest = message.partition(" ")
+        if kind == "work":
+            self._worker.work_waits = True
+            self._work.set()
+        elif kind == "taken":
+            response_id, _, attempt = rest.partition(" ")
+            if attempt.isdigit():
+                self._worker.taken_by_another(response_id, int(attempt))
+
+    def look_again(self) -> None:
+        """Messages may have been missed."""
+        self._work.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look around until `stop`. Fails when Postgres is away, to be started again."""
+        loop = asyncio.get_running_loop()
+        housekeeping = loop.time() + HOUSEKEEPING * random.random()  # noqa: S311
+        self._blind_until = max(self._blind_until, loop.time() + SETTLING)
+        while not stop.is_set():
+            try:
+                await self._look()
+            except LongrunError:
+                # The others may have been cut off just as well: their leases and locks say
+                # nothing until they have had the time to renew them.
+                self._blind_until = loop.time() + SETTLING
+                raise
+            if loop.time() > housekeeping:
+                housekeeping = loop.time() + HOUSEKEEPING
+                await self._claims.forget_replicas()
+            await self._pause(stop)
+
+    async def _look(self) -> None:
+        self._work.clear()
+        worker = self._worker
+        around = await self._claims.look_around()
+        if around.overdue:
+            await worker.end_overdue(around.overdue)
+        if around.own != worker.own_summary:
+            await worker.reconcile()
+        dead = self._dead(around)
+        if not self._fit():
+            return
+        if dead or around.waiting:
+            await worker.take_orphans(dead)
+        if around.waiting or worker.work_waits:
+            await worker.take_queued()
+
+    def _dead(self, around: Surroundings) -> list[str]:
+        """The replicas to be taken for dead."""
+        now = asyncio.get_running_loop().time()
+        self._free_since = {id_: self._free_since.get(id_, now) for id_ in around.unlocked}
+        if not around.steady or now < self._blind_until:
+            return []
+        gone = {id_ for id_, since in self._free_since.items() if now - since >= FORGIVEN}
+        return sorted(gone | set(around.expired))
+
+    async def _pause(self, stop: asyncio.Event) -> None:
+        """Until the next look: sooner when something happens, or a lock's grace ends."""
+        now = asyncio.get_running_loop().time()
+        pause = INTERVAL * random.uniform(0.85, 1.15)  # noqa: S311
+        ends = [since + FORGIVEN - now for since in self._free_since.values()]
+        pause = min([pause, *(end for end in ends if end > 0)])
+        freed = self._worker.slot_freed
+        waits = [stop.wait(), self._work.wait()]
+        if self._worker.work_waits:
+            freed.clear()
+            waits.append(freed.wait())
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait(tasks, timeout=pause + 0.01, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
