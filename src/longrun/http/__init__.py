@@ -1,0 +1,1 @@
+"""Requests in, answers out: the wire contract, and nothing of how runs are executed."""

@@ -1,0 +1,36 @@
+"""Answers: JSON, and errors in the contract's shape."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from longrun.errors import LongrunError
+from longrun.jsontext import dumps
+
+
+class JSONAnswer(Response):
+    """A JSON body, encoded with our encoder (agents produce what others refuse)."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return dumps(content)
+
+
+def error_answer(error: LongrunError, headers: Mapping[str, str] | None = None) -> Response:
+    """`{"error": {"message", "type", "param", "code"}}`, all four keys (contract, "Errors")."""
+    all_headers = dict(headers or {})
+    if error.retry_after is not None:
+        all_headers["retry-after"] = str(error.retry_after)
+    if error.should_retry is not None:
+        all_headers["x-should-retry"] = str(error.should_retry).lower()
+    body = {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+    return JSONAnswer(body, status_code=error.status, headers=all_headers)

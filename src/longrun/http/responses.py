@@ -1,0 +1,266 @@
+"""`/responses` and `/models`: create, get, stream, delete."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive
+
+from longrun import ids
+from longrun.errors import BadRequest, LongrunError, NotFound, StillRunning
+from longrun.fanout.hub import Hub
+from longrun.fanout.tail import Tail
+from longrun.http.answers import JSONAnswer
+from longrun.http.context import continued
+from longrun.http.requests import CreateResponse, GetResponse, read_json
+from longrun.http.streams import EventStream, until_disconnected
+from longrun.jsontext import Encoded, loads
+from longrun.protocol import RunRequest, Status
+from longrun.settings import Settings
+from longrun.store.events import EventLog
+from longrun.store.responses import Responses, StoredResponse
+
+ANYONE = ""
+"""The principal of all requests, as long as there is no authentication."""
+
+
+CANCEL_WAIT: Final = 10.0
+"""Seconds that the answer to a cancel waits for the terminal event."""
+
+
+class Runs(Protocol):
+    """What starts and stops runs; the application hands it in."""
+
+    async def submit(self, request: RunRequest) -> Status: ...
+
+    async def cancel(self, response_id: str) -> bool: ...
+
+    def cancel_soon(self, response_id: str) -> None: ...
+
+
+class ResponsesAPI:
+    """The endpoints of the Responses API.
+
+    Args:
+        models: the names of the served agents, the default one first.
+    """
+
+    def __init__(
+        self,
+        *,
+        runs: Runs,
+        models: Sequence[str],
+        responses: Responses,
+        event_log: EventLog,
+        hub: Hub,
+        settings: Settings,
+    ) -> None:
+        self._runs = runs
+        self._models = models
+        self._responses = responses
+        self._log = event_log
+        self._hub = hub
+        self._settings = settings
+        self._started = int(time.time())
+
+    def routes(self) -> list[BaseRoute]:
+        """The routes, the same at the root and under `/v1`."""
+        endpoints = (
+            ("POST", "/responses", self.create),
+            ("GET", "/responses/{id}", self.get),
+            ("DELETE", "/responses/{id}", self.delete),
+            ("POST", "/responses/{id}/cancel", self.cancel),
+            ("GET", "/models", self.list_models),
+            ("GET", "/models/{id:path}", self.get_model),
+        )
+        return [
+            Route(prefix + path, endpoint, methods=[method])
+            for prefix in ("", "/v1")
+            for method, path, endpoint in endpoints
+        ]
+
+    # -- create ---------------------------------------------------------------------------
+
+    async def create(self, request: Request) -> ASGIApp:
+        """`POST /responses`"""
+        body = CreateResponse.parse(await read_json(request, self._settings.max_body_bytes))
+        agent = self._agent(body.model)
+        items = await self._all_items(body.previous_response_id, body.items())
+        run_request = body.run_request(ANYONE, agent, items)
+        status = await self._runs.submit(run_request)
+        response_id = run_request.response_id
+        if body.stream:
+            return self._stream_of_creation(response_id, run_request)
+        if body.background:
+            return JSONAnswer({**run_request.document, "status": status, "output": []})
+        return await self._wait_for_end(response_id, run_request, request.receive)
+
+    def _agent(self, model: str | None) -> str:
+        if model is None and self._models:
+            return self._models[0]
+        if model is not None and model in self._models:
+            return model
+        raise NotFound(
+            f"The model {model!r} does not exist. Served here: {', '.join(self._models)}.",
+            param="model",
+            code="model_not_found",
+        )
+
+    async def _all_items(
+        self, previous_response_id: str | None, new: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The input, after that and the output of the response that is continued."""
+        if previous_response_id is None:
+            return new
+        unknown = BadRequest(
+            f"Previous response with id {previous_response_id!r} not found.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+        if not ids.is_response_id(previous_response_id):
+            raise unknown
+        context = await self._responses.context(previous_response_id, ANYONE)
+        if context is None:
+            raise unknown
+        if context.status in ("queued", "in_progress"):
+            raise BadRequest(
+                f"The previous response is still {context.status}; wait for its end.",
+                param="previous_response_id",
+                code="previous_response_not_finished",
+            )
+        return continued(loads(context.input), map(loads, context.output), new)
+
+    def _stream_of_creation(self, response_id: str, run_request: RunRequest) -> EventStream:
+        def disconnected() -> None:
+            if not run_request.background and self._settings.cancel_on_disconnect:
+                self._runs.cancel_soon(response_id)
+
+        return EventStream(
+            self._tail(response_id),
+            with_ids=False,
+            send_timeout=self._settings.send_timeout,
+            disconnected=disconnected,
+        )
+
+    async def _wait_for_end(
+        self, response_id: str, run_request: RunRequest, receive: Receive
+    ) -> Response:
+        """A foreground request without a stream: answer when the run has ended."""
+        async with asyncio.TaskGroup() as group:
+            ending = group.create_task(self._until_ended(response_id))
+            leaving = group.create_task(until_disconnected(receive))
+            await asyncio.wait((ending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            gone = not ending.done()
+            leaving.cancel()
+            ending.cancel()
+        if gone and self._settings.cancel_on_disconnect:
+            self._runs.cancel_soon(response_id)
+        stored = await self._responses.any(response_id)
+        if not run_request.stored and stored is not None and stored.finished:
+            with contextlib.suppress(LongrunError):
+                await self._responses.discard(response_id)
+        if stored is None:
+            raise NotFound("The response was deleted while it was waited for.")
+        if not stored.finished:
+            raise StillRunning(response_id)
+        return JSONAnswer(as_response(stored))
+
+    async def _until_ended(self, response_id: str) -> None:
+        with self._tail(response_id, patient=True) as tail:
+            while await tail.next() is not None:
+                pass
+
+    # -- get ------------------------------------------------------------------------------
+
+    async def get(self, request: Request) -> ASGIApp:
+        """`GET /responses/{id}`, plain or `?stream=true`"""
+        query = GetResponse.parse(request)
+        response_id = request.path_params["id"]
+        stored = await self._known(response_id)
+        if not query.stream and "last-event-id" not in request.headers:
+            return JSONAnswer(as_response(stored))
+        cursor = -1 if query.starting_after is None else query.starting_after
+        if stored.finished and "last-event-id" in request.headers:
+            end = await self._log.end(response_id)
+            if end is not None and cursor >= end.last:
+                # Stops an EventSource, which would otherwise reconnect for ever.
+                return Response(status_code=204)
+        return EventStream(
+            self._tail(response_id, cursor, finished=stored.finished),
+            with_ids=True,
+            send_timeout=self._settings.send_timeout,
+        )
+
+    async def _known(self, response_id: str) -> StoredResponse:
+        """The caller's response; the same error whether it is unknown or another's."""
+        stored = None
+        if ids.is_response_id(response_id):
+            stored = await self._responses.get(response_id, ANYONE)
+        if stored is None:
+            raise NotFound(f"Response with id {response_id!r} not found.", param="id")
+        return stored
+
+    def _tail(
+        self, response_id: str, cursor: int = -1, finished: bool = False, patient: bool = False
+    ) -> Tail:
+        return Tail(
+            self._hub,
+            self._log,
+            response_id,
+            cursor=cursor,
+            finished=finished,
+            page_bytes=self._settings.page_bytes,
+            keepalive_interval=self._settings.keepalive_interval,
+            patient=patient,
+        )
+
+    # -- cancel, delete, models -------------------------------------------------------------------
+
+    async def cancel(self, request: Request) -> Response:
+        """`POST /responses/{id}/cancel`: of a background response, on any replica."""
+        response_id = request.path_params["id"]
+        stored = await self._known(response_id)
+        if not stored.background:
+            raise BadRequest(
+                "Only a background response can be cancelled; for another, close its connection.",
+                param="id",
+            )
+        if not stored.finished:
+            await self._runs.cancel(response_id)
+            # Also when another end came first: the answer says what won.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CANCEL_WAIT):
+                    await self._until_ended(response_id)
+            stored = await self._known(response_id)
+        return JSONAnswer(as_response(stored))
+
+    async def delete(self, request: Request) -> Response:
+        """`DELETE /responses/{id}`"""
+        response_id = request.path_params["id"]
+        stored = await self._known(response_id)
+        if not stored.finished:
+            await self._runs.cancel(response_id)
+        await self._responses.delete(response_id, ANYONE)
+        return JSONAnswer({"id": response_id, "object": "response", "deleted": True})
+
+    async def list_models(self, request: Request) -> Response:
+        """`GET /models`"""
+        return JSONAnswer({"object": "list", "data": [self._model(n) for n in self._models]})
+
+    async def get_model(self, request: Request) -> Response:
+        """`GET /models/{id}`"""
+        return JSONAnswer(self._model(self._agent(request.path_params["id"])))
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "longrun"}
+
+
+def as_response(stored: StoredResponse) -> dict[str, Any]:
+    """The Response object as it stands: the document with its status and its items."""
+    output = [Encoded(item) for item in stored.output]
+    return {**loads(stored.document), "status": stored.status, "output": output}
