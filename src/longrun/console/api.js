@@ -1,0 +1,51 @@
+/* Requests to the API; whatever goes wrong becomes a Problem, which says it in words. */
+
+/** An error to be shown. `status`: of HTTP; 0 when there was no answer at all. */
+export class Problem extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+
+  /** Whether the same request may succeed later: nobody answered, or not now. */
+  get passing() {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
+  }
+}
+
+/** Paths are relative to the page, so that it also works under a prefix. */
+export const pathOf = (id, query = "") => `v1/responses/${encodeURIComponent(id)}${query}`;
+
+export const get = (path) => ask(path, {});
+
+export const post = (path, body) =>
+  ask(path, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+  });
+
+async function ask(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, { cache: "no-store", ...options });
+  } catch {
+    throw new Problem("The server does not answer.");
+  }
+  const text = await answer.text().catch(() => "");
+  const body = parsed(text);
+  if (!answer.ok) {
+    const said = body?.error?.message;
+    throw new Problem(said ?? `The server answered ${answer.status}.`, answer.status);
+  }
+  if (body === undefined) throw new Problem("The server's answer is not JSON.", answer.status);
+  return body;
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,1 @@
+"""Agents that need no key and no network, and the demonstration behind `longrun demo`."""
