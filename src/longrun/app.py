@@ -1,0 +1,266 @@
+"""The composition root: wires the parts of one replica, and decides nothing else."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable
+from importlib.metadata import version
+from typing import Any
+
+from agents import Agent
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
+
+from longrun import ids
+from longrun.console import routes as console_routes
+from longrun.execution import registry, sdk
+from longrun.execution.registry import Registry
+from longrun.execution.run import SessionFactory
+from longrun.execution.watch import Watch
+from longrun.execution.worker import Worker
+from longrun.fanout.hub import Hub
+from longrun.http import health
+from longrun.http.middleware import Errors, RequestLog, of_routing
+from longrun.http.responses import ResponsesAPI
+from longrun.settings import Settings
+from longrun.store.announcer import Announcer
+from longrun.store.claims import Claims
+from longrun.store.database import Database
+from longrun.store.embedded import EmbeddedPostgres
+from longrun.store.events import EventLog
+from longrun.store.lease import Lease
+from longrun.store.listener import Listener
+from longrun.store.log_writer import Chunk, LogWriter
+from longrun.store.migrate import check_migrated, migrate
+from longrun.store.responses import Responses
+from longrun.store.retention import Retention
+from longrun.supervision import Supervisor
+
+log = logging.getLogger("longrun")
+
+READERS_LEAVE_WITHIN = 0.9
+"""The part of a drain by whose end all readers are gone."""
+
+LISTEN_WAIT = 5.0
+"""Seconds that a start waits for LISTEN; without it readers would only be slower."""
+
+
+class Longrun:
+    """One replica, as an ASGI application for any server.
+
+    It starts and stops with ASGI's lifespan, or within `running()`, whichever comes first.
+    """
+
+    def __init__(
+        self, served: Registry, settings: Settings, session: SessionFactory | None = None
+    ) -> None:
+        sdk.install(tracing=settings.sdk_tracing)
+        self.settings = settings
+        self.models = served.names()
+        self._draining = False
+        self._running = False
+        self._stop_work = asyncio.Event()
+        self._stop_store = asyncio.Event()
+        self._work_done = asyncio.Event()
+        self._wire(served, settings, session)
+        self._asgi = self._build_asgi(settings)
+
+    def _wire(self, served: Registry, settings: Settings, session: SessionFactory | None) -> None:
+        replica_id = ids.new_replica_id()
+        self._database = Database(settings)
+        self._lease = Lease(self._database, replica_id, version("longrun"))
+        self._claims = Claims(self._database, replica_id, self.models)
+        self._responses = Responses(self._database)
+        self._event_log = EventLog(self._database)
+        self._hub = Hub(
+            self._event_log,
+            ring_bytes=settings.ring_bytes,
+            poll_interval=settings.poll_interval,
+            deaf=lambda: not self._listener.connected,
+        )
+        self._announcer = Announcer(self._database)
+        self._writer = LogWriter(self._database, self._committed)
+        self._worker = Worker(
+            served,
+            responses=self._responses,
+            claims=self._claims,
+            event_log=self._event_log,
+            writer=self._writer,
+            announcer=self._announcer,
+            replica_id=replica_id,
+            settings=settings,
+            session=session,
+        )
+        self._watch = Watch(self._worker, self._claims, lambda: self._listener.connected)
+        self._listener = Listener(
+            self._database,
+            replica_id,
+            announced=self._hub.announced,
+            told=self._watch.told,
+            caught_up=self._caught_up,
+        )
+        self._store_parts = Supervisor()
+        self._store_parts.add("log_writer", self._writer.run)
+        self._store_parts.add("announcer", self._announcer.run)
+        self._store_parts.add("listener", self._listener.run)
+        self._store_parts.add("hub", self._hub.run)
+        self._work_parts = Supervisor()
+        self._work_parts.add("worker", self._worker.run)
+        self._work_parts.add("watch", self._watch.run)
+        self._work_parts.add("retention", Retention(self._responses, settings).run)
+
+    def _committed(self, response_id: str, chunks: list[Chunk]) -> None:
+        self._hub.committed(response_id, chunks)
+        self._announcer.announce(response_id, chunks[-1].last)
+
+    def _caught_up(self) -> None:
+        self._hub.look_again()
+        self._watch.look_again()
+
+    def _build_asgi(self, settings: Settings) -> Starlette:
+        api = ResponsesAPI(
+            runs=self._worker,
+            models=self.models,
+            responses=self._responses,
+            event_log=self._event_log,
+            hub=self._hub,
+            settings=settings,
+        )
+        middleware = [Middleware(RequestLog)]
+        if settings.cors_origins:
+            middleware.append(
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=settings.cors_origins,
+                    allow_methods=["*"],
+                    allow_headers=["*"],
+                )
+            )
+        middleware.append(Middleware(Errors))
+        asgi = Starlette(
+            routes=[
+                *health.routes(self.problems),
+                *console_routes(),
+                *api.routes(),
+            ],
+            middleware=middleware,
+            exception_handlers={HTTPException: of_routing},
+            lifespan=lambda _: self.running(),
+        )
+        # A redirect has no body that a client of the API would understand.
+        asgi.router.redirect_slashes = False
+        return asgi
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._asgi(scope, receive, send)
+
+    def problems(self) -> list[str]:
+        """Why this replica should get no requests just now; empty when it should."""
+        found = ["draining"] if self._draining else []
+        if not self._running:
+            found.append("not running")
+        if not self._listener.connected:
+            found.append("LISTEN connection down")
+        if self._writer.failing_since is not None:
+            found.append("event log cannot be written")
+        parts = [*self._store_parts.failing(), *self._work_parts.failing()]
+        return [*found, *(f"part {name} failing" for name in parts)]
+
+    def drain(self) -> None:
+        """Stop taking work: readers resume elsewhere, runs get `drain_seconds` to finish."""
+        if not self._draining:
+            self._draining = True
+            self._stop_work.set()
+            self._hub.send_away(self.settings.drain_seconds * READERS_LEAVE_WITHIN)
+
+    async def drained(self) -> None:
+        """Wait until the drain is done: no run and no reader left, or its time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self._work_done.wait()
+                await self._hub.deserted()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start everything; at the end stop it in order: readers, runs, then the log.
+
+        Raises:
+            ConfigurationError: the database cannot be used; says why.
+        """
+        if self._running:
+            yield
+            return
+        async with self._open_database(), asyncio.TaskGroup() as group:
+            store = group.create_task(self._store_parts.run(self._stop_store))
+            work = group.create_task(self._work_parts.run(self._stop_work))
+            work.add_done_callback(lambda _: self._work_done.set())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listener.ready.wait(), LISTEN_WAIT)
+            self._running = True
+            try:
+                yield
+            finally:
+                self.drain()
+                await work
+                self._stop_store.set()
+                await asyncio.wait([store], timeout=self.settings.drain_seconds)
+                store.cancel()
+                self._running = False
+
+    @contextlib.asynccontextmanager
+    async def _open_database(self) -> AsyncIterator[None]:
+        embedded = None
+        if self.settings.database_url is None:
+            embedded = await asyncio.to_thread(EmbeddedPostgres.start, self.settings.data_dir)
+            url, listen_url = embedded.url, None
+        else:
+            url = self.settings.database_url.get_secret_value()
+            listen = self.settings.listen_database_url
+            listen_url = listen.get_secret_value() if listen else None
+        try:
+            await self._database.open(url, listen_url)
+            try:
+                await self._prepare_database()
+                try:
+                    yield
+                finally:
+                    await self._lease.end()
+            finally:
+                await self._database.close()
+        finally:
+            if embedded is not None:
+                await asyncio.to_thread(embedded.stop)
+
+    async def _prepare_database(self) -> None:
+        if self.settings.auto_migrate:
+            for migration in await migrate(self._database):
+                log.info("applied migration %04d_%s", migration.version, migration.name)
+        else:
+            await check_migrated(self._database)
+        await self._lease.begin()
+
+
+def create_app(
+    agents: Iterable[Agent[Any]] | None = None,
+    settings: Settings | None = None,
+    *,
+    session: SessionFactory | None = None,
+) -> Longrun:
+    """An ASGI application that serves these agents, each under its `name` as `model`.
+
+    Args:
+        agents: what to serve; left out, what the settings name, or else the demo agents.
+        settings: left out, read from the environment.
+        session: makes an Agents SDK Session for each run, from `longrun.current()`. What a run
+            does with it is recorded, so that a run that is carried on finds what it found.
+
+    Raises:
+        ConfigurationError: a setting is not allowed, an agent cannot be served, a name is twice.
+    """
+    settings = settings or Settings.load()
+    if agents is None:
+        agents = registry.load(settings.agents or [registry.DEMO_AGENTS])
+    return Longrun(Registry(agents), settings, session)
