@@ -1,0 +1,74 @@
+"""Replay of a finished response to several readers at once."""
+
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tests import servers
+from tests.bench import bare, reader, runs
+from tests.bench.agents import AGENTS, Pace
+from tests.bench.figure import Figure, Ground, Line, Target
+from tests.bench.figures.throughput import EXTRA
+from tests.bench.reader import Stream
+
+READERS: Final = 10
+EVENTS: Final = 5000
+SCHEMA: Final = "bench_replay"
+TARGET: Final = Target(">=", 0.5)
+
+
+def _measure(ground: Ground) -> list[Line]:
+    with servers.replicas(1, ground.postgres.url, schema=SCHEMA, agents=AGENTS) as (replica,):
+        url = ground.postgres.url
+        fast, slow = (runs.create(replica, Pace(EVENTS - EXTRA)) for _ in range(2))
+        runs.wait_for_ends(url, SCHEMA, [fast, slow])
+        runs.query(url, _ONE_EVENT_A_CHUNK, slow)
+        return [
+            _replays(ground, what, runs.stream_of(replica, id_))
+            for what, id_ in (
+                ("log of a run at full speed", fast),
+                ("log of a slow run: an event a chunk", slow),
+            )
+        ]
+
+
+def _replays(ground: Ground, what: str, stream: Stream) -> Line:
+    body = reader.read([stream], bodies=True).streams[0].body
+    with tempfile.NamedTemporaryFile(suffix=".sse") as file:
+        Path(file.name).write_text(body.removesuffix("data: [DONE]\n\n"))
+        with bare.serving(Path(file.name)) as port:
+            pairs = ground.in_turn(
+                ground.pick(full=3, quick=1),
+                lambda: _rate(ground, Stream(port, "/frames")),
+                lambda: _rate(ground, stream),
+            )
+    return Line(what, "events/s", pairs, TARGET)
+
+
+def _rate(ground: Ground, stream: Stream) -> float:
+    readings = reader.read([stream] * READERS, times=ground.pick(full=5, quick=2))
+    ground.problems += readings.problems
+    for each in readings.streams:
+        if each.events != EVENTS:
+            ground.problems.append(f"a replay of {EVENTS} events brought {each.events}")
+    return readings.events / readings.seconds
+
+
+_ONE_EVENT_A_CHUNK: Final = f"""
+WITH old AS (
+    DELETE FROM {SCHEMA}.event_chunks WHERE response_id = $1
+    RETURNING response_id, first, attempt, data
+)
+INSERT INTO {SCHEMA}.event_chunks (response_id, first, last, attempt, data)
+SELECT old.response_id, old.first + line.n - 1, old.first + line.n - 1, old.attempt,
+    convert_to(line.event, 'UTF8')
+FROM old, unnest(string_to_array(convert_from(old.data, 'UTF8'), E'\\n'))
+    WITH ORDINALITY AS line (event, n)
+"""
+
+REPLAY: Final = Figure(
+    name="replay",
+    title=f"{EVENTS} events to {READERS} readers",
+    floor="a bare ASGI app that holds the same frames and sends one a send",
+    measure=_measure,
+)

@@ -1,0 +1,237 @@
+"""The reading client, in a process of its own: sockets, bytes and the clock, nothing else.
+
+While it reads it only notes what came when. Chunked encoding, frames and numbers are looked at
+when all is over, so that on a small machine the client does not take the server's time.
+"""
+
+import asyncio
+import bisect
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, cast
+
+from tests.bench import processes
+
+TIMEOUT: Final = 60.0
+"""Seconds in which all streams of a reading must have ended."""
+
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+_FRAME: Final = re.compile(
+    rb"event: (?P<type>[a-z_.]+)\nid: (?P<id>\d+)\ndata: (?P<data>[^\n]*)\n\n"
+    rb"|: keepalive\n|data: (?P<done>\[DONE\])\n\n"
+)
+_CLOCK: Final = re.compile(rb'"delta":"(\d{9,}) "')
+
+
+class Stream(NamedTuple):
+    """One GET of an event stream."""
+
+    port: int
+    path: str
+
+
+class Reading(NamedTuple):
+    """What a stream brought.
+
+    Attributes:
+        events: how many.
+        latencies: seconds from emission to arrival, of deltas that carry their clock and were
+            emitted after this stream was open.
+        problems: what was lost, out of order or not as it should be.
+        body: the stream itself, if it was asked for.
+    """
+
+    events: int
+    latencies: list[float]
+    problems: list[str]
+    body: str = ""
+
+
+class Readings(NamedTuple):
+    """Several streams, opened at the same time, again and again."""
+
+    seconds: float
+    streams: list[Reading]
+
+    @property
+    def events(self) -> int:
+        return sum(stream.events for stream in self.streams)
+
+    @property
+    def problems(self) -> list[str]:
+        return [problem for stream in self.streams for problem in stream.problems]
+
+
+class Streams:
+    """Streams that are being read, in a process of their own."""
+
+    def __init__(self, child: processes.Child) -> None:
+        self._child = child
+
+    def wait_open(self) -> None:
+        """Wait until something has come on every stream."""
+        self._child.ready()
+
+    def read(self) -> Readings:
+        """Wait until all have ended."""
+        seconds, streams = self._child.result()
+        return Readings(seconds, [Reading(*stream) for stream in streams])
+
+
+@contextlib.contextmanager
+def reading(
+    streams: Sequence[Stream], *, times: int = 1, bodies: bool = False
+) -> Iterator[Streams]:
+    """Begin to read streams, all at the same time.
+
+    Args:
+        times: so often, one after the other; `seconds` is the sum.
+        bodies: give back what came, too.
+    """
+    with processes.started(_read, streams=streams, times=times, bodies=bodies) as child:
+        yield Streams(child)
+
+
+def read(streams: Sequence[Stream], *, times: int = 1, bodies: bool = False) -> Readings:
+    """The same, to the end."""
+    with reading(streams, times=times, bodies=bodies) as begun:
+        begun.wait_open()
+        return begun.read()
+
+
+class _Client(asyncio.Protocol):
+    """Sends one request and notes what comes when."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.pieces: list[bytes] = []
+        self.times: list[int] = []
+        loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[int] = loop.create_future()
+        self.stream = stream
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        request = f"GET {self.stream.path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        self._transport.write(request.encode())
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        self.pieces.append(data)
+        self.times.append(now)
+        if not self.opened.done():
+            self.opened.set_result(None)
+        tail = data if len(data) > 5 else b"".join(self.pieces[-5:])
+        if tail.endswith(_LAST_CHUNK):
+            self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if not self.opened.done():
+            self.opened.set_result(None)
+        if not self.ended.done():
+            self.ended.set_result(time.monotonic_ns())
+            self._transport.close()
+
+
+async def _read(
+    parent: processes.Parent, streams: list[Any], times: int, bodies: bool
+) -> tuple[float, list[Reading]]:
+    nanoseconds = 0
+    readings: list[Reading] = []
+    for number in range(times):
+        began = time.monotonic_ns()
+        clients = [_Client(Stream(*stream)) for stream in streams]
+        await asyncio.gather(*map(_connect, clients))
+        async with asyncio.timeout(TIMEOUT):
+            await asyncio.gather(*(client.opened for client in clients))
+            if number == 0:
+                parent.ready()
+            ends = await asyncio.gather(*(client.ended for client in clients))
+        nanoseconds += max(ends) - began
+        readings += [_look(client, bodies) for client in clients]
+    return nanoseconds / 1e9, readings
+
+
+async def _connect(client: _Client) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: client, "127.0.0.1", client.stream.port)
+
+
+def _look(client: _Client, bodies: bool) -> Reading:
+    """What a client has noted, once the clock is not looked at any more."""
+    raw = b"".join(client.pieces)
+    head = raw.find(b"\r\n\r\n") + 4
+    if not raw.startswith(b"HTTP/1.1 200"):
+        return Reading(0, [], [f"no stream: {raw[:300]!r}"])
+    parts = list(_parts(raw, head))
+    body = b"".join(raw[start:end] for start, end in parts)
+    return Reading(
+        *_check(body, _Arrivals(client, parts)),
+        body.decode() if bodies else "",
+    )
+
+
+def _parts(raw: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """Where the data of a chunked body lies."""
+    while at < len(raw):
+        line = raw.find(b"\r\n", at)
+        size = int(raw[at:line], 16)
+        if size:
+            yield line + 2, line + 2 + size
+        at = line + 2 + size + 2
+
+
+class _Arrivals:
+    """When each byte of the body came."""
+
+    def __init__(self, client: _Client, parts: list[tuple[int, int]]) -> None:
+        self._times = client.times
+        self._ends: list[int] = []
+        total = 0
+        for piece in client.pieces:
+            total += len(piece)
+            self._ends.append(total)
+        self._parts = parts
+        self._starts: list[int] = []
+        total = 0
+        for start, end in parts:
+            self._starts.append(total)
+            total += end - start
+
+    @property
+    def opened(self) -> int:
+        return self._times[0]
+
+    def of(self, offset: int) -> int:
+        """Monotonic nanoseconds at which the byte at this offset of the body was there."""
+        part = bisect.bisect_right(self._starts, offset) - 1
+        raw = self._parts[part][0] + offset - self._starts[part]
+        return self._times[bisect.bisect_right(self._ends, raw)]
+
+
+def _check(body: bytes, arrivals: _Arrivals) -> tuple[int, list[float], list[str]]:
+    """Every event once and in order, the terminal one last, then `[DONE]`, and nothing else."""
+    latencies: list[float] = []
+    problems: list[str] = []
+    expected, at, last, done = 0, 0, b"", False
+    while match := _FRAME.match(body, at):
+        at = match.end()
+        done = done or match["done"] is not None
+        if match["id"] is None:
+            continue
+        if int(match["id"]) != expected:
+            problems.append(f"event {expected} was due, event {int(match['id'])} came")
+        expected, last = int(match["id"]) + 1, match["type"]
+        clock = _CLOCK.search(match["data"])
+        if clock and int(clock[1]) > arrivals.opened:
+            latencies.append((arrivals.of(at - 1) - int(clock[1])) / 1e9)
+    if at != len(body) or not done or last != b"response.completed":
+        problems.append(f"the stream ends after {last.decode()!r} with {body[at - 40 :][:300]!r}")
+    return expected, latencies, problems[:5]

@@ -1,0 +1,115 @@
+"""Runs on real replicas, over HTTP, and what Postgres has of them."""
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from tests.bench.agents import NAME, Pace
+from tests.bench.reader import Stream
+from tests.servers import Replica
+
+
+class Logged(NamedTuple):
+    """What the event log has of some finished responses.
+
+    Attributes:
+        events: how many, of all.
+        finished_at: when the last of them finished, as `time.time()`.
+        problems: gaps, repeats, a wrong number of events, a wrong end.
+    """
+
+    events: int
+    finished_at: float
+    problems: list[str]
+
+
+def create(replica: Replica, pace: Pace, model: str = NAME) -> str:
+    """Start a background run; returns the response's id."""
+    body = {"model": model, "input": pace.as_text(), "background": True}
+    request = urllib.request.Request(
+        f"{replica.base_url}/responses",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return str(json.load(answer)["id"])
+
+
+def stream_of(replica: Replica, response_id: str) -> Stream:
+    """Its stream from the start."""
+    port = int(replica.url.rpartition(":")[2])
+    return Stream(port, f"/v1/responses/{response_id}?stream=true")
+
+
+def query(url: str, sql: str, *arguments: Any) -> list[Any]:
+    """Ask Postgres, on a connection for this once."""
+
+    async def ask() -> list[Any]:
+        connection = await asyncpg.connect(url)
+        try:
+            return list(await connection.fetch(sql, *arguments))
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+def process_of(url: str, schema: str, response_id: str) -> int | None:
+    """The process that runs a response; None if none does."""
+    rows = query(
+        url,
+        f"SELECT replica.pid FROM {schema}.responses AS response"
+        f" JOIN {schema}.replicas AS replica ON replica.id = response.replica_id"
+        " WHERE response.id = $1",
+        response_id,
+    )
+    return int(rows[0]["pid"]) if rows else None
+
+
+def wait_for_ends(url: str, schema: str, ids: Sequence[str], timeout: float = 60) -> None:
+    """Wait until all of these responses are finished.
+
+    Raises:
+        TimeoutError: they are not.
+    """
+    deadline = time.monotonic() + timeout
+    unfinished = (
+        f"SELECT id FROM {schema}.responses WHERE id = ANY($1) AND finished_at IS NULL LIMIT 1"
+    )
+    while query(url, unfinished, list(ids)):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not all of {len(ids)} runs ended within {timeout} s")
+        time.sleep(0.1)
+
+
+def logged(url: str, schema: str, ids: Sequence[str], events: int) -> Logged:
+    """Look whether each log has exactly so many events, numbered 0, 1, 2, …, the last terminal."""
+    rows = query(
+        url,
+        "SELECT response.id, response.status,"
+        " extract(epoch FROM response.finished_at)::float AS finished_at,"
+        " count(*) AS events, min(event.sequence_number) AS first,"
+        " max(event.sequence_number) AS last,"
+        " count(DISTINCT event.sequence_number) AS numbers,"
+        " (array_agg(event.type ORDER BY event.sequence_number DESC))[1] AS end"
+        f" FROM {schema}.responses AS response"
+        f" JOIN {schema}.events AS event ON event.response_id = response.id"
+        " WHERE response.id = ANY($1) GROUP BY response.id",
+        list(ids),
+    )
+    found = {row["id"]: row for row in rows}
+    problems = [f"{id_} has no log" for id_ in ids if id_ not in found]
+    for row in rows:
+        is_whole = row["first"] == 0 and row["last"] + 1 == row["numbers"] == row["events"]
+        if not is_whole or row["events"] != events or row["end"] != "response.completed":
+            problems.append(f"the log of {row['id']} is not as it should be: {dict(row)}")
+    return Logged(
+        sum(row["events"] for row in rows),
+        max((row["finished_at"] or 0.0 for row in rows), default=0.0),
+        problems,
+    )

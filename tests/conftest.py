@@ -1,0 +1,48 @@
+"""Fixtures: one Postgres for the session, a schema for each test that asks, replicas on it."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from openai import AsyncOpenAI
+
+from longrun.store.database import Database
+from tests import postgres, servers, storing
+
+_schemas = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[postgres.Server]:
+    """A Postgres that all tests of the session share; each uses a schema of its own."""
+    with postgres.embedded() as server:
+        yield server
+
+
+@pytest.fixture
+def schema() -> str:
+    """A schema name that no other test uses."""
+    return f"test_{next(_schemas)}"
+
+
+@pytest.fixture
+async def store(database: postgres.Server, schema: str) -> AsyncIterator[Database]:
+    """The pools of a replica on a schema of its own, with all tables."""
+    async with storing.migrated(database.url, schema) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="package")
+def two(database: postgres.Server) -> Iterator[list[servers.Replica]]:
+    """Two replicas on one database, shared by the tests of a folder: none may stop them."""
+    with servers.replicas(2, database.url, schema=f"folder_{next(_schemas)}") as started:
+        yield started
+
+
+@pytest.fixture
+async def clients(two: list[servers.Replica]) -> AsyncIterator[list[AsyncOpenAI]]:
+    """An openai client for each of the two."""
+    made = [AsyncOpenAI(base_url=r.base_url, api_key="none", max_retries=0) for r in two]
+    yield made
+    for client in made:
+        await client.close()

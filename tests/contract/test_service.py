@@ -1,0 +1,74 @@
+"""What operators and clients ask of the service itself: models, health, metrics."""
+
+import json
+import re
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.reading import Wire, create, delete, eventually, in_background, metric, stream_url
+from tests.servers import Replica
+
+
+class TestModels:
+    async def test_they_are_the_agents(self, clients: list[AsyncOpenAI]) -> None:
+        for client in clients:
+            models = (await client.models.list()).data
+            assert [model.id for model in models] == ["scripted", "chain"]
+            assert {model.object for model in models} == {"model"}
+            assert all(model.created > 1_700_000_000 for model in models)
+
+    async def test_one_by_its_name(self, clients: list[AsyncOpenAI]) -> None:
+        model = await clients[0].models.retrieve("chain")
+        assert (model.id, model.object, model.owned_by) == ("chain", "model", "longrun")
+        with pytest.raises(openai.NotFoundError) as raised:
+            await clients[0].models.retrieve("a/b c")
+        assert raised.value.body["code"] == "model_not_found"
+
+    async def test_at_the_root_too(self, two: list[Replica]) -> None:
+        at_root = await Wire.fetch(f"{two[0].url}/models")
+        assert json.loads(at_root) == json.loads(await Wire.fetch(f"{two[0].base_url}/models"))
+        assert json.loads(await Wire.fetch(f"{two[0].url}/models/chain"))["id"] == "chain"
+
+
+class TestHealth:
+    async def test_alive_and_ready(self, two: list[Replica]) -> None:
+        for replica in two:
+            assert json.loads(await Wire.fetch(f"{replica.url}/healthz")) == {"status": "ok"}
+            assert json.loads(await Wire.fetch(f"{replica.url}/readyz")) == {
+                "status": "ready",
+                "problems": [],
+            }
+
+    async def test_metrics_are_prometheus_text_without_tenant_data(
+        self, two: list[Replica]
+    ) -> None:
+        secret = "a-very-secret-input"
+        response = await create(two[0], secret, metadata={"whose": secret}, user=secret)
+        async with await Wire.open(f"{two[0].url}/metrics") as wire:
+            await wire.rest()
+        assert wire.headers["content-type"].startswith("text/plain")
+        text = wire.body.decode()
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        assert families["longrun_events_appended"].samples[0].value >= 5
+        finished = families["longrun_runs_finished"].samples
+        assert any(s.labels == {"status": "completed"} and s.value >= 1 for s in finished)
+        assert secret not in text
+        assert response["id"] not in text
+        assert not re.search(r"(resp|msg|fc)_[0-9a-f]{16}", text)
+
+    async def test_live_runs_and_readers_are_counted(self, two: list[Replica]) -> None:
+        async def is_idle() -> bool:
+            names = ("longrun_runs", "longrun_readers")
+            return [await metric(two[0], name) for name in names] == [0, 0]
+
+        await eventually(is_idle)
+        response_id = await in_background(two[0], deltas=1000, pause=0.05)
+        assert await metric(two[0], "longrun_runs") == 1
+        async with await Wire.open(stream_url(two[0], response_id)) as reader:
+            await reader.until(lambda body: b"word" in body)
+            assert await metric(two[0], "longrun_readers") == 1
+        await delete(two[0], response_id)
+        await eventually(is_idle)

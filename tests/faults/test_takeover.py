@@ -1,0 +1,112 @@
+"""Takeovers in number: many orphans, successors that die too, all replicas gone, poisonous runs."""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests import postgres
+from tests.faults.ground import Ground, following, ground
+from tests.reading import eventually
+
+
+@pytest.fixture
+def found(database: postgres.Server, schema: str) -> Iterator[Ground]:
+    with ground(database, f"takeover_{schema}", LONGRUN_MAX_ATTEMPTS="3") as made:
+        yield made
+
+
+async def test_two_replicas_race_for_200_orphans(found: Ground) -> None:
+    victim, one, two = found.start(3)
+    ids = await found.submit(victim, 200, gates=("in b",))
+    await found.reach(ids, "in b", timeout=60)
+    async with following([one, two], ids[:10]) as followers:
+        victim.signal(signal.SIGKILL)
+        await found.reach(ids, "in b", attempt=2)
+        rows = await found.sql("SELECT replica_id, attempt, spent FROM responses")
+        shares = Counter(row["replica_id"] for row in rows)
+        assert {(row["attempt"], row["spent"]) for row in rows} == {(2, 2)}
+        found.open("in b")
+    await found.all_finished(ids)
+    await found.check_all(ids, followers)
+    # Nothing is fair about a race; that each got some is likely, and worth a look.
+    assert sum(shares.values()) == 200
+    assert set(shares) <= {row["id"] for row in await found.sql("SELECT id FROM replicas")}
+
+
+async def test_the_successor_dies_too_and_then_all_of_them(found: Ground) -> None:
+    first, second = found.start(2)
+    found.start(1, wait=False)
+    ids = await found.submit(first, 10, gates=("in b", "delta 3"))
+    await found.reach(ids, "in b")
+    first.signal(signal.SIGKILL)
+    await found.all_at_attempt(ids, 2)
+    await found.reach(ids, "in b", attempt=2)
+    # Whoever has them now: all that live, at once.
+    for replica in found.replicas[1:]:
+        replica.signal(signal.SIGKILL)
+    second.wait()
+    found.open("in b")
+    (last,) = found.start()
+    async with following([last], ids) as followers:
+        await found.reach(ids, "delta 3", attempt=3)
+        found.open("delta 3")
+    for follower in followers:
+        await found.check(follower.response_id)
+        assert follower.lines == await found.log_of(follower.response_id)
+        assert (await found.row(follower.response_id))["spent"] == 3
+
+
+async def test_a_run_that_kills_its_replicas_is_given_up(found: Ground) -> None:
+    """After LONGRUN_MAX_ATTEMPTS: else it would take every replica along, one after the other."""
+    one, two, three = found.start(3, LONGRUN_MAX_ATTEMPTS="2")
+    (id_,) = await found.submit(one, turns=((("die", {}),),))
+    async with following([one, two, three], [id_]) as (follower,):
+        pass
+    events = await found.check(id_, status="failed")
+    error = events[-1]["response"]["error"]
+    message = "The run was interrupted 2 times and was given up."
+    assert error == {"code": "server_error", "message": message}
+    assert follower.lines == await found.log_of(id_)
+    ended = [replica.process.poll() for replica in (one, two, three)]
+    assert sorted(ended, key=str) == [-9, -9, None]
+
+
+async def test_a_tool_that_blocks_its_replica_does_not_lose_its_run(found: Ground) -> None:
+    """The heartbeat has a thread of its own: a busy replica is not a dead one."""
+    one, two = found.start(2)
+    (id_,) = await found.submit(one, turns=((("block", {"seconds": 5.0}),),))
+    (neighbour,) = await found.submit(one, gates=("in b",))
+    found.open("in b")
+    async with following([two], [id_, neighbour]) as followers:
+        pass
+    for follower in followers:
+        row = await found.row(follower.response_id)
+        assert (row["attempt"], row["status"]) == (1, "completed")
+    assert len(found.effects_of(id_, "tool")) == 1
+
+
+async def test_a_cut_of_all_connections_moves_no_run(found: Ground) -> None:
+    """pg_terminate_backend of everything, LISTEN and locks included: a blip, not a death."""
+    one, two = found.start(2)
+    ids = await found.submit(one, 10, gates=("in b", "delta 3"))
+    await found.reach(ids, "in b")
+    cut = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'longrun%' AND pid <> pg_backend_pid()"
+    )
+    async with following([one, two], ids) as followers:
+        assert await found.value(cut) >= 8
+        found.open("in b")
+        await found.reach(ids, "delta 3")
+        assert await found.value(cut) >= 8
+        await asyncio.sleep(0.1)
+        assert await found.value(cut) >= 4
+        found.open("delta 3")
+    for follower in followers:
+        await found.check(follower.response_id)
+        assert follower.lines == await found.log_of(follower.response_id)
+        assert (await found.row(follower.response_id))["attempt"] == 1
+    await eventually(lambda: all(r.process.poll() is None for r in (one, two)))

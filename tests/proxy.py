@@ -1,0 +1,104 @@
+"""A proxy before Postgres that cuts a connection at a chosen moment."""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qs, urlsplit
+
+Loss = Literal["request", "answer"]
+
+
+class Proxy:
+    """Passes everything on, until a client sends what contains `marker`.
+
+    Attributes:
+        marker: bytes of a request; the connection that sends them is cut, once.
+        loss: `request`: before Postgres gets it; `answer`: after Postgres has done it, and
+            before the client hears of it.
+        cuts: how often that was done.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        query = parse_qs(urlsplit(url).query)
+        self._port = query.get("port", ["5432"])[0]
+        self._server = f"{query['host'][0]}/.s.PGSQL.{self._port}"
+        self.url = f"postgresql://postgres@/postgres?host={folder}&port={self._port}"
+        self.socket = folder / f".s.PGSQL.{self._port}"
+        self.marker: bytes | None = None
+        self.loss: Loss = "answer"
+        self.cuts = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        up_reader, up_writer = await asyncio.open_unix_connection(self._server)
+        losing = asyncio.Event()
+        back = asyncio.ensure_future(self._answers(up_reader, writer, losing))
+        forth = asyncio.ensure_future(self._requests(reader, up_writer, losing, back))
+        try:
+            await asyncio.wait((back, forth), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in (back, forth):
+                each.cancel()
+            await asyncio.gather(back, forth, return_exceptions=True)
+            for each_writer in (writer, up_writer):
+                each_writer.transport.abort()
+
+    async def _requests(
+        self,
+        reader: asyncio.StreamReader,
+        up: asyncio.StreamWriter,
+        losing: asyncio.Event,
+        answers: asyncio.Future[None],
+    ) -> None:
+        while data := await reader.read(1 << 20):
+            if self.marker is not None and self.marker in data:
+                self.marker = None
+                self.cuts += 1
+                if self.loss == "request":
+                    return
+                losing.set()
+                up.write(data)
+                await answers
+                return
+            up.write(data)
+            await up.drain()
+
+    async def _answers(
+        self, up: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+    ) -> None:
+        while data := await up.read(1 << 20):
+            if losing.is_set():
+                return
+            writer.write(data)
+            await writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def before(url: str) -> AsyncIterator[Proxy]:
+    """A proxy before a Postgres that listens on a Unix socket."""
+    folder = Path(tempfile.mkdtemp(prefix="longrun-proxy-"))
+    proxy = Proxy(url, folder)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await proxy.serve(reader, writer)
+        finally:
+            tasks.discard(task)
+
+    server = await asyncio.start_unix_server(connected, proxy.socket)
+    try:
+        yield proxy
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,128 @@
+"""Real server processes for the tests, started on free ports and ended by their own pid."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+AGENTS = "tests.scripted:agents"
+
+
+@dataclass
+class Replica:
+    """One `longrun serve`."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def base_url(self) -> str:
+        """For the `openai` client."""
+        return self.url + "/v1"
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 30) -> int:
+        return self.process.wait(timeout)
+
+    def end(self) -> None:
+        """End the process, kindly at first."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+
+def start(
+    database_url: str | None = None,
+    *,
+    schema: str = "longrun",
+    agents: str = AGENTS,
+    arguments: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
+    wait: bool = True,
+) -> Replica:
+    """Start a replica on a free port; wait until it is ready."""
+    handle, name = tempfile.mkstemp(prefix="longrun-serve-", suffix=".log")
+    given = {"LONGRUN_SCHEMA": schema, **(environment or {})}
+    if database_url:
+        given["LONGRUN_DATABASE_URL"] = database_url
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LONGRUN_", "OPENAI_"))}
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "longrun", "serve", *agents.split()),
+            *("--port", str(port), *arguments),
+        ],
+        stdout=handle,
+        stderr=handle,
+        cwd=REPOSITORY,
+        env={**inherited, **given},
+    )
+    os.close(handle)
+    replica = Replica(f"http://127.0.0.1:{port}", process, Path(name), given)
+    if wait:
+        wait_ready(replica)
+    return replica
+
+
+@contextlib.contextmanager
+def replicas(count: int, database_url: str, **options: object) -> Iterator[list[Replica]]:
+    """Some replicas on one database."""
+    started: list[Replica] = []
+    try:
+        for _ in range(count):
+            started.append(start(database_url, wait=False, **options))  # type: ignore[arg-type]
+        for replica in started:
+            wait_ready(replica)
+        yield started
+    finally:
+        for replica in started:
+            if replica.process.poll() is None:
+                replica.process.send_signal(signal.SIGCONT)
+                replica.process.terminate()
+        for replica in started:
+            replica.end()
+            replica.log.unlink(missing_ok=True)
+
+
+def wait_ready(replica: Replica, timeout: float = 60) -> None:
+    """Poll `/readyz` until it says yes."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if replica.process.poll() is not None:
+            raise AssertionError(f"the server ended: {replica.output()}")
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError),
+            urllib.request.urlopen(replica.url + "/readyz", timeout=5) as answer,
+        ):
+            if answer.status == 200:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"not ready after {timeout} s: {replica.output()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

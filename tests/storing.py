@@ -1,0 +1,178 @@
+"""The store without a server: a database with a schema of its own, responses and their logs."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import asyncpg
+
+from longrun import ids
+from longrun.protocol import Status
+from longrun.settings import Settings
+from longrun.store.database import Database
+from longrun.store.log_writer import Chunk, Ending, LogWriter, RunLog
+from longrun.store.migrate import migrate
+from longrun.store.responses import NewResponse, Responses
+
+REPLICA = "replica_of_the_tests"
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, schema: str, **settings: Any) -> AsyncIterator[Database]:
+    """The pools of a replica, on a schema that may not be there yet."""
+    database = Database(Settings.load(schema=schema, **settings))
+    await database.open(url)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@contextlib.asynccontextmanager
+async def migrated(url: str, schema: str, **settings: Any) -> AsyncIterator[Database]:
+    """The same, with all tables."""
+    async with opened(url, schema, **settings) as database:
+        await migrate(database)
+        yield database
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the test's own."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def event(number: int, type: str = "response.output_text.delta", **fields: Any) -> bytes:
+    """An encoded event, `type` and `sequence_number` first."""
+    return json.dumps(
+        {"type": type, "sequence_number": number, **fields}, separators=(",", ":")
+    ).encode()
+
+
+def events(first: int, count: int, **fields: Any) -> list[bytes]:
+    return [event(number, **fields) for number in range(first, first + count)]
+
+
+async def add_response(
+    database: Database,
+    *,
+    attempt: int = 1,
+    status: Status = "in_progress",
+    principal: str = "",
+) -> str:
+    """A response in the hands of a replica that does not exist; its log has event 0."""
+    response_id = ids.new_response_id()
+    await Responses(database).create(
+        NewResponse(
+            id=response_id,
+            principal=principal,
+            agent="scripted",
+            status=status,
+            background=True,
+            stored=True,
+            attempt=attempt,
+            replica_id=REPLICA if status == "in_progress" else None,
+            document=json.dumps({"id": response_id, "object": "response"}),
+            input="[]",
+            request="{}",
+            last=0,
+            events=event(0, "response.created"),
+        )
+    )
+    return response_id
+
+
+@contextlib.asynccontextmanager
+async def writing(
+    database: Database, committed: Callable[[str, list[Chunk]], None] = lambda *_: None
+) -> AsyncIterator[LogWriter]:
+    """A log writer at work; at the end it writes what is pending and stops."""
+    writer = LogWriter(database, committed)
+    stop = asyncio.Event()
+    async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+        group.create_task(writer.run(stop))
+        try:
+            yield writer
+        finally:
+            stop.set()
+
+
+def log_of(writer: LogWriter, response_id: str, attempt: int = 1, first: int = 1) -> RunLog:
+    return writer.open(response_id, attempt, first)
+
+
+@contextlib.asynccontextmanager
+async def locked(url: str, schema: str, *response_ids: str) -> AsyncIterator[None]:
+    """Within the block, every append to these responses waits."""
+    async with connected(url) as connection, connection.transaction():
+        held = await connection.fetch(
+            f'SELECT 1 FROM "{schema}".responses WHERE id = ANY($1) FOR UPDATE',
+            list(response_ids),
+        )
+        assert len(held) == len(response_ids)
+        yield
+
+
+async def logged(database: Database, response_id: str) -> list[dict[str, Any]]:
+    """The log as it is in the table; chunks must follow each other without gap or overlap."""
+    schema = database.settings.db_schema
+    rows = await database.fetch(
+        f'SELECT first, last, attempt, data FROM "{schema}".event_chunks '
+        "WHERE response_id = $1 ORDER BY last",
+        response_id,
+    )
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        lines = row["data"].split(b"\n")
+        assert row["first"] == len(found)
+        assert row["last"] == row["first"] + len(lines) - 1
+        found += [json.loads(line) for line in lines]
+    assert [each["sequence_number"] for each in found] == list(range(len(found)))
+    return found
+
+
+async def waiting_for_locks(url: str) -> int:
+    """How many sessions of this server wait for a lock."""
+    async with connected(url) as connection:
+        return int(
+            await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            )
+        )
+
+
+async def terminate(url: str, *, application: str, query: str = "%") -> int:
+    """End sessions of the server by their application's name and their last query's text."""
+    async with connected(url) as connection:
+        rows = await connection.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = $1 AND query LIKE $2",
+            application,
+            query,
+        )
+        return len(rows)
+
+
+def total(chunks: Iterable[Chunk]) -> int:
+    """How many events some chunks hold."""
+    return sum(chunk.last - chunk.first + 1 for chunk in chunks)
+
+
+async def add_history(database: Database, megabytes: int, *, size: int = 1000) -> str:
+    """A finished response with so long a log, in events of about `size` bytes."""
+    response_id = await add_response(database)
+    async with writing(database) as writer:
+        run = log_of(writer, response_id)
+        for _ in range(megabytes):
+            await run.ready()
+            run.append(events(run.next_sequence, 1_000_000 // size, delta="x" * (size - 75)))
+        end = event(run.next_sequence, "response.completed")
+        run.append([end], ending=Ending("completed", "{}"))
+        await run.flush()
+    return response_id

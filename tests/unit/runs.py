@@ -1,0 +1,173 @@
+"""Real runs of the Agents SDK, whose commits are kept in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents import Agent, Model, ModelResponse
+from agents.usage import Usage
+from openai.types.responses import ResponseCompletedEvent
+
+from longrun.execution import sdk
+from longrun.execution.assembler import Assembler
+from longrun.execution.recovery import Recovered, recover
+from longrun.execution.run import Run, Start
+from longrun.jsontext import dumps
+from longrun.protocol import RunRequest
+from longrun.settings import Settings
+from longrun.store.claims import Claim
+from longrun.store.log_writer import Chunk, Entry, RunLog, Step
+from tests.unit import oracle
+from tests.unit.streams import JSONObject, raw, request
+
+
+@dataclass
+class Commits:
+    """What runs of one response commit: the log writer, the event log and the claims in one.
+
+    Every entry is a commit of its own, at once, so each of them is a point at which a replica
+    may die.
+    """
+
+    run_buffer_bytes: int = 1 << 20
+    entries: list[Entry] = field(default_factory=list)
+    dropped: set[int] = field(default_factory=set)
+
+    def died_after(self, commits: int) -> "Commits":
+        """What Postgres holds if the replica dies after so many commits."""
+        return Commits(entries=self.entries[:commits], dropped=set(self.dropped))
+
+    def wake(self, run: RunLog) -> None:
+        taken = run.take(1 << 40)
+        self.entries += taken
+        run.settle(taken)
+
+    @property
+    def lines(self) -> list[bytes]:
+        return [event for entry in self.entries for event in entry.events]
+
+    @property
+    def committed_items(self) -> list[tuple[int, str]]:
+        items = [item for entry in self.entries for item in entry.items]
+        return [item for item in items if item[0] not in self.dropped]
+
+    @property
+    def turns(self) -> list[Step]:
+        return [s for s in self.committed_steps if (s.scope, s.kind) == ("", "model")]
+
+    @property
+    def committed_steps(self) -> list[Step]:
+        return [step for entry in self.entries for step in entry.steps]
+
+    # -- as EventLog and Claims ---------------------------------------------------------------
+
+    async def page(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
+        lines = self.lines
+        if cursor + 1 >= len(lines):
+            return []
+        return [Chunk(cursor + 1, len(lines) - 1, b"\n".join(lines[cursor + 1 :]))]
+
+    async def steps(self, response_id: str) -> list[Step]:
+        return self.committed_steps
+
+    async def items(self, response_id: str) -> dict[int, str]:
+        return dict(self.committed_items)
+
+
+async def run(
+    agent: Agent[Any], asked: RunRequest | None = None, *, cancel_after: int | None = None
+) -> Commits:
+    """A whole run, its first attempt.
+
+    Args:
+        cancel_after: abandon it once so many events are committed.
+    """
+    sdk.install(tracing=False)
+    asked = asked or request()
+    commits = Commits()
+    assembler = Assembler(asked.response_id, asked.document)
+    assembler.lifecycle("in_progress")
+    events = assembler.take().events
+    commits.entries.append(Entry(events))
+    given: Any = commits
+    run_log = RunLog(given, asked.response_id, 1, len(events))
+
+    async def start() -> Start:
+        return Start(assembler, run_log)
+
+    producing = Run(agent, asked, 1, start, Settings())
+    task = asyncio.create_task(producing.execute())
+    if cancel_after is not None:
+        while len(commits.lines) < cancel_after and not task.done():
+            await asyncio.sleep(0)
+        producing.abandon()
+    await task
+    return commits
+
+
+async def carry_on(
+    agent: Agent[Any], asked: RunRequest, commits: Commits, attempt: int = 2
+) -> Recovered:
+    """The next attempt, after one died with these commits."""
+    claim = Claim(
+        id=asked.response_id,
+        principal="",
+        agent=agent.name,
+        background=asked.background,
+        stored=True,
+        attempt=attempt,
+        spent=attempt,
+        cancelled=False,
+        overdue=False,
+        document=dumps(asked.document).decode(),
+        input=dumps(asked.input).decode(),
+        request=dumps(asked.parameters).decode(),
+    )
+    given: Any = commits
+    recovered = await recover(claim, given, given)
+    commits.dropped.update(recovered.dropped)
+    recovered.assembler.lifecycle("in_progress")
+    run_log = RunLog(given, asked.response_id, attempt, recovered.next_sequence)
+
+    async def start() -> Start:
+        return Start(recovered.assembler, run_log, recovered.steps)
+
+    await asyncio.create_task(Run(agent, asked, attempt, start, Settings()).execute())
+    return recovered
+
+
+def check(commits: Commits, **how: Any) -> oracle.Stream:
+    return oracle.check(commits.lines, commits.committed_items, dropped=commits.dropped, **how)
+
+
+class Played(Model):
+    """Streams prepared turns, one after the other: dicts as a provider sends them, or objects."""
+
+    def __init__(self, *turns: Sequence[Any]) -> None:
+        self.turns = list(turns)
+        self.asked: list[Any] = []
+
+    async def get_response(
+        self, system_instructions: Any, input: Any, *args: Any, **kwargs: Any
+    ) -> ModelResponse:
+        *_, last = [e async for e in self.stream_response(system_instructions, input)]
+        return ModelResponse(output=last.response.output, usage=Usage(requests=1), response_id="r")
+
+    async def stream_response(
+        self, system_instructions: Any, input: Any, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        self.asked.append(input)
+        for event in self.turns[len(self.asked) - 1]:
+            if isinstance(event, Exception):
+                raise event
+            made = raw(event) if isinstance(event, dict) else event
+            # Models behind a socket give other tasks their turn between events.
+            await asyncio.sleep(0)
+            yield made
+            if isinstance(made, ResponseCompletedEvent):
+                return
+
+
+def kinds(output: Sequence[JSONObject]) -> list[str]:
+    return [item["type"] for item in output]

@@ -1,0 +1,92 @@
+"""The SQL of `sql/`, as the code sees it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from longrun.store import queries
+from longrun.store.queries import Queries, in_schema, sql_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A `sql/` of the test's own."""
+    (tmp_path / "queries").mkdir()
+    monkeypatch.setattr(queries, "sql_folder", lambda: tmp_path)
+    queries._blocks.cache_clear()
+    yield tmp_path / "queries"
+    queries._blocks.cache_clear()
+
+
+class TestSchemas:
+    @pytest.mark.parametrize(
+        ("sql", "expected"),
+        [
+            ("SELECT * FROM longrun.items", 'SELECT * FROM "other".items'),
+            ("longrun.a JOIN longrun.b", '"other".a JOIN "other".b'),
+            ("CREATE SCHEMA IF NOT EXISTS longrun", 'CREATE SCHEMA IF NOT EXISTS "other"'),
+            ("SELECT 'longrun'", "SELECT 'longrun'"),
+            ("-- longrun is", "-- longrun is"),
+            ("prolongrun.items", "prolongrun.items"),
+            ("longrun.1", "longrun.1"),
+            ("longruns.items", "longruns.items"),
+        ],
+    )
+    def test_ours_takes_the_place_of_longrun(self, sql: str, expected: str) -> None:
+        assert in_schema(sql, "other") == expected
+
+    def test_no_query_names_another_one(self) -> None:
+        """Every name of ours is qualified: a search path changes nothing."""
+        tables = re.findall(
+            r"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?longrun\.(\w+)",
+            "".join(file.read_text() for file in (sql_folder() / "migrations").glob("*.sql")),
+        )
+        assert len(tables) >= 4
+        made = Queries("other")
+        for name in made.names():
+            sql = re.sub(r"--.*", "", getattr(made, name))
+            assert "longrun." not in sql
+            for table in tables:
+                used = re.findall(rf"(\S*)(?:FROM|JOIN|INTO|UPDATE)\s+{table}\b", sql)
+                assert not used, f"{name} uses {table} without its schema"
+
+
+class TestBlocks:
+    def test_by_attribute(self) -> None:
+        made = Queries("longrun")
+        assert made.append_log.startswith(("WITH", "--"))
+        assert "append_log" in made.names()
+        assert not made.append_log.endswith(";")
+
+    def test_an_unknown_one_says_so(self) -> None:
+        with pytest.raises(AttributeError, match="no query named nothing"):
+            Queries("longrun").nothing  # noqa: B018
+
+    def test_every_query_of_the_code_is_there(self) -> None:
+        """And every one that is there is used."""
+        source = Path(queries.__file__).parents[1]
+        code = "".join(file.read_text() for file in source.rglob("*.py"))
+        used = set(re.findall(r"queries\.(\w+)", code)) - {"names", "schema"}
+        assert set(Queries("longrun").names()) == used & set(Queries("longrun").names())
+        unknown = {name for name in used if f"-- name: {name}\n" not in ALL_SQL}
+        assert unknown <= {"py"}, unknown
+
+    def test_a_name_twice(self, folder: Path) -> None:
+        (folder / "a.sql").write_text("-- name: one\nSELECT 1;\n-- name: two\nSELECT 2;\n")
+        assert Queries("longrun").names() == ["one", "two"]
+        (folder / "b.sql").write_text("-- name: one\nSELECT 3;\n")
+        queries._blocks.cache_clear()
+        with pytest.raises(ValueError, match=r"b\.sql: a second query named one"):
+            Queries("longrun")
+
+    def test_what_a_block_is(self, folder: Path) -> None:
+        text = "-- a head\n\n-- name: one\n-- why\nSELECT 1\n  + 1;\n\n\n-- name: two\nSELECT 2"
+        (folder / "a.sql").write_text(text)
+        made = Queries("longrun")
+        assert made.one == "-- why\nSELECT 1\n  + 1"
+        assert made.two == "SELECT 2"
+
+
+ALL_SQL = "".join(file.read_text() for file in (sql_folder() / "queries").glob("*.sql"))

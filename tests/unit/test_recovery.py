@@ -1,0 +1,170 @@
+"""A run that dies at any commit and is carried on: one response all the same."""
+
+import itertools
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from agents import Agent
+
+from longrun.jsontext import loads
+from longrun.protocol import RunRequest
+from tests.scripted import ScriptedModel, agents
+from tests.unit import runs
+from tests.unit.runs import Played, kinds
+from tests.unit.streams import (
+    JSONObject,
+    call,
+    custom_call,
+    hosted,
+    message,
+    reasoning,
+    refusal_part,
+    request,
+    turn,
+)
+
+SCRIPT: JSONObject = {
+    "turns": [
+        [["echo", {"text": "a"}], ["echo", {"text": "b"}]],
+        [["echo", {"text": "c"}]],
+    ],
+    "deltas": 4,
+}
+WHOLE = [
+    "function_call",
+    "function_call",
+    "function_call_output",
+    "function_call_output",
+    "function_call",
+    "function_call_output",
+    "message",
+]
+
+_call_ids = itertools.count()
+
+
+class Counting(ScriptedModel):
+    """Counts its turns. Like OpenAI's models it never gives the same call id twice."""
+
+    def __init__(self, *, new_call_ids: bool = True) -> None:
+        self.turns = 0
+        self._new_call_ids = new_call_ids
+
+    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        self.turns += 1
+        new: dict[str, str] = {}
+        async for event in super().stream_response(*args, **kwargs):
+            items = [event.item] if hasattr(event, "item") else []
+            items += event.response.output if hasattr(event, "response") else []
+            for item in items:
+                if (
+                    self._new_call_ids
+                    and item.type == "function_call"
+                    and item.call_id not in (new.values())
+                ):
+                    item.call_id = new.setdefault(item.call_id, f"call_new_{next(_call_ids)}")
+            yield event
+
+
+def scripted(**how: bool) -> tuple[Agent[Any], Counting]:
+    model = Counting(**how)
+    return agents()[0].clone(model=model), model
+
+
+def asked() -> RunRequest:
+    return request(input=json.dumps(SCRIPT))
+
+
+class TestEveryCommit:
+    async def test_the_log_stays_one_response(self) -> None:
+        given = asked()
+        whole = await runs.run(scripted()[0], given)
+        assert len(whole.turns) == 3
+        for commit in range(1, len(whole.entries)):
+            commits = whole.died_after(commit)
+            finished, before = len(commits.turns), len(commits.lines)
+            agent, model = scripted()
+            await runs.carry_on(agent, given, commits)
+            stream = runs.check(commits)
+            assert model.turns == 3 - finished, "a finished turn was asked again, or not finished"
+            assert kinds(stream.output) == WHOLE
+            assert [i["output"] for i in stream.output if "output" in i] == [
+                f"echo: {text}" for text in "abc"
+            ]
+            assert stream.response is not None
+            assert stream.response["usage"]["input_tokens"] == 30
+            news = stream.events[before:]
+            [again] = [event for event in news if event["type"] == "response.in_progress"]
+            assert again["response"]["output"] == [
+                loads(text)
+                for _, text in sorted(whole.died_after(commit).committed_items)
+                if loads(text) in stream.output
+            ], "the items so far come with the new attempt"
+            closed = news[: news.index(again)]
+            assert {event["type"] for event in closed} <= {
+                "response.output_text.done",
+                "response.content_part.done",
+                "response.output_item.done",
+            }, "what was left open is closed first"
+
+    async def test_died_twice(self) -> None:
+        given = asked()
+        whole = await runs.run(scripted()[0], given)
+        for first in range(2, len(whole.entries), 4):
+            once = whole.died_after(first)
+            await runs.carry_on(scripted()[0], given, once)
+            for second in range(first + 1, len(once.entries), 3):
+                twice = once.died_after(second)
+                finished = len(twice.turns)
+                agent, model = scripted()
+                await runs.carry_on(agent, given, twice, attempt=3)
+                stream = runs.check(twice)
+                assert kinds(stream.output) == WHOLE
+                assert model.turns == 3 - finished
+
+    async def test_a_model_that_gives_the_same_call_ids_again(self) -> None:
+        """As Kimi's does ("functions.search:0"): openai's client raises on a call id that it has
+        seen finished at another index."""
+        given = asked()
+        whole = await runs.run(scripted(new_call_ids=False)[0], given)
+        for commit in range(1, len(whole.entries)):
+            commits = whole.died_after(commit)
+            await runs.carry_on(scripted(new_call_ids=False)[0], given, commits)
+            runs.check(commits)
+
+
+class TestWhatWasLeftOpen:
+    """Every event of a rich turn may be the last of its attempt."""
+
+    async def test_is_closed_with_what_was_streamed_of_it(self) -> None:
+        told = turn(
+            reasoning("First, tea.", content=["Boil it."]),
+            message("one", refusal_part("two"), index=1),
+            custom_call(index=2),
+            hosted(
+                {
+                    "type": "code_interpreter_call",
+                    "id": "ci_1",
+                    "status": "completed",
+                    "code": "print(1)",
+                    "container_id": "c",
+                    "outputs": None,
+                },
+                {"type": "code_interpreter_call_code.delta", "delta": "print("},
+                {"type": "code_interpreter_call_code.delta", "delta": "1)"},
+                {"type": "code_interpreter_call_code.done", "code": "print(1)"},
+                index=3,
+                code="",
+            ),
+            call("nothing", index=4),
+        )
+        given = request()
+        whole = await runs.run(Agent(name="agent", model=Played(told)), given)
+        last = max(n for n, e in enumerate(whole.entries) if not e.ending and not e.steps)
+        for commit in range(1, last):
+            commits = whole.died_after(commit)
+            again = Agent(name="agent", model=Played(turn(message("Anew."))))
+            await runs.carry_on(again, given, commits)
+            stream = runs.check(commits)
+            assert [item["content"][0]["text"] for item in stream.output] == ["Anew."]

@@ -1,0 +1,377 @@
+"""Bodies and queries: what is accepted and echoed, and how errors name what is wrong."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.types.responses import Response
+from pydantic import TypeAdapter
+from starlette.requests import Request
+
+from longrun.errors import BadRequest, BodyTooLarge, LongrunError, UnsupportedMediaType
+from longrun.http import requests
+from longrun.http.requests import CreateResponse, GetResponse, read_json
+from longrun.jsontext import dumps
+
+HI: dict[str, Any] = {"input": "hi"}
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def refused(**body: Any) -> LongrunError:
+    with pytest.raises(BadRequest) as raised:
+        CreateResponse.parse({**HI, **body}).items()
+    return raised.value
+
+
+def document(**body: Any) -> dict[str, Any]:
+    parsed = CreateResponse.parse({**HI, **body})
+    return parsed.run_request("", "agent", parsed.items()).document
+
+
+class TestWrongBodies:
+    @pytest.mark.parametrize(
+        ("body", "param"),
+        [
+            ({"input": 5}, "input"),
+            ({"input": [5]}, "input[0]"),
+            ({"input": [{"role": "user", "content": "a"}, {"role": "boss"}]}, "input[1].role"),
+            ({"input": [{"role": "user"}]}, "input[0].content"),
+            ({"input": [{"role": "user", "content": [5]}]}, "input[0].content"),
+            ({"input": [{"role": "user", "content": [{"text": "a"}]}]}, "input[0].content"),
+            ({"input": [{"type": 5}]}, "input[0].type"),
+            ({"input": [{"type": "function_call_output", "output": ""}]}, "input[0].call_id"),
+            ({"input": deep(1)}, "input"),
+            ({"input": [{"role": "user", "content": "a", "x": deep(300)}]}, "input"),
+            ({"model": 5}, "model"),
+            ({"metadata": []}, "metadata"),
+            ({"metadata": {"a": 5}}, "metadata.a"),
+            ({"metadata": {"a[0].b": 5}}, "metadata.a[0].b"),
+            ({"metadata": {"k" * 65: "v"}}, "metadata." + "k" * 65),
+            ({"metadata": {"k": "v" * 513}}, "metadata.k"),
+            ({"metadata": {str(n): "v" for n in range(17)}}, "metadata"),
+            ({"temperature": "1"}, "temperature"),
+            ({"temperature": True}, "temperature"),
+            ({"temperature": 2.1}, "temperature"),
+            ({"top_p": -0.1}, "top_p"),
+            ({"presence_penalty": 3}, "presence_penalty"),
+            ({"frequency_penalty": -3}, "frequency_penalty"),
+            ({"top_logprobs": 21}, "top_logprobs"),
+            ({"max_output_tokens": 0}, "max_output_tokens"),
+            ({"max_output_tokens": 1.5}, "max_output_tokens"),
+            ({"max_tool_calls": "1"}, "max_tool_calls"),
+            ({"stream": "true"}, "stream"),
+            ({"store": 1}, "store"),
+            ({"background": "yes"}, "background"),
+            ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+            ({"tools": 5}, "tools"),
+            ({"tools": [5]}, "tools[0]"),
+            ({"tools": [{"type": "web_search"}, {}]}, "tools[1].type"),
+            ({"tools": [{"type": "function"}]}, "tools[0].name"),
+            ({"tools": [{"type": "function", "name": ""}]}, "tools[0].name"),
+            ({"tools": [{"type": "function", "name": 5}]}, "tools[0].name"),
+            (
+                {"tools": [{"type": "function", "name": "f", "parameters": "x"}]},
+                "tools[0].parameters",
+            ),
+            ({"tools": [{"type": "function", "name": "f", "strict": "x"}]}, "tools[0].strict"),
+            ({"tool_choice": 5}, "tool_choice"),
+            ({"reasoning": "high"}, "reasoning"),
+            ({"reasoning": {"effort": 5}}, "reasoning.effort"),
+            ({"text": "json"}, "text"),
+            ({"text": {"format": "json"}}, "text.format"),
+            ({"truncation": "maybe"}, "truncation"),
+            ({"include": "x"}, "include"),
+            ({"include": [5]}, "include[0]"),
+            ({"previous_response_id": 5}, "previous_response_id"),
+            ({"instructions": 5}, "instructions"),
+            ({"service_tier": 5}, "service_tier"),
+            ({"unheard_of": deep(300)}, "unheard_of"),
+            ({"background": True, "store": False}, "store"),
+            ({"previous_response_id": "r", "conversation": "c"}, "previous_response_id"),
+        ],
+    )
+    def test_the_error_names_the_parameter(self, body: dict[str, Any], param: str) -> None:
+        error = refused(**body)
+        assert error.param == param
+        assert param.split("[")[0].split(".")[0] in error.message
+
+    @pytest.mark.parametrize("body", [None, [], "hi", 5, True])
+    def test_a_body_that_is_no_object(self, body: Any) -> None:
+        with pytest.raises(BadRequest, match="JSON object"):
+            CreateResponse.parse(body)
+
+    @pytest.mark.parametrize("given", [{}, {"input": ""}, {"input": []}, {"input": None}])
+    def test_nothing_to_answer(self, given: dict[str, Any]) -> None:
+        with pytest.raises(BadRequest) as raised:
+            CreateResponse.parse(given)
+        assert (raised.value.param, raised.value.code) == ("input", "missing_required_parameter")
+
+    def test_a_message_says_what_is_allowed(self) -> None:
+        assert "less than or equal to 2" in refused(temperature=3).message
+        assert "'auto' or 'disabled'" in refused(truncation="x").message
+        assert "developer" in refused(input=[{"role": "boss", "content": ""}]).message
+        assert refused(tools=5).message == "tools: Input should be a list."
+        assert refused(text=5).message == "text: Input should be an object."
+
+    def test_names_that_are_no_unicode(self) -> None:
+        with pytest.raises(BadRequest):
+            CreateResponse.parse({**HI, "\ud800": 1})
+        assert refused(metadata={"\ud800": "a"}).param == "metadata"
+
+    @given(
+        st.dictionaries(
+            st.sampled_from([*CreateResponse.model_fields, "unheard_of", "output", "id"]),
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+                lambda inner: (
+                    st.lists(inner, max_size=3)
+                    | st.dictionaries(
+                        st.text(max_size=3) | st.sampled_from(["type", "name", "role", "content"]),
+                        inner,
+                        max_size=3,
+                    )
+                ),
+                max_leaves=6,
+            ),
+            max_size=6,
+        )
+    )
+    @settings(max_examples=200, deadline=None, print_blob=True)
+    def test_any_json_is_either_a_request_or_a_bad_one(self, body: dict[str, Any]) -> None:
+        try:
+            parsed = CreateResponse.parse(body)
+            made = parsed.run_request("", "agent", parsed.items())
+        except BadRequest as error:
+            refusal = error
+        else:
+            dumps(made.document), dumps(made.parameters), dumps(made.input)
+            assert made.document["id"] == made.response_id
+            return
+        assert refusal.message
+        assert refusal.param is None or refusal.param
+
+
+class TestDocuments:
+    def test_is_a_response_that_every_client_can_parse(self) -> None:
+        for body in ({}, {"background": True}, {"tools": [TOOL]}, {"reasoning": {}}):
+            whole = {**document(**body), "output": []}
+            parsed = TypeAdapter(Response).validate_python(whole)
+            assert parsed.status == "in_progress"
+
+    def test_has_all_that_open_responses_demands(self) -> None:
+        """Numbers and `service_tier` never null."""
+        made = document(service_tier=None, temperature=None, top_p=None, metadata=None)
+        assert made["service_tier"] == "default"
+        for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
+            assert isinstance(made[name], float)
+        assert isinstance(made["created_at"], int)
+        assert made["metadata"] == {}
+        assert {"id", "object", "usage", "error", "incomplete_details", "completed_at"} <= set(made)
+
+    def test_echoes_what_was_given(self) -> None:
+        given: dict[str, Any] = {
+            "temperature": 0.3,
+            "metadata": {"a": "b"},
+            "instructions": "Be brief.",
+            "tools": [TOOL, {"type": "web_search", "filters": None}],
+            "tool_choice": {"type": "function", "name": "f"},
+            "reasoning": {"effort": "as never before", "summary": None},
+            "text": {"format": {"type": "json_object"}, "verbosity": "low"},
+            "truncation": "auto",
+            "unheard_of": {"deep": [1, None, {"x": "y"}]},
+            "max_output_tokens": 10**30,
+        }
+        made = document(**given)
+        assert {name: made[name] for name in given} == given
+
+    def test_what_the_server_says_is_not_the_client_s(self) -> None:
+        lies = {
+            "id": "resp_mine",
+            "object": "thing",
+            "status": "completed",
+            "output": ["x"],
+            "usage": {"total_tokens": 1},
+            "created_at": 1,
+            "error": {"code": "x"},
+        }
+        made = document(**lies)
+        assert made["object"] == "response"
+        assert made["id"].startswith("resp_0")
+        assert (made["status"], made["usage"], made["error"]) == ("in_progress", None, None)
+        assert "output" not in made
+
+    def test_input_and_stream_are_not_echoed(self) -> None:
+        assert not {"input", "stream", "include"} & set(document(stream=True, include=["x"]))
+
+    def test_a_text_is_a_user_s_message(self) -> None:
+        assert CreateResponse.parse(HI).items() == [{"role": "user", "content": "hi"}]
+
+    def test_items_of_any_named_type_pass(self) -> None:
+        items = [
+            {"role": "developer", "content": [{"type": "input_text", "text": "a"}]},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text"}]},
+            {"type": "item_reference", "id": "msg_1"},
+            {"type": "something_new", "a": 1},
+        ]
+        assert CreateResponse.parse({"input": items}).items() == items
+
+    def test_no_input_of_its_own_after_a_previous_response(self) -> None:
+        parsed = CreateResponse.parse({"previous_response_id": "resp_1"})
+        assert parsed.items() == []
+
+    def test_what_a_run_acts_upon(self) -> None:
+        parsed = CreateResponse.parse(
+            {**HI, "temperature": 0, "tools": [TOOL, {"type": "web_search"}], "user": "u"}
+        )
+        made = parsed.run_request("somebody", "agent", parsed.items())
+        assert made.parameters["temperature"] == 0
+        assert made.parameters["tools"] == [{k: v for k, v in TOOL.items() if v is not None}]
+        assert "user" not in made.parameters
+        assert (made.principal, made.agent, made.stored, made.background) == (
+            "somebody",
+            "agent",
+            True,
+            False,
+        )
+
+    def test_each_has_an_id_of_its_own(self) -> None:
+        assert document()["id"] != document()["id"]
+
+
+TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": None}
+
+
+def get(query: str = "", **headers: str) -> Request:
+    raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+    return Request({"type": "http", "query_string": query.encode(), "headers": raw})
+
+
+class TestQueries:
+    def test_nothing(self) -> None:
+        found = GetResponse.parse(get())
+        assert (found.stream, found.starting_after) == (False, None)
+
+    def test_a_cursor(self) -> None:
+        found = GetResponse.parse(get("stream=true&starting_after=7&include=x&new=1"))
+        assert (found.stream, found.starting_after) == (True, 7)
+        assert GetResponse.parse(get("starting_after=0")).starting_after == 0
+
+    @pytest.mark.parametrize("cursor", ["-1", "x", "", "1.5", "9" * 30, "1e3", "%20", "NaN"])
+    def test_cursors_that_are_none(self, cursor: str) -> None:
+        with pytest.raises(BadRequest) as raised:
+            GetResponse.parse(get(f"starting_after={cursor}"))
+        assert raised.value.param == "starting_after"
+
+    @pytest.mark.parametrize("stream", ["maybe", "2", "x"])
+    def test_a_stream_that_is_neither(self, stream: str) -> None:
+        with pytest.raises(BadRequest) as raised:
+            GetResponse.parse(get(f"stream={stream}"))
+        assert raised.value.param == "stream"
+
+    def test_last_event_id_wins(self) -> None:
+        """EventSource repeats the old query next to the newer header."""
+        found = GetResponse.parse(get("starting_after=3", last_event_id="9"))
+        assert found.starting_after == 9
+
+    def test_an_empty_last_event_id_is_none(self) -> None:
+        assert GetResponse.parse(get("starting_after=3", last_event_id=" ")).starting_after == 3
+
+    @pytest.mark.parametrize("cursor", ["-1", "x", "9" * 30])
+    def test_a_last_event_id_that_is_no_number(self, cursor: str) -> None:
+        with pytest.raises(BadRequest) as raised:
+            GetResponse.parse(get("starting_after=3", last_event_id=cursor))
+        assert raised.value.param == "Last-Event-ID"
+
+    def test_the_largest_is_that_of_the_database(self) -> None:
+        largest = requests.LARGEST_CURSOR
+        assert GetResponse.parse(get(f"starting_after={largest}")).starting_after == largest
+        with pytest.raises(BadRequest):
+            GetResponse.parse(get(f"starting_after={largest + 1}"))
+
+
+def post(*parts: bytes, complete: bool = True, **headers: str) -> Request:
+    """A request whose body comes in these parts."""
+    messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    if complete:
+        messages.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def sent() -> AsyncIterator[Any]:
+        for message in messages:
+            yield message
+        yield {"type": "http.disconnect"}
+
+    receiving = sent()
+    given = {"content_type": "application/json", **headers}
+    raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in given.items()]
+    scope = {"type": "http", "method": "POST", "query_string": b"", "headers": raw}
+    return Request(scope, lambda: anext(receiving))
+
+
+class TestBodies:
+    async def test_in_any_parts(self) -> None:
+        body = json.dumps({"input": "é" * 50}, ensure_ascii=False).encode()
+        for size in (1, 7, 1000):
+            parts = [body[i : i + size] for i in range(0, len(body), size)]
+            assert await read_json(post(*parts), 1000) == {"input": "é" * 50}
+
+    @pytest.mark.parametrize(
+        "kind",
+        ["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.api+json"],
+    )
+    async def test_any_json_type(self, kind: str) -> None:
+        assert await read_json(post(b"{}", content_type=kind), 10) == {}
+
+    @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded"])
+    async def test_another_type(self, kind: str) -> None:
+        with pytest.raises(UnsupportedMediaType):
+            await read_json(post(b"{}", content_type=kind), 10)
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"{", b"{'a': 1}", b'{"a": NaN}', b'{"a": 1e999}', b"\xff", b"{} {}"]
+    )
+    async def test_what_is_not_json(self, body: bytes) -> None:
+        with pytest.raises(BadRequest) as raised:
+            await read_json(post(body), 100)
+        assert raised.value.code == "invalid_json"
+
+    async def test_what_others_refuse(self) -> None:
+        assert await read_json(post(b'["\\ud800", 123456789012345678901234567890]'), 100) == [
+            "\ud800",
+            123456789012345678901234567890,
+        ]
+
+    async def test_nested_without_end(self) -> None:
+        with pytest.raises(BadRequest):
+            await read_json(post(b"[" * 100_000), 1_000_000)
+
+    async def test_one_that_is_just_not_too_large(self) -> None:
+        assert await read_json(post(b'"234', b'567"'), 8) == "234567"
+
+    @pytest.mark.parametrize("headers", [{}, {"content_length": "9"}])
+    async def test_one_that_is_too_large(self, headers: dict[str, str]) -> None:
+        with pytest.raises(BodyTooLarge, match="8 bytes"):
+            await read_json(post(b'"234', b'5678"', **headers), 8)
+
+    async def test_one_that_is_far_too_large_is_not_read_to_its_end(self) -> None:
+        """A client that has sent all of a body that is a little too large gets an answer; one
+        that would send for ever does not."""
+        huge = str(requests.DROPPED_BYTES + 9)
+        with pytest.raises(BodyTooLarge):
+            await read_json(post(content_length=huge, complete=False), 8)
+        endless = [b"x" * (1 << 20)] * (requests.DROPPED_BYTES // (1 << 20) + 2)
+        with pytest.raises(BodyTooLarge):
+            await read_json(post(*endless, complete=False), 8)
+
+    async def test_a_client_that_goes_away(self) -> None:
+        with pytest.raises(BadRequest, match="closed"):
+            await read_json(post(b'{"input"', complete=False), 100)
