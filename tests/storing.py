@@ -148,11 +148,11 @@ async def waiting_for_locks(url: str) -> int:
 
 
 async def terminate(url: str, *, application: str, query: str = "%") -> int:
-    """End sessions of the server by their application's name and their last query's text."""
+    """End sessions of the server: patterns for their application's name and their last query."""
     async with connected(url) as connection:
         rows = await connection.fetch(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name = $1 AND query LIKE $2",
+            "WHERE application_name LIKE $1 AND query LIKE $2",
             application,
             query,
         )

@@ -14,7 +14,7 @@ UPDATE longrun.replicas SET lease_until = now() WHERE id = $1;
 -- name: look_around
 -- Everything that a replica has to notice, in one statement: of the others that hold responses,
 -- whose lease ran out and whose lock is free; what waits, what is overdue, what of its own is no
--- longer its own. `steady`: Postgres itself has been up for some time, so that leases
+-- longer its own; how many replicas are alive. `steady`: Postgres itself has been up for some time, so that leases
 -- and locks mean something.
 WITH others AS (
     SELECT replica.id, replica.lease_until FROM longrun.replicas AS replica
@@ -50,6 +50,7 @@ SELECT
         FROM longrun.responses AS own
         WHERE own.status = 'in_progress' AND own.replica_id = $1
     ) AS own,
+    (SELECT count(*) FROM longrun.replicas WHERE lease_until > now()) AS replicas,
     now() - pg_postmaster_start_time() > make_interval(secs => $2) AS steady;
 
 -- name: forget_replicas

@@ -94,7 +94,12 @@ class Longrun:
             settings=settings,
             session=session,
         )
-        self._watch = Watch(self._worker, self._claims, lambda: self._listener.connected)
+        self._watch = Watch(
+            self._worker,
+            self._claims,
+            fit=lambda: self._listener.connected,
+            counted=self._announcer.adapt,
+        )
         self._listener = Listener(
             self._database,
             replica_id,

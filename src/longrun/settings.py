@@ -51,7 +51,10 @@ class Settings(BaseSettings):
     )
     auto_migrate: bool = Field(True, description="Apply pending migrations at start.")
     pool_size: int = Field(
-        10, ge=2, le=1000, description="Connections for requests (two more serve the log)."
+        10,
+        ge=2,
+        le=1000,
+        description="Connections for requests (five more serve the log and the lease).",
     )
     statement_cache_size: int = Field(
         100,
@@ -60,7 +63,10 @@ class Settings(BaseSettings):
     )
 
     announce_interval: float = Field(
-        0.004, ge=0, le=1, description="The least time between two NOTIFYs of a replica."
+        0.0005,
+        ge=0,
+        le=1,
+        description="The least time between two NOTIFYs of a replica; it grows with their number.",
     )
     poll_interval: float = Field(
         2.0, gt=0, le=60, description="How often readers look by themselves; NOTIFY is a hint."

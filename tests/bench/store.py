@@ -100,10 +100,11 @@ def gaps(url: str, schema: str, reached: dict[str, int]) -> list[str]:
 
 
 class Writing:
-    """One writing replica: a log writer, and an announcer if announcements are on."""
+    """One writing replica of so many: a log writer, and an announcer if announcements are on."""
 
-    def __init__(self, database: Database, *, announcing: bool) -> None:
+    def __init__(self, database: Database, *, announcing: bool, replicas: int = 1) -> None:
         self._announcer = Announcer(database)
+        self._announcer.adapt(replicas)
         self.writer = LogWriter(database, self._announce if announcing else _nothing)
 
     def _announce(self, response_id: str, chunks: list[Chunk]) -> None:

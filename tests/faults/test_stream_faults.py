@@ -193,8 +193,7 @@ class TestListener:
         ]
         for _ in range(3):
             await asyncio.sleep(0.4)
-            for application in ("longrun", "longrun listener", "longrun lease"):
-                await terminate(database.url, application=application)
+            await terminate(database.url, application="longrun%")
         whole = await streams[0]
         check_complete(whole, with_ids=True)
         assert await streams[1] == whole

@@ -123,6 +123,16 @@ class TestAnnouncer:
             await eventually(lambda: dict(told(messages)) == {"resp_1": 299})
             assert 3 <= len(messages) <= intervals + 3
 
+    @pytest.mark.parametrize(
+        ("replicas", "interval"), [(1, 0.0005), (3, 0.0005), (8, 0.0032), (32, 0.0512)]
+    )
+    async def test_the_interval_grows_with_the_number_of_replicas(
+        self, store: Database, replicas: int, interval: float
+    ) -> None:
+        announcer = Announcer(store)
+        announcer.adapt(replicas)
+        assert announcer.interval == pytest.approx(interval)
+
     async def test_nothing_is_forgotten_while_postgres_is_away(
         self, store: Database, database: Server
     ) -> None:
@@ -131,16 +141,18 @@ class TestAnnouncer:
         supervisor = Supervisor()
         supervisor.add("announcer", announcer.run)
         async with heard(database.url, channel) as messages:
+            killed = 0
             for last in range(5):
                 announcer.announce("resp_1", last)
                 announcer.announce(f"resp_1{last}", last)
                 announcer.tell("work")
-                assert await terminate(database.url, application="longrun") >= 1
+                killed += await terminate(database.url, application="longrun announcer")
                 task = asyncio.create_task(supervisor.run(stop))
                 await eventually(lambda last=last: dict(told(messages)).get("resp_1") == last)
                 stop.set()
                 await task
                 stop.clear()
+        assert killed >= 4
         assert dict(told(messages)) == {"resp_1": 4} | {f"resp_1{n}": n for n in range(5)}
 
 

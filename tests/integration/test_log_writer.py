@@ -438,7 +438,9 @@ class TestLostConnections:
                     append(run, 4)
                     await eventually(lambda: waits(database))
                     killed = await terminate(
-                        database.url, application="longrun", query=f'%"{schema}".event_chunks%'
+                        database.url,
+                        application="longrun log writer",
+                        query=f'%"{schema}".event_chunks%',
                     )
                     assert killed >= 1
                     await eventually(lambda: writer.failing_since is not None)
@@ -458,7 +460,9 @@ class TestLostConnections:
             while not done.is_set():
                 await asyncio.sleep(chance.uniform(0.01, 0.1))
                 pattern = f'%"{store.settings.db_schema}".event_chunks%'
-                killed += await terminate(database.url, application="longrun", query=pattern)
+                killed += await terminate(
+                    database.url, application="longrun log writer", query=pattern
+                )
 
         committed: dict[str, int] = dict.fromkeys(ids, 0)
 

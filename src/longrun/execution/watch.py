@@ -34,11 +34,20 @@ class Watch:
     Args:
         fit: whether the others can see this replica alive. One whose lock is free is soon taken
             for dead: what it took would only move on, and use up attempts.
+        counted: called with the number of replicas that are alive, at every look.
     """
 
-    def __init__(self, worker: Worker, claims: Claims, fit: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        claims: Claims,
+        *,
+        fit: Callable[[], bool],
+        counted: Callable[[int], None],
+    ) -> None:
         self._worker = worker
         self._fit = fit
+        self._counted = counted
         self._claims = claims
         self._free_since: dict[str, float] = {}
         self._blind_until = 0.0
@@ -81,6 +90,7 @@ class Watch:
         self._work.clear()
         worker = self._worker
         around = await self._claims.look_around()
+        self._counted(around.replicas)
         if around.overdue:
             await worker.end_overdue(around.overdue)
         if around.own != worker.own_summary:

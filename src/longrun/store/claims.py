@@ -44,6 +44,7 @@ class Surroundings:
     waiting: bool
     overdue: list[str]
     own: str
+    replicas: int
     steady: bool
 
 

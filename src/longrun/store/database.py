@@ -1,9 +1,9 @@
-"""Connections to Postgres: a pool for requests, a small one for the log, one direct for LISTEN."""
+"""Connections to Postgres: a pool for requests, lanes for the log, a direct one for LISTEN."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import asyncpg
@@ -18,9 +18,6 @@ OLDEST_POSTGRES: Final = 140000
 CONNECT_TIMEOUT: Final = 10.0
 STATEMENT_TIMEOUT: Final = 30.0
 FIRST_CONNECT_TRIES: Final = 6
-
-LOG_CONNECTIONS: Final = 2
-"""One for the log writer and one for the hub, so that no burst of requests makes them wait."""
 
 GONE: Final = (
     OSError,
@@ -64,8 +61,39 @@ def unavailable_if_gone() -> Iterator[None]:
         raise Unavailable("The database is not available; try again.", retry_after=1) from error
 
 
+class Lane:
+    """A connection that one part of the replica keeps for itself, made when it is first needed.
+
+    The log writer, the announcer and the hub have one each: no burst of requests makes them wait,
+    and a statement is spared what a pool does around it, which is as much as a small statement
+    takes. Errors of asyncpg come out as they are; after one of GONE the connection is a new one,
+    so that a server that lost its primary's role is left.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
+        self._connect = connect
+        self._connection: asyncpg.Connection | None = None
+        self._turn = asyncio.Lock()
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        async with self._turn:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await self._connect()
+            try:
+                return await self._connection.fetch(query, *args)
+            except (*GONE, asyncio.CancelledError):
+                # Cancelled: its answer may be under way still.
+                self.terminate()
+                raise
+
+    def terminate(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
 class Database:
-    """The pools of one replica, and the queries for its schema."""
+    """The connections of one replica, and the queries for its schema."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -73,7 +101,7 @@ class Database:
         self._url: str
         self._listen_url: str
         self._requests: asyncpg.Pool
-        self._log: asyncpg.Pool
+        self._lanes: list[Lane] = []
 
     async def open(self, url: str, listen_url: str | None = None) -> None:
         """Open the pools and check the server.
@@ -83,7 +111,6 @@ class Database:
         """
         self._url, self._listen_url = url, listen_url or url
         self._requests = await self._first_pool(self.settings.pool_size)
-        self._log = await self._pool(LOG_CONNECTIONS)
         try:
             await self._check_server()
         except BaseException:
@@ -96,12 +123,27 @@ class Database:
             min_size=1,
             max_size=size,
             max_inactive_connection_lifetime=300,
-            timeout=CONNECT_TIMEOUT,
-            command_timeout=STATEMENT_TIMEOUT,
-            statement_cache_size=self.settings.statement_cache_size,
             connection_class=_PooledConnection,
-            server_settings={"application_name": "longrun"},
+            **self._options("longrun"),
         )
+
+    def _options(self, name: str) -> dict[str, Any]:
+        return {
+            "timeout": CONNECT_TIMEOUT,
+            "command_timeout": STATEMENT_TIMEOUT,
+            "statement_cache_size": self.settings.statement_cache_size,
+            "server_settings": {"application_name": name},
+        }
+
+    def lane(self, name: str) -> Lane:
+        """A connection for one part of the replica, beside the pool.
+
+        Args:
+            name: shown in pg_stat_activity, after `longrun`.
+        """
+        made = Lane(lambda: asyncpg.connect(self._url, **self._options(f"longrun {name}")))
+        self._lanes.append(made)
+        return made
 
     async def _first_pool(self, size: int) -> asyncpg.Pool:
         for attempt in range(FIRST_CONNECT_TRIES):
@@ -131,12 +173,13 @@ class Database:
             )
 
     async def close(self) -> None:
-        for pool in (self._requests, self._log):
-            try:
-                async with asyncio.timeout(5):
-                    await pool.close()
-            except (TimeoutError, *GONE):
-                pool.terminate()
+        for lane in self._lanes:
+            lane.terminate()
+        try:
+            async with asyncio.timeout(5):
+                await self._requests.close()
+        except (TimeoutError, *GONE):
+            self._requests.terminate()
 
     async def connect_directly(self, name: str) -> asyncpg.Connection:
         """A connection outside the pools, on the direct URL. The caller closes it.
@@ -150,12 +193,6 @@ class Database:
             statement_cache_size=0,
             server_settings={"application_name": name},
         )
-
-    @contextlib.asynccontextmanager
-    async def log_connection(self) -> AsyncIterator[Connection]:
-        """A connection of the log's own pool; errors of asyncpg come out as they are."""
-        async with self._log.acquire(timeout=CONNECT_TIMEOUT) as connection:
-            yield connection
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

@@ -20,6 +20,7 @@ class EventLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lane = database.lane("hub")
 
     async def page(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
         """The chunks that end after `cursor` (-1: from the start), about `limit` bytes of them.
@@ -50,10 +51,9 @@ class EventLog:
         """
         query = self._database.queries.read_news
         with unavailable_if_gone():
-            async with self._database.log_connection() as connection:
-                rows = await connection.fetch(
-                    query, list(positions.keys()), list(positions.values()), limit
-                )
+            rows = await self._lane.fetch(
+                query, list(positions.keys()), list(positions.values()), limit
+            )
         found: dict[str, News] = {}
         for response_id, gone, first, last, data in rows:
             news = found.setdefault(response_id, News(gone))

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from longrun import metrics
 from longrun.errors import Fenced, LongrunError
 from longrun.protocol import Status
-from longrun.store.database import GONE, Connection, Database
+from longrun.store.database import GONE, Database
 from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.log_writer")
@@ -226,7 +226,8 @@ class LogWriter:
     def __init__(self, database: Database, committed: Callable[[str, list[Chunk]], None]) -> None:
         self.run_buffer_bytes = database.settings.run_buffer_bytes
         self._chunk_bytes = database.settings.chunk_bytes
-        self._database = database
+        self._queries = database.queries
+        self._lane = database.lane("log writer")
         self._committed = committed
         self._waiting: dict[RunLog, None] = {}
         self._work = asyncio.Event()
@@ -295,8 +296,7 @@ class LogWriter:
     async def _try(self, batch: list[_Share]) -> list[_Share]:
         """One append. Returns what is left to do: nothing."""
         started = time.perf_counter()
-        async with self._database.log_connection() as connection:
-            held = await self._append(connection, batch)
+        held = await self._append(batch)
         metrics.append_seconds.observe(time.perf_counter() - started)
         metrics.appends.inc()
         refused = []
@@ -316,8 +316,8 @@ class LogWriter:
             metrics.events_appended.inc(share.chunks[-1].last - share.chunks[0].first + 1)
             self._committed(share.run.response_id, share.chunks)
 
-    async def _append(self, connection: Connection, batch: list[_Share]) -> set[str]:
-        rows = await connection.fetch(self._database.queries.append_log, *_columns(batch))
+    async def _append(self, batch: list[_Share]) -> set[str]:
+        rows = await self._lane.fetch(self._queries.append_log, *_columns(batch))
         return {row["id"] for row in rows}
 
     async def _not_yet_committed(self, batch: list[_Share]) -> list[_Share]:
@@ -329,8 +329,7 @@ class LogWriter:
         if not batch:
             return []
         try:
-            async with self._database.log_connection() as connection:
-                found = await self._find(connection, batch)
+            found = await self._find(batch)
         except GONE:
             return batch
         for share in batch:
@@ -338,9 +337,8 @@ class LogWriter:
                 self._settle(share)
         return [share for share in batch if share.run.response_id not in found]
 
-    async def _find(self, connection: Connection, batch: list[_Share]) -> set[str]:
+    async def _find(self, batch: list[_Share]) -> set[str]:
         """The responses of a batch whose share of it is committed."""
-        queries = self._database.queries
         chunks = [
             (share.run.response_id, share.chunks[-1].last, share.run.attempt)
             for share in batch
@@ -351,8 +349,8 @@ class LogWriter:
             for share in batch
             if not share.chunks and share.first_step
         ]
-        rows = await connection.fetch(queries.find_chunks, *_transposed(chunks, 3))
-        rows += await connection.fetch(queries.find_steps, *_transposed(steps, 5))
+        rows = await self._lane.fetch(self._queries.find_chunks, *_transposed(chunks, 3))
+        rows += await self._lane.fetch(self._queries.find_steps, *_transposed(steps, 5))
         return {row["response_id"] for row in rows}
 
     async def _isolate(self, batch: list[_Share], error: Exception) -> list[_Share]:

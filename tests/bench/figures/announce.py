@@ -63,7 +63,7 @@ async def _write(
         runs = []
         for response_id in responses:
             database = await stack.enter_async_context(store.opened(url, SCHEMA))
-            replica = Writing(database, announcing=announcing)
+            replica = Writing(database, announcing=announcing, replicas=WRITERS + LISTENERS)
             await stack.enter_async_context(replica.running())
             runs.append(replica.writer.open(response_id, 1, 1))
         began = time.perf_counter()
