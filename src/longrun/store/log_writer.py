@@ -114,6 +114,16 @@ class RunLog:
         self._bytes += size
         self._writer.wake(self)
 
+    @property
+    def pending_bytes(self) -> int:
+        """What was appended and is not committed."""
+        return self._bytes
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether `ready` would wait, or raise."""
+        return self._bytes >= self._writer.run_buffer_bytes or self.lost is not None
+
     async def ready(self) -> None:
         """Wait until less is pending than `run_buffer_bytes`: the run is slowed, never cut.
 
@@ -134,10 +144,6 @@ class RunLog:
         while self._committed < target:
             await self._next_change()
         self._check()
-
-    @property
-    def pending_bytes(self) -> int:
-        return self._bytes
 
     def _check(self) -> None:
         if self.lost is not None:
