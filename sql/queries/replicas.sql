@@ -12,10 +12,10 @@ ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
 UPDATE longrun.replicas SET lease_until = now() WHERE id = $1;
 
 -- name: look_around
--- Everything that a replica has to notice, in one statement: of the others that hold responses,
+-- Everything that a replica has to notice, in one query: of the others that hold responses,
 -- whose lease ran out and whose lock is free; what waits, what is overdue, what of its own is no
--- longer its own; how many replicas are alive. `steady`: Postgres itself has been up for some time, so that leases
--- and locks mean something.
+-- longer its own; how many replicas are alive. `steady`: Postgres itself has been up for some
+-- time, so that leases and locks mean something.
 WITH others AS (
     SELECT replica.id, replica.lease_until FROM longrun.replicas AS replica
     WHERE replica.id <> $1 AND EXISTS (
