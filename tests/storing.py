@@ -20,10 +20,13 @@ REPLICA = "replica_of_the_tests"
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str, schema: str, **settings: Any) -> AsyncIterator[Database]:
+async def opened(
+    url: str, schema: str, *, listen_url: str | None = None, **settings: Any
+) -> AsyncIterator[Database]:
     """The pools of a replica, on a schema that may not be there yet."""
-    database = Database(Settings.load(schema=schema, **settings))
-    await database.open(url)
+    given = {"schema": schema, "listen_database_url": listen_url, **settings}
+    database = Database(Settings.load(**given))
+    await database.open(url, listen_url)
     try:
         yield database
     finally:

@@ -8,6 +8,9 @@ INSERT INTO longrun.replicas (id, hostname, pid, version, lease_until)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
 ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
 
+-- name: find_replica
+SELECT EXISTS (SELECT FROM longrun.replicas WHERE id = $1);
+
 -- name: end_lease
 UPDATE longrun.replicas SET lease_until = now() WHERE id = $1;
 

@@ -97,7 +97,7 @@ class Longrun:
         self._watch = Watch(
             self._worker,
             self._claims,
-            fit=lambda: self._listener.connected,
+            fit=lambda: self._listener.connected and self._lease.held,
             counted=self._announcer.adapt,
         )
         self._listener = Listener(
@@ -169,6 +169,8 @@ class Longrun:
             found.append("not running")
         if not self._listener.connected:
             found.append("LISTEN connection down")
+        if not self._lease.held:
+            found.append("lease not renewed")
         if self._writer.failing_since is not None:
             found.append("event log cannot be written")
         parts = [*self._store_parts.failing(), *self._work_parts.failing()]

@@ -271,28 +271,36 @@ async def read_along(mute: list[Replica]) -> None:
 async def test_5_a_replica_that_lost_its_run_cannot_write_to_it(
     two: list[Replica], database: Server, schema: str
 ) -> None:
-    """It goes on as if nothing were: its heartbeats go astray, and it hears of nothing."""
-    elsewhere = f"elsewhere_{schema}"
-    async with connected(database.url) as connection:
-        await connection.execute(f"CREATE DATABASE {elsewhere}")
-    listen_url = database.url.replace("@/postgres?", f"@/{elsewhere}?")
+    """It goes on as if nothing were: its heartbeats are cut off, and it hears of nothing."""
+    role, shared = f"direct_{schema}", schema_of(two[0])
+    listen_url = database.url.replace("//postgres@", f"//{role}@")
     assert listen_url != database.url
-    shared = schema_of(two[0])
-    with one_more(
-        two, database, LONGRUN_LISTEN_DATABASE_URL=listen_url, LONGRUN_LEASE_SECONDS="1"
-    ) as third:
-        response_id = await in_background(third, deltas=150, pause=0.02)
-        body = await read(stream_url(two[0], response_id))
-        assert check_complete(body, with_ids=True).types[-1] == "response.completed"
-        assert await read(stream_url(third, response_id)) == body
-        await eventually(lambda: runs_nothing(third))
-    await check_logs(database, shared)
     async with connected(database.url) as connection:
+        await connection.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
+        with one_more(
+            two, database, LONGRUN_LISTEN_DATABASE_URL=listen_url, LONGRUN_LEASE_SECONDS="1"
+        ) as third:
+            response_id = await in_background(third, deltas=150, pause=0.02)
+            await connection.execute(f"ALTER ROLE {role} NOLOGIN")
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role
+            )
+            body = await read(stream_url(two[0], response_id))
+            assert check_complete(body, with_ids=True).types[-1] == "response.completed"
+            assert await read(stream_url(third, response_id)) == body
+            await eventually(lambda: runs_nothing(third))
+            assert await metric(third, "longrun_fenced_total") >= 1
+            async with await Wire.open(f"{third.url}/readyz") as wire:
+                await wire.rest()
+            assert wire.status == 503
+            problems = json.loads(wire.body)["problems"]
+            assert {"LISTEN connection down", "lease not renewed"} <= set(problems)
+        await check_logs(database, shared)
         attempts = await connection.fetch(
             f'SELECT DISTINCT attempt FROM "{shared}".event_chunks WHERE response_id = $1',
             response_id,
         )
-        await connection.execute(f"DROP DATABASE {elsewhere} WITH (FORCE)")
+        await connection.execute(f"DROP ROLE {role}")
     assert {row["attempt"] for row in attempts} == {1, 2}
 
 

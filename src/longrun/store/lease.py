@@ -7,6 +7,7 @@ thread, an event loop and a connection of its own. A frozen process stops it; a 
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import threading
@@ -15,6 +16,8 @@ from typing import Final
 
 import asyncpg
 
+from longrun import metrics
+from longrun.errors import ConfigurationError
 from longrun.store.database import GONE, Database
 
 log = logging.getLogger("longrun.store.lease")
@@ -33,14 +36,25 @@ class Lease:
         self._seconds = database.settings.lease_seconds
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self.renewed = -math.inf
+        """When the last renewal that came through was asked for, by the monotonic clock."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the others can take this replica for alive, as far as it can know itself."""
+        return time.monotonic() - self.renewed < self._seconds
 
     async def begin(self) -> None:
         """Take the lease and keep it until `end`.
 
         Raises:
+            ConfigurationError: LONGRUN_LISTEN_DATABASE_URL leads to another database.
             Unavailable: Postgres is away.
         """
+        asked = time.monotonic()
         await self._database.execute(self._database.queries.renew_lease, *self._row, self._seconds)
+        self.renewed = asked
+        await self._check_direct_url()
         self._thread = threading.Thread(target=self._beat, name="longrun-lease", daemon=True)
         self._thread.start()
 
@@ -56,6 +70,32 @@ class Lease:
         with contextlib.suppress(Exception):
             await self._database.execute(self._database.queries.end_lease, self._row[0])
 
+    async def _check_direct_url(self) -> None:
+        """The row that was written through the pool must be seen over the direct connection:
+        elsewhere no announcement would be heard, and no lease renewed."""
+        if self._database.settings.listen_database_url is None:
+            return
+        try:
+            connection = await self._database.connect_directly("longrun lease")
+            try:
+                seen = await connection.fetchval(self._database.queries.find_replica, self._row[0])
+            finally:
+                connection.terminate()
+        except (*GONE, asyncpg.PostgresError, ValueError) as error:
+            # A ValueError, which GONE has too, says that the URL itself is wrong.
+            if isinstance(error, ValueError) or not isinstance(error, GONE):
+                raise ConfigurationError(
+                    f"LONGRUN_LISTEN_DATABASE_URL: cannot be used: {error}"
+                ) from error
+            # It may come back; until then /readyz says that nothing is heard.
+            log.warning("the direct connection is away: %s: %s", type(error).__name__, error)
+        else:
+            if not seen:
+                raise ConfigurationError(
+                    "LONGRUN_LISTEN_DATABASE_URL: leads to another database than"
+                    " LONGRUN_DATABASE_URL; it has to be a direct connection to the same one"
+                )
+
     def _beat(self) -> None:
         """The thread: renew, wait, renew, on a new connection whenever one is lost."""
         with asyncio.Runner() as runner:
@@ -64,6 +104,7 @@ class Lease:
                     runner.run(self._beat_on_one_connection())
                 except (*GONE, asyncpg.PostgresError) as error:
                     log.warning("heartbeat failed: %s: %s", type(error).__name__, error)
+                    metrics.part_restarts.labels("lease").inc()
                     self._ended.wait(0.5)
 
     async def _beat_on_one_connection(self) -> None:
@@ -71,12 +112,14 @@ class Lease:
         try:
             renew = await connection.prepare(self._database.queries.renew_lease)
             while not self._ended.is_set():
+                asked = time.monotonic()
                 await renew.fetch(
                     *self._row,
                     self._seconds,
                     # So that a connection that hangs is given up before the lease is.
                     timeout=self._seconds / BEATS_PER_LEASE,
                 )
+                self.renewed = asked
                 await asyncio.to_thread(self._ended.wait, self._seconds / BEATS_PER_LEASE)
         finally:
             connection.terminate()
