@@ -29,7 +29,6 @@ class Part:
     name: str
     run: Run
     failing: bool = False
-    restarts: int = 0
 
 
 @dataclass(slots=True)
@@ -72,7 +71,6 @@ async def _keep_running(part: Part, stop: asyncio.Event) -> None:
         finally:
             healed.cancel()
         part.failing = True
-        part.restarts += 1
         metrics.part_restarts.labels(part.name).inc()
         if loop.time() - started > LONGEST_BACKOFF:
             backoff = FIRST_BACKOFF

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from longrun.errors import Unavailable
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
-from longrun.store.announcer import GONE_MARK
 from longrun.store.events import News
 from longrun.store.log_writer import Chunk
 from longrun.supervision import Supervisor
@@ -390,8 +389,6 @@ class TestEveryReader:
                     await asyncio.sleep(deleted_at)
                     writing.cancel()
                     log.delete(ID)
-                    if log.chance.random() < 0.5:
-                        one.hub.announced(ID, GONE_MARK)
                 return [task.result() for task in reading]
 
         everything = [line for chunk in chunks for line in chunk.data.split(b"\n")]

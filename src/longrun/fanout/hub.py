@@ -16,7 +16,6 @@ from typing import Final
 from longrun import metrics
 from longrun.errors import Unavailable
 from longrun.protocol import ends_log
-from longrun.store.announcer import GONE_MARK
 from longrun.store.events import EventLog, News
 from longrun.store.log_writer import Chunk
 from longrun.supervision import also_on
@@ -187,11 +186,7 @@ class Hub:
     def announced(self, response_id: str, last: int) -> None:
         """Another replica (or this one) says that a log reaches `last`. A hint; sets flags only."""
         topic = self._topics.get(response_id)
-        if topic is None:
-            return
-        if last == GONE_MARK:
-            self._wake(topic)
-        elif last > topic.announced:
+        if topic is not None and last > topic.announced:
             topic.announced = last
             if topic.position is None:
                 topic.wake()

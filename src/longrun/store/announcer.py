@@ -32,10 +32,7 @@ with 20 ms and 0.82 with 50 ms, which is what this comes to for 32 replicas."""
 REFUSED_WAIT: Final = 1.0
 """Seconds until the next try while the notification queue is full."""
 
-_ANNOUNCEMENT: Final = re.compile(r"(.+):(-?[0-9]{1,19})", re.DOTALL)
-
-GONE_MARK: Final = -1
-"""Announced in place of a sequence number for a response that was deleted."""
+_ANNOUNCEMENT: Final = re.compile(r"(.+):([0-9]{1,19})", re.DOTALL)
 
 
 def events_channel(schema: str) -> str:
