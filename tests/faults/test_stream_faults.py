@@ -16,6 +16,7 @@ from longrun import cli
 from tests import servers
 from tests.postgres import Server
 from tests.reading import (
+    KEEPALIVE,
     Wire,
     check_complete,
     delete,
@@ -78,6 +79,25 @@ def connections_to(replica: Replica, port: int) -> list[object]:
     """The replica's own connections to a client's port, as the kernel sees them."""
     process = psutil.Process(replica.process.pid)
     return [c for c in process.net_connections("tcp") if c.raddr and c.raddr.port == port]
+
+
+class TestSlowPostgres:
+    async def test_a_stream_has_heartbeats_while_its_history_is_waited_for(
+        self, ground: Ground, database: Server
+    ) -> None:
+        with one_more(database, LONGRUN_KEEPALIVE_INTERVAL="0.2") as replica:
+            async with connected(database.url) as connection:
+                async with connection.transaction():
+                    # Postgres answers everything but what is in the log.
+                    await connection.execute("LOCK TABLE stream_faults.event_chunks")
+                    wire = await Wire.open(stream_url(replica, ground.long, 39_000))
+                    await wire.until(lambda body: body.count(KEEPALIVE) >= 5)
+                    assert not without_keepalives(wire.body)
+                async with wire:
+                    await wire.rest()
+            assert wire.complete
+            got = without_keepalives(wire.body)
+            assert got == await read(stream_url(ground.patient, ground.long, 39_000))
 
 
 class TestSlowReaders:

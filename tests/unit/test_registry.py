@@ -31,6 +31,10 @@ def generate():
     yield one
     yield two
 
+def breaks_off():
+    yield one
+    raise RuntimeError("no more")
+
 def needs_something(what):
     return one
 
@@ -113,6 +117,8 @@ class TestLoad:
             ("served:text", "is str"),
             ("served:number", "is int"),
             ("served:nothing", "is NoneType"),
+            ("served:wrong", "has 'two' among its agents: expected an agents.Agent, got str"),
+            ("served:breaks_off", "listing 'served:breaks_off' failed: RuntimeError: no more"),
         ],
     )
     def test_errors_name_the_string_and_what_is_wrong(self, string: str, said: str) -> None:
@@ -126,12 +132,12 @@ class TestLoad:
         with pytest.raises(ConfigurationError, match="coroutine"):
             load(["served:make_async"])
 
-    def test_something_else_in_a_list(self) -> None:
-        with pytest.raises(ConfigurationError, match="got str"):
-            Registry(load(["served:wrong"]))
-
 
 class TestRegistry:
+    def test_something_that_is_no_agent(self) -> None:
+        with pytest.raises(ConfigurationError, match="got str"):
+            Registry(["one"])  # type: ignore[list-item]
+
     def test_keeps_the_order(self) -> None:
         made = [Agent(name=name) for name in ("c", "a", "b")]
         registry = Registry(made)

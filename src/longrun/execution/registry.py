@@ -101,4 +101,16 @@ def _flatten(found: Any, string: str) -> list[Agent[Any]]:
             f"{string!r} is {type(found).__name__}: expected an agents.Agent, a list or dict of "
             "them, or a callable that returns one of these"
         )
-    return list(values)
+    try:
+        agents = list(values)
+    except Exception as error:
+        raise ConfigurationError(
+            f"listing {string!r} failed: {type(error).__name__}: {error}"
+        ) from error
+    for each in agents:
+        if not isinstance(each, Agent):
+            raise ConfigurationError(
+                f"{string!r} has {each!r} among its agents: expected an agents.Agent, "
+                f"got {type(each).__name__}"
+            )
+    return agents

@@ -53,6 +53,7 @@ class Tail:
         self._reader: Reader
         self._topic: Topic
         self._opened = False
+        self._looking: asyncio.Task[list[Chunk]] | None = None
 
     def __enter__(self) -> Self:
         self._reader = self._subscription.__enter__()
@@ -65,6 +66,10 @@ class Tail:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            # What became of it is of no interest, and asyncio need not complain that nobody asked.
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._subscription.__exit__(kind, error, traceback)
 
     async def next(self) -> list[Chunk] | None:
@@ -78,12 +83,14 @@ class Tail:
         deadline = asyncio.get_running_loop().time() + self._keepalive_interval
         while not (self.ended or self._reader.leaving):
             try:
-                block = await self._look()
+                block = await self._look_until(deadline)
             except Unavailable:
                 await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311
                 if asyncio.get_running_loop().time() > deadline:
                     return []
                 continue
+            if block is None:
+                return []
             if block:
                 return self._advance(block)
             if self._is_over():
@@ -96,11 +103,21 @@ class Tail:
                 return []
         return None
 
-    async def _look(self) -> list[Chunk]:
-        """What comes after the cursor: from the ring if it reaches back so far, else the log."""
+    async def _look_until(self, deadline: float) -> list[Chunk] | None:
+        """What comes after the cursor: from the ring if it reaches back so far, else the log.
+        None: Postgres takes longer to answer; the next call waits for the same answer."""
+        if self._looking is None:
+            if self._topic.covers(self.cursor):
+                return self._topic.after(self.cursor, self._page_bytes)
+            self._looking = asyncio.create_task(self._look_into_log())
+        left = deadline - asyncio.get_running_loop().time()
+        if not (await asyncio.wait((self._looking,), timeout=max(0, left)))[0]:
+            return None
+        looked, self._looking = self._looking, None
+        return looked.result()
+
+    async def _look_into_log(self) -> list[Chunk]:
         topic = self._topic
-        if topic.covers(self.cursor):
-            return topic.after(self.cursor, self._page_bytes)
         ring_was_ahead = topic.position is not None
         block = await self._log.page(self._response_id, self.cursor, self._page_bytes)
         if block:
