@@ -5,7 +5,7 @@ import subprocess
 
 import psutil
 
-from longrun.store.embedded import _package
+from longrun.store.cluster import installed_binaries
 from tests import postgres
 
 
@@ -14,7 +14,7 @@ class OwnPostgres:
 
     def __init__(self, server: postgres.Server) -> None:
         self.server = server
-        self._binaries = _package()[0]
+        self._binaries = installed_binaries()[0]
         owner = server.data.stat()
         self._user = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
         # The options of the first start, to be used for each that follows.

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from longrun.errors import ConfigurationError
-from longrun.store import embedded
+from longrun.store import cluster
 from longrun.store.embedded import EmbeddedPostgres
 
 SECONDS = 60.0
@@ -465,7 +465,7 @@ class TestProblems:
             EmbeddedPostgres.start(place / "file" / "data")
 
     def test_a_failed_initdb(self, new_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(embedded.SETTINGS, "max_connections", "many")
+        monkeypatch.setitem(cluster.SETTINGS, "max_connections", "many")
         with pytest.raises(ConfigurationError, match=r"could not be made.*(?s:.)*max_connections"):
             EmbeddedPostgres.start(new_dir)
         monkeypatch.undo()
@@ -489,7 +489,7 @@ def reachable_by_all(path: Path) -> bool:
 class TestNormalUserBesideRoot:
     @pytest.fixture(autouse=True)
     def _binaries_are_reachable(self) -> None:
-        binaries, _ = embedded._package()
+        binaries, _ = cluster.installed_binaries()
         if not reachable_by_all(binaries / "postgres"):
             pytest.skip(f"{binaries} cannot be reached by a normal user")
 

@@ -4,116 +4,37 @@ The rules are those of openai's `responses.stream()` (openai/lib/streaming/respo
 added before its deltas, deltas add up to the finished text, `done` keeps the identity of `added`.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Final
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError
+from longrun.execution.kinds import (
+    ANNOTATION,
+    CALL_EVENTS,
+    CALL_KEYS,
+    LISTS,
+    NEVER_IN_PROGRESS,
+    OWN_CALLS,
+    PART_EVENTS,
+    TEXT_OF_EVENT,
+    TEXT_OF_PART,
+    UNFINISHED,
+    WITH_CALL_ID,
+    WITH_STATUS,
+    JSONObject,
+    Text,
+    plain,
+    text_of,
+    with_detail,
+    with_lists,
+)
 
-JSONObject = dict[str, Any]
 Event = tuple[str, JSONObject]
-
-_WITH_CALL_ID: Final = frozenset(
-    {
-        "apply_patch_call",
-        "computer_call",
-        "custom_tool_call",
-        "function_call",
-        "local_shell_call",
-        "program",
-        "shell_call",
-        "tool_search_call",
-    }
-)
-
-_WITH_STATUS: Final = frozenset(
-    {
-        "computer_call_output",
-        "custom_tool_call_output",
-        "function_call",
-        "function_call_output",
-        "message",
-        "reasoning",
-        "shell_call_output",
-    }
-)
-"""Clients expect a status of these, though models and the SDK may leave it out."""
-
-_NEVER_IN_PROGRESS: Final = frozenset({"apply_patch_call_output", "program_output"})
-_UNFINISHED: Final = {"image_generation_call": "failed", "apply_patch_call": "in_progress"}
-"""What stands for the status `incomplete` where openai's type of an item does not know it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """One kind of streamed text: where it lies in its item and which events tell of it."""
-
-    part: str  # the part's type
-    key: str  # the part's key that holds the text
-    events: str  # `{events}.delta` and `{events}.done`
-    index: str  # the events' key for the part's place
-    parts: str  # `{parts}.added` and `{parts}.done`
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-_CONTENT: Final = "response.content_part"
-_SUMMARY: Final = "response.reasoning_summary_part"
-
-_TEXTS: Final = (
-    _Text(
-        "output_text", "text", "response.output_text", "content_index", _CONTENT, {"logprobs": []}
-    ),
-    _Text("refusal", "refusal", "response.refusal", "content_index", _CONTENT),
-    _Text("reasoning_text", "text", "response.reasoning_text", "content_index", _CONTENT),
-    _Text("summary_text", "text", "response.reasoning_summary_text", "summary_index", _SUMMARY),
-)
-_TEXT_OF_PART: Final = {text.part: text for text in _TEXTS}
-_TEXT_OF_EVENT: Final = {
-    f"{text.events}.{what}": (text, what) for text in _TEXTS for what in ("delta", "done")
-}
-_PART_EVENTS: Final = {
-    f"{parts}.{what}": (index, what)
-    for parts, index in ((_CONTENT, "content_index"), (_SUMMARY, "summary_index"))
-    for what in ("added", "done")
-}
-_CALL_KEYS: Final = {
-    "function_call": ("arguments", "response.function_call_arguments"),
-    "custom_tool_call": ("input", "response.custom_tool_call_input"),
-    "mcp_call": ("arguments", "response.mcp_call_arguments"),
-    "code_interpreter_call": ("code", "response.code_interpreter_call_code"),
-}
-_OWN_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
-"""Calls that are always streamed; those of hosted tools, if the model does so."""
-
-_CALL_EVENTS: Final = {
-    f"{events}.{what}": what for _, events in _CALL_KEYS.values() for what in ("delta", "done")
-}
-_LISTS: Final = (("summary", "summary_index"), ("content", "content_index"))
-_ANNOTATION: Final = "response.output_text.annotation.added"
-
-_ITEM_OF_EVENTS: Final = {
-    "response.output_text": "message",
-    "response.output_text.annotation": "message",
-    "response.refusal": "message",
-    "response.content_part": "message",
-    "response.reasoning_text": "reasoning",
-    "response.reasoning_summary_part": "reasoning",
-    "response.reasoning_summary_text": "reasoning",
-    "response.function_call_arguments": "function_call",
-    "response.custom_tool_call_input": "custom_tool_call",
-    "response.mcp_call_arguments": "mcp_call",
-    "response.code_interpreter_call_code": "code_interpreter_call",
-    "response.shell_call_command": "shell_call",
-    "response.shell_call_output_content": "shell_call_output",
-}
-"""What item an event is about; all others say it: `response.web_search_call.searching`."""
 
 
 @dataclass(slots=True)
 class _Part:
-    text: _Text
+    text: Text
     place: int  # among the item's parts of its index: ours, without gaps
     pieces: list[str] = field(default_factory=list)
     said: bool = False  # the text's own `done`
@@ -123,7 +44,7 @@ class _Part:
     def so_far(self) -> str:
         return "".join(self.pieces)
 
-    def takes(self, text: _Text | None) -> bool:
+    def takes(self, text: Text | None) -> bool:
         """Whether more of this kind of text may still be said."""
         return self.text is text and not self.said and not self.done
 
@@ -160,7 +81,7 @@ class OpenItem:
     def __init__(self, item: JSONObject, *, held: bool = False) -> None:
         self.item = item
         self.type: str = item.get("type", "message")
-        self.held = held or (self.type in _WITH_CALL_ID and not item.get("call_id"))
+        self.held = held or (self.type in WITH_CALL_ID and not item.get("call_id"))
         self.done = False
         self.finished = False
         self.output_index = -1
@@ -195,9 +116,9 @@ class OpenItem:
 
     def could_be(self, item: JSONObject) -> bool:
         """Whether all that was streamed of this item is the beginning of that one's texts."""
-        for key, index in _LISTS:
+        for key, index in LISTS:
             said = [part.so_far for part in self._in_order[index]]
-            texts = (_text_of(part) for part in item.get(key) or ())
+            texts = (text_of(part) for part in item.get(key) or ())
             whole = [text for text in texts if text is not None]
             if len(said) > len(whole) or not all(map(str.startswith, whole, said)):
                 return False
@@ -205,20 +126,20 @@ class OpenItem:
 
     def before(self, kind: str, fields: JSONObject) -> Iterable[Event]:
         """What has to be said before this event: a part never added, the rest of a text."""
-        if kind in _TEXT_OF_EVENT:
-            text, what = _TEXT_OF_EVENT[kind]
+        if kind in TEXT_OF_EVENT:
+            text, what = TEXT_OF_EVENT[kind]
             part = self._part(text.index, fields)
             if part is None or what == "done":
                 return self._before_text(text, what, fields)
-        elif kind in _PART_EVENTS and _PART_EVENTS[kind][1] == "done":
-            return self._before_part_done(_PART_EVENTS[kind][0], fields)
-        elif kind == _ANNOTATION and self._part("content_index", fields) is None:
-            return self._add(_TEXT_OF_PART["output_text"], fields["content_index"])
-        elif kind in _CALL_EVENTS and _CALL_EVENTS[kind] == "done" and not self._call_done:
+        elif kind in PART_EVENTS and PART_EVENTS[kind][1] == "done":
+            return self._before_part_done(PART_EVENTS[kind][0], fields)
+        elif kind == ANNOTATION and self._part("content_index", fields) is None:
+            return self._add(TEXT_OF_PART["output_text"], fields["content_index"])
+        elif kind in CALL_EVENTS and CALL_EVENTS[kind] == "done" and not self._call_done:
             return self._catch_up_call(fields)
         return ()
 
-    def _before_text(self, text: _Text, what: str, fields: JSONObject) -> Iterator[Event]:
+    def _before_text(self, text: Text, what: str, fields: JSONObject) -> Iterator[Event]:
         raw_index = fields[text.index]
         if (text.index, raw_index) not in self._parts:
             yield from self._add(text, raw_index)
@@ -228,7 +149,7 @@ class OpenItem:
 
     def _before_part_done(self, index: str, fields: JSONObject) -> Iterator[Event]:
         raw = plain(fields.get("part") or {})
-        text = _TEXT_OF_PART.get(raw.get("type", ""))
+        text = TEXT_OF_PART.get(raw.get("type", ""))
         part = self._part(index, fields)
         if part is None and text is not None and text.index == index:
             yield from self._add(text, fields[index])
@@ -238,20 +159,20 @@ class OpenItem:
 
     def take(self, kind: str, fields: JSONObject) -> bool:
         """Note an event, and put our index into it. False: it must not go out."""
-        if kind in _TEXT_OF_EVENT:
+        if kind in TEXT_OF_EVENT:
             return self._take_text(kind, fields)
-        if kind in _PART_EVENTS:
+        if kind in PART_EVENTS:
             return self._take_part(kind, fields)
-        if kind == _ANNOTATION:
+        if kind == ANNOTATION:
             part = self._parts["content_index", fields["content_index"]]
             fields["content_index"] = part.place
             return part.text.part == "output_text" and not part.done
-        if kind in _CALL_EVENTS:
+        if kind in CALL_EVENTS:
             return self._take_call(kind, fields)
         return True
 
     def _take_text(self, kind: str, fields: JSONObject) -> bool:
-        text, what = _TEXT_OF_EVENT[kind]
+        text, what = TEXT_OF_EVENT[kind]
         part = self._parts[text.index, fields[text.index]]
         if not part.takes(text):
             return False
@@ -269,10 +190,10 @@ class OpenItem:
         return True
 
     def _take_part(self, kind: str, fields: JSONObject) -> bool:
-        index, what = _PART_EVENTS[kind]
+        index, what = PART_EVENTS[kind]
         part = self._part(index, fields)
         raw = plain(fields.get("part") or {})
-        text = _TEXT_OF_PART.get(raw.get("type", ""))
+        text = TEXT_OF_PART.get(raw.get("type", ""))
         if text is None or text.index != index:
             return False
         if what == "added":
@@ -292,7 +213,7 @@ class OpenItem:
     def _take_call(self, kind: str, fields: JSONObject) -> bool:
         if self._call_done:
             return False
-        if _CALL_EVENTS[kind] == "delta":
+        if CALL_EVENTS[kind] == "delta":
             if fields.get("delta") is None:
                 return False
             self._call_pieces.append(fields["delta"])
@@ -311,7 +232,7 @@ class OpenItem:
         if item is not None:
             if self.type in ("message", "reasoning"):
                 yield from self._rest_of_parts(item)
-            elif (self.type in _OWN_CALLS or self._call_pieces) and not self._call_done:
+            elif (self.type in OWN_CALLS or self._call_pieces) and not self._call_done:
                 self._call_done = True
                 yield from self._catch_up_call(item)
                 yield self._call_end(item)
@@ -319,10 +240,10 @@ class OpenItem:
             yield from self._finish(part, part.so_far)
 
     def _rest_of_parts(self, item: JSONObject) -> Iterator[Event]:
-        for key, index in _LISTS:
+        for key, index in LISTS:
             place = -1
             for raw in item.get(key) or ():
-                text = _TEXT_OF_PART.get(raw.get("type", ""))
+                text = TEXT_OF_PART.get(raw.get("type", ""))
                 if text is None or text.index != index:
                     continue
                 place += 1
@@ -333,26 +254,26 @@ class OpenItem:
                     yield from self._finish(part, raw.get(text.key) or "", raw)
 
     def _catch_up_call(self, item: JSONObject) -> Iterator[Event]:
-        key, events = _CALL_KEYS[self.type]
+        key, events = CALL_KEYS[self.type]
         missing = _missing(item.get(key) or "", "".join(self._call_pieces))
         if missing:
             self._call_pieces.append(missing)
             yield f"{events}.delta", {"delta": missing}
 
     def _call_end(self, item: JSONObject) -> Event:
-        key, events = _CALL_KEYS[self.type]
+        key, events = CALL_KEYS[self.type]
         done = {key: item.get(key) or ""}
         if self.type == "function_call":
             done["name"] = item.get("name") or ""
         return f"{events}.done", done
 
-    def _new_part(self, text: _Text, raw_index: Hashable) -> _Part:
+    def _new_part(self, text: Text, raw_index: Hashable) -> _Part:
         siblings = self._in_order[text.index]
         part = self._parts[text.index, raw_index] = _Part(text, len(siblings))
         siblings.append(part)
         return part
 
-    def _add(self, text: _Text, raw_index: Hashable) -> Iterator[Event]:
+    def _add(self, text: Text, raw_index: Hashable) -> Iterator[Event]:
         part = self._new_part(text, raw_index)
         yield f"{text.parts}.added", part.at(part=part.as_json(""))
 
@@ -380,8 +301,8 @@ class OpenItem:
             item["summary"] = self._shown("summary_index")
             if self._in_order["content_index"]:
                 item["content"] = self._shown("content_index")
-        elif self.type in _CALL_KEYS:
-            item[_CALL_KEYS[self.type][0]] = "".join(self._call_pieces)
+        elif self.type in CALL_KEYS:
+            item[CALL_KEYS[self.type][0]] = "".join(self._call_pieces)
         return item
 
     def _shown(self, index: str) -> list[JSONObject]:
@@ -397,11 +318,11 @@ def opened_item(item: JSONObject, item_id: str) -> JSONObject:
     elif kind == "reasoning":
         opened["summary"] = []
         opened.pop("content", None)
-    elif kind in _CALL_KEYS:
-        opened[_CALL_KEYS[kind][0]] = ""
+    elif kind in CALL_KEYS:
+        opened[CALL_KEYS[kind][0]] = ""
     elif isinstance(opened.get("output"), list):
-        opened["output"] = [_with_detail(part) for part in opened["output"]]
-    if (kind in _WITH_STATUS or "status" in opened) and kind not in _NEVER_IN_PROGRESS:
+        opened["output"] = [with_detail(part) for part in opened["output"]]
+    if (kind in WITH_STATUS or "status" in opened) and kind not in NEVER_IN_PROGRESS:
         opened["status"] = "in_progress"
     return opened
 
@@ -415,68 +336,14 @@ def finished_item(shown: OpenItem, item: JSONObject | None, status: str) -> JSON
         finished.setdefault("role", "assistant")
     elif kind == "reasoning":
         finished["summary"] = finished.get("summary") or []
-    elif kind in _OWN_CALLS:
-        finished[_CALL_KEYS[kind][0]] = finished.get(_CALL_KEYS[kind][0]) or ""
+    elif kind in OWN_CALLS:
+        finished[CALL_KEYS[kind][0]] = finished.get(CALL_KEYS[kind][0]) or ""
     elif isinstance(finished.get("output"), list):
-        finished["output"] = [_with_detail(part) for part in finished["output"]]
+        finished["output"] = [with_detail(part) for part in finished["output"]]
     unfinished = item is None or finished.get("status") in (None, "in_progress")
-    if unfinished and (kind in _WITH_STATUS or "status" in finished):
-        finished["status"] = _UNFINISHED.get(kind, status) if status == "incomplete" else status
+    if unfinished and (kind in WITH_STATUS or "status" in finished):
+        finished["status"] = UNFINISHED.get(kind, status) if status == "incomplete" else status
     return finished
-
-
-def item_of_event(kind: str, fields: JSONObject) -> str:
-    """The type of the item that an event is about."""
-    if kind.startswith(_CONTENT) and plain(fields.get("part") or {}).get("type") == (
-        "reasoning_text"
-    ):
-        return "reasoning"
-    return _item_of_kind(kind)
-
-
-@cache
-def _item_of_kind(kind: str) -> str:
-    events = kind.rpartition(".")[0]
-    return _ITEM_OF_EVENTS.get(events) or events.removeprefix("response.")
-
-
-def texts_of(message: JSONObject) -> list[Any]:
-    """What a message says, part by part."""
-    return [part.get("text") or part.get("refusal") for part in message.get("content") or ()]
-
-
-def with_lists(part: JSONObject) -> JSONObject:
-    """A content part with the lists that clients iterate over without asking."""
-    if part.get("type") != "output_text":
-        return part
-    part = {"annotations": [], "logprobs": [], **part}
-    for key in ("annotations", "logprobs"):
-        if part[key] is None:
-            part[key] = []
-    return part
-
-
-def plain(raw: Any) -> JSONObject:
-    """A model object, or a dict, as a dict of JSON values."""
-    if isinstance(raw, BaseModel):
-        try:
-            return raw.model_dump(mode="json", exclude_unset=True, warnings=False)
-        except (UnicodeError, PydanticSerializationError):
-            return raw.model_dump(exclude_unset=True, warnings=False)
-    return dict(raw)
-
-
-def _text_of(part: JSONObject) -> str | None:
-    """What a part says; None of kinds that are not streamed."""
-    text = _TEXT_OF_PART.get(part.get("type", ""))
-    return None if text is None else part.get(text.key) or ""
-
-
-def _with_detail(part: Any) -> Any:
-    """A part of a tool's output; the SDK leaves out what openai's type of a picture demands."""
-    if isinstance(part, dict) and part.get("type") == "input_image":
-        return {"detail": "auto", **part}
-    return part
 
 
 def _catch_up(part: _Part, whole: str) -> Iterator[Event]:

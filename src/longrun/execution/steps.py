@@ -20,8 +20,8 @@ from openai.types.responses import Response, ResponseCompletedEvent
 
 from longrun.errors import LongrunError
 from longrun.execution.context import Current, is_at_most_once, within
-from longrun.execution.items import plain
 from longrun.execution.journal import Journal, Scope, fingerprint
+from longrun.execution.kinds import plain
 from longrun.execution.results import (
     decode_model_response,
     decode_response,
