@@ -44,6 +44,10 @@ log = logging.getLogger("longrun")
 READERS_LEAVE_WITHIN = 0.9
 """The part of a drain by whose end all readers are gone."""
 
+STORE_WAIT = 2.0
+"""Seconds after a drain in which the log is written to its end. What does not get into it is
+done again by whoever carries the run on, as if this process had been killed."""
+
 LISTEN_WAIT = 5.0
 """Seconds that a start waits for LISTEN; without it readers would only be slower."""
 
@@ -213,7 +217,7 @@ class Longrun:
                 self.drain()
                 await work
                 self._stop_store.set()
-                await asyncio.wait([store], timeout=self.settings.drain_seconds)
+                await asyncio.wait([store], timeout=STORE_WAIT)
                 store.cancel()
                 self._running = False
 

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from longrun import metrics
 from longrun.errors import LongrunError
@@ -88,3 +89,8 @@ def also_on(stop: asyncio.Event, call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         waiting.cancel()
+
+
+def let_go(task: asyncio.Task[Any]) -> None:
+    """Nobody will ask what became of a task: asyncio need not complain of its exception."""
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

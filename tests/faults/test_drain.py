@@ -13,6 +13,7 @@ from tests import postgres
 from tests.faults.ground import Balancer, Follower, Ground, following, ground
 from tests.reading import Wire, eventually, parse, stream_url
 from tests.servers import Replica
+from tests.storing import locked, waiting_for_locks
 
 
 @pytest.fixture
@@ -182,6 +183,28 @@ async def test_a_tool_that_cannot_be_stopped_does_not_hold_the_process(found: Gr
 
 
 # -- a rolling restart --------------------------------------------------------------------
+
+
+async def test_a_postgres_that_does_not_answer_does_not_hold_the_process(found: Ground) -> None:
+    """The runs can neither write nor be handed over; whoever comes next carries them on."""
+    (one,) = found.start(1, LONGRUN_DRAIN_SECONDS="2")
+    ids = await found.submit(one, 3, gates=("in a",))
+    await found.reach(ids, "in a")
+    async with locked(found.database.url, found.schema, *ids):
+        found.open("in a")
+        await eventually(lambda: waits_for_a_lock(found))
+        one.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(one.wait, 20) == 0
+    assert "Traceback" not in one.output()
+    (two,) = found.start()
+    async with following([two], ids) as followers:
+        pass
+    for follower in followers:
+        await found.check(follower.response_id)
+
+
+async def waits_for_a_lock(found: Ground) -> bool:
+    return await waiting_for_locks(found.database.url) > 0
 
 
 async def test_a_rolling_restart_loses_nothing(found: Ground) -> None:

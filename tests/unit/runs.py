@@ -76,12 +76,17 @@ class Commits:
 
 
 async def run(
-    agent: Agent[Any], asked: RunRequest | None = None, *, cancel_after: int | None = None
+    agent: Agent[Any],
+    asked: RunRequest | None = None,
+    *,
+    cancel_after: int | None = None,
+    later: int = 0,
 ) -> Commits:
     """A whole run, its first attempt.
 
     Args:
         cancel_after: abandon it once so many events are committed.
+        later: and the other tasks have had so many turns since.
     """
     sdk.install(tracing=False)
     asked = asked or request()
@@ -100,6 +105,8 @@ async def run(
     task = asyncio.create_task(producing.execute())
     if cancel_after is not None:
         while len(commits.lines) < cancel_after and not task.done():
+            await asyncio.sleep(0)
+        for _ in range(later):
             await asyncio.sleep(0)
         producing.abandon()
     await task
@@ -142,10 +149,15 @@ def check(commits: Commits, **how: Any) -> oracle.Stream:
 
 
 class Played(Model):
-    """Streams prepared turns, one after the other: dicts as a provider sends them, or objects."""
+    """Streams prepared turns, one after the other: dicts as a provider sends them, or objects.
 
-    def __init__(self, *turns: Sequence[Any]) -> None:
+    Args:
+        pause: how often the other tasks have their turn before each event.
+    """
+
+    def __init__(self, *turns: Sequence[Any], pause: int = 1) -> None:
         self.turns = list(turns)
+        self.pause = pause
         self.asked: list[Any] = []
 
     async def get_response(
@@ -163,7 +175,8 @@ class Played(Model):
                 raise event
             made = raw(event) if isinstance(event, dict) else event
             # Models behind a socket give other tasks their turn between events.
-            await asyncio.sleep(0)
+            for _ in range(self.pause):
+                await asyncio.sleep(0)
             yield made
             if isinstance(made, ResponseCompletedEvent):
                 return

@@ -1,6 +1,8 @@
 """Whole runs of the real SDK: its stream, through the run, makes one response."""
 
 import asyncio
+import gc
+import itertools
 import json
 from typing import Any
 
@@ -365,11 +367,19 @@ class TestEnds:
         assert "secret" not in str(stream.events)
 
     async def test_abandoned_at_any_moment(self) -> None:
-        """The log is a prefix of a stream, and nothing more is written."""
-        for stop in range(3, 30, 3):
-            played = agent(turn(reasoning("Hm."), call(index=1)), turn(message("Hello, world.")))
-            commits = await runs.run(played, cancel_after=stop)
+        """The log is a prefix of a stream, nothing more is written, and asyncio has nothing to
+        complain of: that a task failed, and nobody asked why."""
+        complaints: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        for stop, later in itertools.product(range(3, 30), range(0, 24, 3)):
+            turns = turn(reasoning("Hm."), call(index=1)), turn(message("Hello, world."))
+            played = Agent(name="agent", model=Played(*turns, pause=20), tools=[search])
+            commits = await runs.run(played, cancel_after=stop, later=later)
             runs.check(commits, ended=b'"response.completed"' in commits.lines[-1])
+        gc.collect()
+        await asyncio.sleep(0)
+        assert complaints == []
 
 
 class TestParameters:

@@ -41,6 +41,7 @@ from longrun.execution.steps import ReplayedTurn, Steps
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.log_writer import Ending, RunLog, Step
+from longrun.supervision import let_go
 
 log = logging.getLogger("longrun.execution.run")
 
@@ -310,10 +311,12 @@ def _explain(error: Exception, max_turns: int) -> tuple[str, str]:
 async def _stop(result: RunResultStreaming) -> None:
     """Really stop what the SDK still does for a run that nobody reads any more."""
     task = result.run_loop_task
-    if task is None or task.done():
+    if task is None:
         return
-    result.cancel()
-    await asyncio.wait([task], timeout=STOP_WAIT)
+    let_go(task)
+    if not task.done():
+        result.cancel()
+        await asyncio.wait([task], timeout=STOP_WAIT)
 
 
 class _ToolEnds(RunHooks[Any]):

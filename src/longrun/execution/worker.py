@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from longrun import metrics
 from longrun.errors import Fenced, LongrunError, Unavailable
@@ -30,6 +30,8 @@ from longrun.store.responses import NewResponse, Responses
 log = logging.getLogger("longrun.execution.worker")
 
 JSONObject = dict[str, Any]
+
+T = TypeVar("T")
 
 LAST_MOMENT: Final = 0.5
 """Seconds before the end of a drain at which runs are handed over wherever they are."""
@@ -70,7 +72,7 @@ class Worker:
         self._live: dict[str, Run] = {}
         self._ending: dict[str, int] = {}
         self._creating: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._suspected: set[str] = set()
         self.work_waits = False
@@ -85,6 +87,7 @@ class Worker:
             finally:
                 self._group = None
             await self._drain()
+            await self._drop()
 
     # -- what http calls ------------------------------------------------------------------
 
@@ -137,7 +140,7 @@ class Worker:
         fenced by it, and told to stop.
         """
         # A task of the worker's: the caller may go away, the end must come all the same.
-        task = self._hosting().create_task(self._cancel(response_id))
+        task = self._track(self._hosting().create_task(self._cancel(response_id)))
         outcome = await asyncio.shield(task)
         if isinstance(outcome, Exception):
             raise outcome
@@ -156,7 +159,7 @@ class Worker:
     def cancel_soon(self, response_id: str) -> None:
         """The same for a caller that cannot wait."""
         with contextlib.suppress(Unavailable):
-            self._hosting().create_task(self._cancel(response_id))
+            self._track(self._hosting().create_task(self._cancel(response_id)))
 
     # -- what the watch calls -------------------------------------------------------------
 
@@ -328,9 +331,13 @@ class Worker:
         if self._group is None:
             work.close()
             return
-        task = self._group.create_task(_logged(work))
+        self._track(self._group.create_task(_logged(work)))
+
+    def _track(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
+        """The drain waits for it, and drops it if it takes too long."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _execute(self, run: Run) -> None:
         metrics.runs.inc()
@@ -356,6 +363,15 @@ class Worker:
         for run in list(self._live.values()):
             run.leave()
         await self._until_idle(LAST_WAIT)
+
+    async def _drop(self) -> None:
+        """What is not done by now waits for a Postgres that does not answer. This process ends all
+        the same: the others take its runs by the lease that it gives up, or that runs out."""
+        while self._tasks:
+            log.warning("giving up %d runs that could not be handed over", len(self._tasks))
+            for task in self._tasks:
+                task.cancel()
+            await self._until_idle(1.0)
 
     async def _until_idle(self, seconds: float) -> None:
         if self._tasks and seconds > 0:

@@ -14,6 +14,7 @@ from longrun.fanout.hub import Hub, Reader, Topic
 from longrun.protocol import ends_log
 from longrun.store.events import EventLog
 from longrun.store.log_writer import Chunk
+from longrun.supervision import let_go
 
 RETRY: Final = 0.5
 """Seconds, on average, between looks at a Postgres that is away."""
@@ -68,8 +69,7 @@ class Tail:
     ) -> None:
         if self._looking is not None:
             self._looking.cancel()
-            # What became of it is of no interest, and asyncio need not complain that nobody asked.
-            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+            let_go(self._looking)
         self._subscription.__exit__(kind, error, traceback)
 
     async def next(self) -> list[Chunk] | None:

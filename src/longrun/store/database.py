@@ -17,6 +17,7 @@ log = logging.getLogger("longrun.store")
 OLDEST_POSTGRES: Final = 140000
 CONNECT_TIMEOUT: Final = 10.0
 STATEMENT_TIMEOUT: Final = 30.0
+CLOSE_TIMEOUT: Final = 1.0
 FIRST_CONNECT_TRIES: Final = 6
 
 GONE: Final = (
@@ -176,7 +177,7 @@ class Database:
         for lane in self._lanes:
             lane.terminate()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._requests.close()
         except (TimeoutError, *GONE):
             self._requests.terminate()

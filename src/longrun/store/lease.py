@@ -24,7 +24,8 @@ log = logging.getLogger("longrun.store.lease")
 
 BEATS_PER_LEASE: Final = 3
 
-THREAD_WAIT: Final = 5.0
+END_WAIT: Final = 1.0
+"""Seconds for each of two: the heartbeat's end, and the lease's. Both wait for Postgres only."""
 
 
 class Lease:
@@ -61,14 +62,15 @@ class Lease:
     async def end(self) -> None:
         """Give the lease up: what this replica still holds may be taken at once."""
         self._ended.set()
-        deadline = time.monotonic() + THREAD_WAIT
+        deadline = time.monotonic() + END_WAIT
         while self._thread is not None and self._thread.is_alive():
             # Not joined in another thread: tools may have taken all of them.
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)
         with contextlib.suppress(Exception):
-            await self._database.execute(self._database.queries.end_lease, self._row[0])
+            async with asyncio.timeout(END_WAIT):
+                await self._database.execute(self._database.queries.end_lease, self._row[0])
 
     async def _check_direct_url(self) -> None:
         """The row that was written through the pool must be seen over the direct connection:
