@@ -22,12 +22,14 @@ from openai.types.responses import ResponseStreamEvent
 from tests.servers import Replica
 
 KEEPALIVE = b": keepalive\n"
+RETRY = b"retry: 1000\n"
 DONE = b"data: [DONE]\n\n"
 TERMINAL = frozenset({"response.completed", "response.failed", "response.incomplete"})
 TERMINAL_STATUSES = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
 _PART = re.compile(
     rb"(?P<keepalive>: keepalive\n)"
+    rb"|(?P<retry>retry: [0-9]+\n)(?=event: )"
     rb"|event: (?P<type>[a-z_.]+)\n(?:id: (?P<id>[0-9]+)\n)?data: (?P<data>\{[^\n]*\})\n\n"
     rb"|(?P<done>data: \[DONE\]\n\n)"
 )
@@ -90,17 +92,20 @@ def parse(body: bytes | bytearray) -> Reading:
             frames.append(Frame(part["type"].decode(), number, part["data"], part[0]))
         elif part["done"] is not None:
             done = True
+        elif part["retry"] is not None:
+            assert not frames, "retry: stands in the first frame alone"
         else:
             keepalives += 1
     return Reading(frames, keepalives, done, body[at:])
 
 
-def without_keepalives(body: bytes | bytearray) -> bytes:
-    """The frames alone, for comparing bodies byte for byte."""
+def frames_alone(body: bytes | bytearray) -> bytes:
+    """The frames alone, for comparing bodies byte for byte: without `retry:` too."""
+    whole = bytes(body).replace(RETRY, b"", 1)
     return (
-        bytes(body)
-        if KEEPALIVE not in body
-        else b"".join(line for line in bytes(body).splitlines(keepends=True) if line != KEEPALIVE)
+        whole
+        if KEEPALIVE not in whole
+        else b"".join(line for line in whole.splitlines(keepends=True) if line != KEEPALIVE)
     )
 
 
@@ -390,7 +395,7 @@ async def read(url: str, headers: dict[str, str] | None = None, timeout: float =
         await wire.rest(timeout)
         assert wire.status == 200, bytes(wire.body)
         assert wire.complete
-        return without_keepalives(wire.body)
+        return frames_alone(wire.body)
 
 
 def rest_of(frames: Sequence[Frame], cursor: int) -> bytes:

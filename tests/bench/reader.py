@@ -19,7 +19,7 @@ TIMEOUT: Final = 60.0
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _FRAME: Final = re.compile(
-    rb"event: (?P<type>[a-z_.]+)\nid: (?P<id>\d+)\ndata: (?P<data>[^\n]*)\n\n"
+    rb"(?:retry: \d+\n)?event: (?P<type>[a-z_.]+)\nid: (?P<id>\d+)\ndata: (?P<data>[^\n]*)\n\n"
     rb"|: keepalive\n|data: (?P<done>\[DONE\])\n\n"
 )
 _CLOCK: Final = re.compile(rb'"delta":"(\d{9,}) "')

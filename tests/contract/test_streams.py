@@ -19,13 +19,13 @@ from tests.reading import (
     delete,
     event_models,
     finished,
+    frames_alone,
     in_background,
     parse,
     read,
     rest_of,
     script,
     stream_url,
-    without_keepalives,
 )
 from tests.servers import Replica
 
@@ -61,7 +61,7 @@ async def post_stream(replica: Replica, **body: Any) -> bytes:
         await wire.rest()
         assert wire.status == 200, bytes(wire.body)
         assert wire.complete
-        return without_keepalives(wire.body)
+        return frames_alone(wire.body)
 
 
 def test_the_models_of_all_events_are_known() -> None:
@@ -126,6 +126,20 @@ class TestOnTheWire:
             assert wire.headers["content-type"].startswith("text/event-stream")
             assert wire.headers["cache-control"] == "no-cache"
             assert wire.headers["x-accel-buffering"] == "no"
+
+    async def test_browsers_are_told_when_to_come_back(self, two: list[Replica]) -> None:
+        """In the first frame, whatever it is; and where there is EventSource, on GET streams."""
+        response_id = (await create(two[0], "hi"))["id"]
+        for after in (None, 2):
+            async with await Wire.open(stream_url(two[1], response_id, after)) as got:
+                await got.rest()
+            assert got.body.startswith(b"retry: 1000\nevent: ")
+            assert got.body.count(b"retry: ") == 1
+        async with await Wire.open(
+            f"{two[0].base_url}/responses", method="POST", json={"input": "hi", "stream": True}
+        ) as posted:
+            await posted.rest()
+        assert b"retry: " not in posted.body
 
     async def test_the_same_at_the_root(self, two: list[Replica]) -> None:
         body = {"input": "hi", "stream": True}
@@ -354,7 +368,7 @@ class TestHeartbeat:
         assert 3 <= reading.keepalives <= 12
         assert KEEPALIVE + b"\n" not in wire.body
         assert wire.body.count(KEEPALIVE) == reading.keepalives
-        check_complete(without_keepalives(wire.body), with_ids=False)
+        check_complete(frames_alone(wire.body), with_ids=False)
 
     async def test_openai_reads_over_them(self, tight: Replica) -> None:
         async with (

@@ -22,6 +22,7 @@ from tests.reading import (
     delete,
     eventually,
     finished,
+    frames_alone,
     in_background,
     metric,
     parse,
@@ -29,7 +30,6 @@ from tests.reading import (
     rest_of,
     script,
     stream_url,
-    without_keepalives,
 )
 from tests.servers import Replica
 from tests.storing import add_history, connected, migrated, terminate
@@ -92,11 +92,11 @@ class TestSlowPostgres:
                     await connection.execute("LOCK TABLE stream_faults.event_chunks")
                     wire = await Wire.open(stream_url(replica, ground.long, 39_000))
                     await wire.until(lambda body: body.count(KEEPALIVE) >= 5)
-                    assert not without_keepalives(wire.body)
+                    assert not frames_alone(wire.body)
                 async with wire:
                     await wire.rest()
             assert wire.complete
-            got = without_keepalives(wire.body)
+            got = frames_alone(wire.body)
             assert got == await read(stream_url(ground.patient, ground.long, 39_000))
 
 
@@ -113,7 +113,7 @@ class TestSlowReaders:
             wire.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             await wire.rest()
         assert wire.complete
-        assert without_keepalives(wire.body) == await read(stream_url(ground.hasty, ground.long))
+        assert frames_alone(wire.body) == await read(stream_url(ground.hasty, ground.long))
 
     async def test_one_that_stalls_for_too_long_is_cut_and_can_resume(self, ground: Ground) -> None:
         before = await metric(ground.hasty, "longrun_reader_timeouts_total")
@@ -127,7 +127,7 @@ class TestSlowReaders:
         assert not wire.complete
         assert await metric(ground.hasty, "longrun_reader_timeouts_total") == before + 1
         whole = await read(stream_url(ground.patient, ground.long))
-        kept = bytes(wire.body[: wire.body.rfind(b"\n\n") + 2])
+        kept = frames_alone(wire.body[: wire.body.rfind(b"\n\n") + 2])
         last = parse(kept).numbers[-1]
         assert last < 40_000
         assert kept + await read(stream_url(ground.patient, ground.long, last)) == whole
@@ -170,7 +170,7 @@ class TestSlowReaders:
                 assert parse(whole).numbers == list(range(len(parse(whole).frames)))
                 stalled.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
                 await stalled.rest()
-                assert without_keepalives(stalled.body) == whole
+                assert frames_alone(stalled.body) == whole
 
 
 async def reads(replica: Replica, readers: float) -> bool:
@@ -288,7 +288,7 @@ class TestStop:
             "in_progress",
             "completed",
         ]
-        assert whole.startswith(without_keepalives(wire.body))
+        assert whole.startswith(frames_alone(wire.body))
 
 
 async def goes_on(replica: Replica, response_id: str, cursor: int) -> None:

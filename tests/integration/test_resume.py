@@ -11,13 +11,13 @@ from tests.reading import (
     check_complete,
     create,
     finished,
+    frames_alone,
     in_background,
     parse,
     read,
     rest_of,
     script,
     stream_url,
-    without_keepalives,
 )
 from tests.servers import Replica
 
@@ -40,7 +40,7 @@ async def read_in_pieces(
         async with asyncio.timeout(60), await Wire.open(url) as wire:
             while wire.frames < wanted and await wire.more():
                 pass
-        piece = first_frames(without_keepalives(wire.body), wanted)
+        piece = first_frames(frames_alone(wire.body), wanted)
         collected += piece
         cursor += piece.count(b"\n\n")
         connections += 1
@@ -113,7 +113,7 @@ class TestFullSpeed:
             while await wire.more():
                 while moments and moments[0] <= wire.frames:
                     attach(moments.pop(0))
-        observed = without_keepalives(wire.body)
+        observed = frames_alone(wire.body)
         assert len(readers) == 60
         whole = await read(stream_url(two[0], response_id))
         reading = parse(whole)

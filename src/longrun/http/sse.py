@@ -15,6 +15,10 @@ comes after an `id:` line."""
 
 DONE: Final = b"data: [DONE]\n\n"
 
+RETRY: Final = b"retry: 1000\n"
+"""Has EventSource come back after a second, where browsers would wait 3 to 5. The first line of a
+frame, as it crashes openai-python where it stands alone."""
+
 _TYPE_AT: Final = len(b'{"type":"')
 
 

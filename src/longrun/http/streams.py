@@ -61,9 +61,14 @@ class EventStream:
             self._disconnected()
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
+        before_first = sse.RETRY if self._with_ids else b""
         with self._tail as tail:
             while (block := await tail.next()) is not None:
-                body = sse.frames(block, with_ids=self._with_ids) if block else sse.KEEPALIVE
+                if block:
+                    body = before_first + sse.frames(block, with_ids=self._with_ids)
+                    before_first = b""
+                else:
+                    body = sse.KEEPALIVE
                 # Nothing of the log is held while a slow client takes its time.
                 del block
                 if not await self._deliver(scope, send, body):
