@@ -150,6 +150,42 @@ async def waiting_for_locks(url: str) -> int:
         )
 
 
+class Direct:
+    """A way to the server that can be cut: a role of its own, for direct connections.
+
+    Attributes:
+        url: for LONGRUN_LISTEN_DATABASE_URL.
+    """
+
+    def __init__(self, connection: asyncpg.Connection, url: str, role: str) -> None:
+        self.url = url.replace("//postgres@", f"//{role}@")
+        assert self.url != url
+        self._connection = connection
+        self._role = role
+
+    async def cut(self) -> None:
+        """End its connections, and let no new one be made."""
+        await self._connection.execute(f"ALTER ROLE {self._role} NOLOGIN")
+        await self._connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", self._role
+        )
+
+    async def mend(self) -> None:
+        await self._connection.execute(f"ALTER ROLE {self._role} LOGIN")
+
+
+@contextlib.asynccontextmanager
+async def direct_way(url: str, schema: str) -> AsyncIterator[Direct]:
+    """A way that no other test uses. Who uses it must have ended before this does."""
+    role = f"direct_{schema}"
+    async with connected(url) as connection:
+        await connection.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
+        try:
+            yield Direct(connection, url, role)
+        finally:
+            await connection.execute(f"DROP ROLE {role}")
+
+
 async def terminate(url: str, *, application: str, query: str = "%") -> int:
     """End sessions of the server: patterns for their application's name and their last query."""
     async with connected(url) as connection:

@@ -10,6 +10,7 @@ import pytest
 from tests import postgres
 from tests.faults.ground import Ground, following, ground
 from tests.reading import eventually
+from tests.storing import direct_way
 
 
 @pytest.fixture
@@ -110,3 +111,27 @@ async def test_a_cut_of_all_connections_moves_no_run(found: Ground) -> None:
         assert follower.lines == await found.log_of(follower.response_id)
         assert (await found.row(follower.response_id))["attempt"] == 1
     await eventually(lambda: all(r.process.poll() is None for r in (one, two)))
+
+
+async def test_who_would_be_taken_for_dead_takes_nothing(found: Ground, schema: str) -> None:
+    """A replica that neither renews its lease nor holds its lock: what it took would be taken
+    from it, and each time an attempt would be gone."""
+    async with direct_way(found.database.url, schema) as direct:
+        (victim,) = found.start()
+        (deaf,) = found.start(LONGRUN_LISTEN_DATABASE_URL=direct.url)
+        ids = await found.submit(victim, 3, gates=("in a",))
+        await found.reach(ids, "in a")
+        await direct.cut()
+        await eventually(lambda: "LISTEN connection lost" in deaf.output())
+        victim.signal(signal.SIGKILL)
+        expired = "SELECT bool_and(lease_until < now() - interval '3 seconds') FROM replicas"
+        await eventually(lambda: found.value(expired))
+        assert set((await found.attempts(ids)).values()) == {1}
+        await direct.mend()
+        await found.reach(ids, "in a", attempt=2)
+        found.open("in a")
+        async with following([deaf], ids) as followers:
+            pass
+        for follower in followers:
+            await found.check(follower.response_id)
+        found.end()

@@ -12,7 +12,7 @@ from longrun.store.lease import Lease
 from longrun.store.migrate import migrate
 from tests.postgres import Server
 from tests.reading import eventually
-from tests.storing import connected, opened
+from tests.storing import connected, direct_way, opened
 
 REPLICA = "replica_with_a_lease"
 
@@ -46,22 +46,17 @@ async def test_it_is_kept_until_it_is_given_up(database: Server, schema: str) ->
 
 
 async def test_one_that_cannot_be_renewed_is_not_held(database: Server, schema: str) -> None:
-    role = f"lease_{schema}"
-    direct = database.url.replace("//postgres@", f"//{role}@")
-    async with connected(database.url) as connection:
-        await connection.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
-        async with listening_at(database.url, direct, schema) as mine:
-            lease = Lease(mine, REPLICA, "1.0")
-            await lease.begin()
-            await connection.execute(f"ALTER ROLE {role} NOLOGIN")
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role
-            )
-            await eventually(lambda: not lease.held)
-            await connection.execute(f"ALTER ROLE {role} LOGIN")
-            await eventually(lambda: lease.held)
-            await lease.end()
-        await connection.execute(f"DROP ROLE {role}")
+    async with (
+        direct_way(database.url, schema) as direct,
+        listening_at(database.url, direct.url, schema) as mine,
+    ):
+        lease = Lease(mine, REPLICA, "1.0")
+        await lease.begin()
+        await direct.cut()
+        await eventually(lambda: not lease.held)
+        await direct.mend()
+        await eventually(lambda: lease.held)
+        await lease.end()
 
 
 class TestADirectUrlThatLeadsElsewhere:
