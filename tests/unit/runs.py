@@ -12,7 +12,7 @@ from openai.types.responses import ResponseCompletedEvent
 from longrun.execution import sdk
 from longrun.execution.assembler import Assembler
 from longrun.execution.recovery import Recovered, recover
-from longrun.execution.run import Run, Start
+from longrun.execution.run import Run, SessionFactory, Start
 from longrun.jsontext import dumps
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
@@ -79,12 +79,14 @@ async def run(
     agent: Agent[Any],
     asked: RunRequest | None = None,
     *,
+    session: SessionFactory | None = None,
     cancel_after: int | None = None,
     later: int = 0,
 ) -> Commits:
     """A whole run, its first attempt.
 
     Args:
+        session: makes its SDK Session.
         cancel_after: abandon it once so many events are committed.
         later: and the other tasks have had so many turns since.
     """
@@ -101,7 +103,7 @@ async def run(
     async def start() -> Start:
         return Start(assembler, run_log)
 
-    producing = Run(agent, asked, 1, start, Settings())
+    producing = Run(agent, asked, 1, start, Settings(), session)
     task = asyncio.create_task(producing.execute())
     if cancel_after is not None:
         while len(commits.lines) < cancel_after and not task.done():

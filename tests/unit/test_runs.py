@@ -12,6 +12,7 @@ from agents import (
     GuardrailFunctionOutput,
     ModelSettings,
     RunContextWrapper,
+    SQLiteSession,
     ToolOutputImage,
     ToolOutputText,
     WebSearchTool,
@@ -380,6 +381,55 @@ class TestEnds:
         gc.collect()
         await asyncio.sleep(0)
         assert complaints == []
+
+
+class WatchedSession(SQLiteSession):
+    """A session in memory that notes its end."""
+
+    def __init__(self, ends: list[str], broken: bool = False) -> None:
+        super().__init__("one")
+        self.ends = ends
+        self.broken = broken
+
+    def close(self) -> None:
+        super().close()
+        self.ends.append("closed")
+        if self.broken:
+            raise RuntimeError("secret")
+
+
+class LaterClosed(WatchedSession):
+    """One that is closed by a coroutine, as those behind a network are."""
+
+    async def close(self) -> None:  # type: ignore[override]
+        super().close()
+
+
+class TestSessions:
+    """A session is made for each run, and ends with it."""
+
+    @pytest.mark.parametrize("kind", [WatchedSession, LaterClosed])
+    async def test_it_is_closed_when_the_run_ends(self, kind: type[WatchedSession]) -> None:
+        ends: list[str] = []
+        played = agent(turn(message("Hello.")))
+        runs.check(await runs.run(played, session=lambda _: kind(ends)))
+        assert ends == ["closed"]
+
+    async def test_when_it_fails_or_is_abandoned_too(self) -> None:
+        ends: list[str] = []
+        failing = agent([*turn(message("Hello."))[:-1], RuntimeError("secret")])
+        await runs.run(failing, session=lambda _: WatchedSession(ends))
+        played = agent(turn(message("Hello.")))
+        await runs.run(played, session=lambda _: WatchedSession(ends), cancel_after=4)
+        assert ends == ["closed", "closed"]
+
+    async def test_one_that_cannot_be_closed_fails_no_run(self) -> None:
+        ends: list[str] = []
+        played = agent(turn(message("Hello.")))
+        commits = await runs.run(played, session=lambda _: WatchedSession(ends, broken=True))
+        stream = runs.check(commits)
+        assert stream.response is not None
+        assert (ends, stream.response["status"]) == (["closed"], "completed")
 
 
 class TestParameters:

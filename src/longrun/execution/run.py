@@ -179,19 +179,23 @@ class Run:
     async def _drive(self) -> None:
         set_current(self._current)
         sdk.tap_into(self._steps)
-        result = self._start()
-        try:
-            async for event in result.stream_events():
-                self._journal.check()
-                self._take(event)
-        finally:
-            await _stop(result)
-
-    def _start(self) -> RunResultStreaming:
-        parameters = self._request.parameters
         session = None
         if self._session is not None:
             session = JournaledSession(self._session(self._current), self._steps)
+        try:
+            result = self._start(session)
+            try:
+                async for event in result.stream_events():
+                    self._journal.check()
+                    self._take(event)
+            finally:
+                await _stop(result)
+        finally:
+            if session is not None:
+                await session.close()
+
+    def _start(self, session: JournaledSession | None) -> RunResultStreaming:
+        parameters = self._request.parameters
         return Runner.run_streamed(
             with_client_tools(self._agent, parameters),
             input=input_items(self._request),

@@ -1,5 +1,7 @@
 """A run's SDK Session, journaled: at a replay it already holds what the run put into it."""
 
+import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -7,6 +9,8 @@ from agents.memory import Session
 
 from longrun.execution.steps import Steps
 from longrun.jsontext import dumps
+
+log = logging.getLogger("longrun.execution.session")
 
 
 class JournaledSession:
@@ -39,6 +43,18 @@ class JournaledSession:
 
     async def clear_session(self) -> None:
         await self._do("clear", self._session.clear_session)
+
+    async def close(self) -> None:
+        """Give up what it holds, if it is of a kind that does: it was made for this run alone."""
+        close = getattr(self._session, "close", None)
+        if close is None:
+            return
+        try:
+            closing = close()
+            if inspect.isawaitable(closing):
+                await closing
+        except Exception:
+            log.exception("session %s could not be closed", self.session_id)
 
     async def _do(self, name: str, do: Callable[[], Awaitable[Any]]) -> Any:
         count = self._counts[name] = self._counts.get(name, 0) + 1
