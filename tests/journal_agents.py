@@ -7,10 +7,12 @@ reads from the calls among the items that it is given.
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -477,7 +479,25 @@ def with_mcp() -> Agent[Any]:
     )
 
 
-MCP_EFFECTS = Path(tempfile.gettempdir()) / "longrun-mcp-effects"
+FILES = Path(
+    os.environ.setdefault(
+        "JOURNAL_FILES", str(Path(tempfile.gettempdir()) / f"longrun-journal-{os.getpid()}")
+    )
+)
+"""What sessions and MCP servers write: of this process of tests, and those that it starts."""
+
+MCP_EFFECTS = FILES / "mcp-effects"
+SESSIONS = FILES / "sessions"
+
+
+@contextlib.contextmanager
+def files() -> Iterator[None]:
+    """The folder for them, while a test needs it."""
+    SESSIONS.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(FILES)
 
 
 @contextlib.asynccontextmanager
@@ -768,8 +788,6 @@ def instructed() -> Agent[Any]:
 
 
 # -- sessions ---------------------------------------------------------------------------------
-
-SESSIONS = Path(tempfile.gettempdir()) / "longrun-sessions"
 
 
 class WatchedSession(SQLiteSession):

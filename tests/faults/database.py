@@ -1,7 +1,9 @@
 """A Postgres that may be hurt: stopped, restarted, frozen."""
 
+import os
 import signal
 import subprocess
+from typing import Any
 
 import psutil
 
@@ -15,8 +17,11 @@ class OwnPostgres:
     def __init__(self, server: postgres.Server) -> None:
         self.server = server
         self._binaries = installed_binaries()[0]
-        owner = server.data.stat()
-        self._user = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+        self._user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            # Postgres does not run as root; whose the data is, it runs as.
+            owner = server.data.stat()
+            self._user = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
         # The options of the first start, to be used for each that follows.
         options = (server.data / "postmaster.opts").read_text().split()[1:]
         self._options = " ".join(option.strip('"') for option in options if "-D" not in option)
@@ -31,7 +36,7 @@ class OwnPostgres:
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            **self._user,  # type: ignore[call-overload]
+            **self._user,
         )
 
     def stop(self, mode: str) -> None:

@@ -1,7 +1,6 @@
 """The step journal: every crash point of everything that a run can do."""
 
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,8 @@ USER_CODE_ANEW = "changing instructions"
 
 @pytest.fixture(autouse=True)
 def files() -> Iterator[None]:
-    """What sessions and MCP servers write."""
-    journal_agents.SESSIONS.mkdir(exist_ok=True)
-    journal_agents.MCP_EFFECTS.unlink(missing_ok=True)
-    yield
-    shutil.rmtree(journal_agents.SESSIONS)
+    with journal_agents.files():
+        yield
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

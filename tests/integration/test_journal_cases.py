@@ -264,16 +264,14 @@ async def test_case_05_a_session_is_read_from_the_record_and_not_written_twice(
     point: str, ground: Ground, tmp_path: Path
 ) -> None:
     """It is the one session of a user, who was here before."""
-    journal_agents.SESSIONS.mkdir(exist_ok=True)
-    [left] = await ground.carried_on(
-        Served(journal_agents.sequential, session=journal_agents.session), point
-    )
-    [response_id] = effects_of(ground.effects)
-    path = journal_agents.SESSIONS / response_id
-    session = SQLiteSession(response_id, path)
-    held = [dict(item) for item in await session.get_items()]
-    session.close()
-    path.unlink()
+    with journal_agents.files():
+        [left] = await ground.carried_on(
+            Served(journal_agents.sequential, session=journal_agents.session), point
+        )
+        [response_id] = effects_of(ground.effects)
+        session = SQLiteSession(response_id, journal_agents.SESSIONS / response_id)
+        held = [dict(item) for item in await session.get_items()]
+        session.close()
     assert [item["call_id"] for item in held if item.get("type") == "function_call_output"] == [
         "call_1",
         "call_2",
