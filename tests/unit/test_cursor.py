@@ -431,6 +431,26 @@ class TestRaces:
         for seen in clock.run(scene()):
             assert [seen.cursor, seen.ended] == [2, True]
 
+    @pytest.mark.parametrize("later", range(16))
+    def test_two_readers_that_arrive_together_start_one_ring(self, later: int) -> None:
+        """The second has just seen that there is none when the first starts it."""
+
+        async def scene() -> list[Read]:
+            log, chunks = MemoryLog(), chunks_of([1, 1])
+            log.commit(ID, chunks[0])
+            async with replica(log) as one:
+                reading = [asyncio.create_task(read(one.tail()))]
+                for _ in range(later):
+                    await asyncio.sleep(0)
+                reading.append(asyncio.create_task(read(one.tail(cursor=0))))
+                await asyncio.sleep(1)
+                log.commit(ID, chunks[1])
+                one.hub.committed(ID, [chunks[1]])
+                return [await each for each in reading]
+
+        for seen in clock.run(scene()):
+            assert [seen.cursor, seen.ended] == [1, True]
+
     def test_a_commit_that_was_not_told_of_leaves_no_gap(self) -> None:
         async def scene() -> Read:
             log, chunks = MemoryLog(), chunks_of([1, 1, 1, 1])

@@ -109,16 +109,17 @@ class Tail:
         if self._looking is None:
             if self._topic.covers(self.cursor):
                 return self._topic.after(self.cursor, self._page_bytes)
-            self._looking = asyncio.create_task(self._look_into_log())
+            # Asked now: by the time the task begins, another reader may have started the ring.
+            ring_was_ahead = self._topic.position is not None
+            self._looking = asyncio.create_task(self._look_into_log(ring_was_ahead))
         left = deadline - asyncio.get_running_loop().time()
         if not (await asyncio.wait((self._looking,), timeout=max(0, left)))[0]:
             return None
         looked, self._looking = self._looking, None
         return looked.result()
 
-    async def _look_into_log(self) -> list[Chunk]:
+    async def _look_into_log(self, ring_was_ahead: bool) -> list[Chunk]:
         topic = self._topic
-        ring_was_ahead = topic.position is not None
         block = await self._log.page(self._response_id, self.cursor, self._page_bytes)
         if block:
             return block
