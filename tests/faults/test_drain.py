@@ -182,10 +182,7 @@ async def test_a_tool_that_cannot_be_stopped_does_not_hold_the_process(found: Gr
     assert await cancel(two, id_) == 200
 
 
-# -- a rolling restart --------------------------------------------------------------------
-
-
-async def test_a_postgres_that_does_not_answer_does_not_hold_the_process(found: Ground) -> None:
+async def test_rows_that_are_locked_do_not_hold_the_process(found: Ground) -> None:
     """The runs can neither write nor be handed over; whoever comes next carries them on."""
     (one,) = found.start(1, LONGRUN_DRAIN_SECONDS="2")
     ids = await found.submit(one, 3, gates=("in a",))
@@ -205,6 +202,9 @@ async def test_a_postgres_that_does_not_answer_does_not_hold_the_process(found: 
 
 async def waits_for_a_lock(found: Ground) -> bool:
     return await waiting_for_locks(found.database.url) > 0
+
+
+# -- a rolling restart --------------------------------------------------------------------
 
 
 async def test_a_rolling_restart_loses_nothing(found: Ground) -> None:

@@ -365,8 +365,8 @@ class Worker:
         await self._until_idle(LAST_WAIT)
 
     async def _drop(self) -> None:
-        """What is not done by now waits for a Postgres that does not answer. This process ends all
-        the same: the others take its runs by the lease that it gives up, or that runs out."""
+        """What is not done by now waits for Postgres, for a lock. This process ends all the same:
+        the others take its runs by the lease that it gives up, or that runs out."""
         while self._tasks:
             log.warning("giving up %d runs that could not be handed over", len(self._tasks))
             for task in self._tasks:

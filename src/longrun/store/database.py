@@ -39,6 +39,9 @@ GONE: Final = (
 """What says that Postgres, or this connection to it, is away for now; nothing is wrong with
 the statement. A read-only server is one that lost its primary's role in a failover."""
 
+CANNOT_CONNECT: Final = (*GONE, asyncpg.PostgresError, ValueError)
+"""What comes of connecting. Whether to try again, `is_hopeless` tells."""
+
 READ_TRIES: Final = 3
 
 Connection = asyncpg.pool.PoolConnectionProxy | asyncpg.Connection
@@ -50,6 +53,12 @@ class _PooledConnection(asyncpg.Connection):
 
     def get_reset_query(self) -> str:
         return ""
+
+
+def is_hopeless(error: Exception) -> bool:
+    """Whether a connection that was refused will be again. A ValueError, which GONE has too, says
+    that the URL itself is wrong."""
+    return isinstance(error, ValueError) or not isinstance(error, GONE)
 
 
 @contextlib.contextmanager
@@ -150,10 +159,8 @@ class Database:
         for attempt in range(FIRST_CONNECT_TRIES):
             try:
                 return await self._pool(size)
-            except (*GONE, asyncpg.PostgresError, ValueError) as error:
-                # A ValueError, which GONE has too, says that the URL itself is wrong.
-                hopeless = isinstance(error, ValueError) or not isinstance(error, GONE)
-                if hopeless or attempt == FIRST_CONNECT_TRIES - 1:
+            except CANNOT_CONNECT as error:
+                if is_hopeless(error) or attempt == FIRST_CONNECT_TRIES - 1:
                     raise ConfigurationError(
                         f"LONGRUN_DATABASE_URL: cannot connect to Postgres: {error}"
                     ) from error

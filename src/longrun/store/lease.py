@@ -18,7 +18,7 @@ import asyncpg
 
 from longrun import metrics
 from longrun.errors import ConfigurationError
-from longrun.store.database import GONE, Database
+from longrun.store.database import CANNOT_CONNECT, GONE, Database, is_hopeless
 
 log = logging.getLogger("longrun.store.lease")
 
@@ -83,9 +83,8 @@ class Lease:
                 seen = await connection.fetchval(self._database.queries.find_replica, self._row[0])
             finally:
                 connection.terminate()
-        except (*GONE, asyncpg.PostgresError, ValueError) as error:
-            # A ValueError, which GONE has too, says that the URL itself is wrong.
-            if isinstance(error, ValueError) or not isinstance(error, GONE):
+        except CANNOT_CONNECT as error:
+            if is_hopeless(error):
                 raise ConfigurationError(
                     f"LONGRUN_LISTEN_DATABASE_URL: cannot be used: {error}"
                 ) from error
