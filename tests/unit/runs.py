@@ -9,8 +9,8 @@ from agents import Agent, Model, ModelResponse
 from agents.usage import Usage
 from openai.types.responses import ResponseCompletedEvent
 
+from longrun.assembly.assembler import Assembler
 from longrun.execution import sdk
-from longrun.execution.assembler import Assembler
 from longrun.execution.recovery import Recovered, recover
 from longrun.execution.run import Run, SessionFactory, Start
 from longrun.jsontext import dumps

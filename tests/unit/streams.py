@@ -7,7 +7,7 @@ from typing import Any
 from openai._models import construct_type_unchecked
 from openai.types.responses import ResponseStreamEvent
 
-from longrun.execution.assembler import Assembler
+from longrun.assembly.assembler import Assembler
 from longrun.http.requests import CreateResponse
 from longrun.protocol import RunRequest, Status
 from tests.unit import oracle

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from longrun.execution.assembler import Assembler
+from longrun.assembly.assembler import Assembler
 from tests.unit import oracle
 from tests.unit.streams import (
     CREATED,

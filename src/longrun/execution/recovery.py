@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from longrun.execution.assembler import Assembler
-from longrun.execution.items import OpenItem
+from longrun.assembly.assembler import Assembler
+from longrun.assembly.items import OpenItem
 from longrun.execution.results import decode_response
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims

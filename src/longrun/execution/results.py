@@ -11,7 +11,7 @@ from agents import ModelResponse, ToolOutputFileContent, ToolOutputImage, ToolOu
 from agents.usage import deserialize_usage, serialize_usage
 from openai.types.responses import Response
 
-from longrun.execution.kinds import plain
+from longrun.assembly.kinds import plain
 from longrun.jsontext import dumps, loads
 
 _RICH: Final = {

@@ -29,9 +29,9 @@ from agents.memory import Session
 from agents.tool_context import ToolContext
 
 from longrun import metrics
+from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError
 from longrun.execution import sdk
-from longrun.execution.assembler import Assembler
 from longrun.execution.context import Current, set_current
 from longrun.execution.journal import Journal, ReplayMismatch
 from longrun.execution.parameters import input_items, model_settings, with_client_tools

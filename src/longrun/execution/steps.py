@@ -18,10 +18,10 @@ from agents.items import ModelResponse
 from agents.tool import _FunctionToolInvocationResult
 from openai.types.responses import Response, ResponseCompletedEvent
 
+from longrun.assembly.kinds import plain
 from longrun.errors import LongrunError
 from longrun.execution.context import Current, is_at_most_once, within
 from longrun.execution.journal import Journal, Scope, fingerprint
-from longrun.execution.kinds import plain
 from longrun.execution.results import (
     decode_model_response,
     decode_response,

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from longrun import metrics
+from longrun.assembly.assembler import Assembler
 from longrun.errors import Fenced, LongrunError, Unavailable
-from longrun.execution.assembler import Assembler
 from longrun.execution.recovery import Recovered, recover
 from longrun.execution.registry import Registry
 from longrun.execution.run import (

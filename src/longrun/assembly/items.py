@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from longrun.execution.kinds import (
+from longrun.assembly.kinds import (
     ANNOTATION,
     CALL_EVENTS,
     CALL_KEYS,

@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple, get_args
 from openai.types.responses import ResponseStreamEvent
 
 from longrun import ids
-from longrun.execution.items import OpenItem, finished_item, opened_item
-from longrun.execution.kinds import item_of_event, plain, texts_of
-from longrun.execution.usage import UsageSum
+from longrun.assembly.items import OpenItem, finished_item, opened_item
+from longrun.assembly.kinds import item_of_event, plain, texts_of
+from longrun.assembly.usage import UsageSum
 from longrun.jsontext import Encoded, dumps
 from longrun.protocol import TERMINAL_EVENT_OF, Status
 
