@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from longrun.app import Longrun, create_app
     from longrun.errors import ConfigurationError, LongrunError
-    from longrun.execution.context import Current, at_most_once, current
+    from longrun.execution.current import Current, at_most_once, current
     from longrun.settings import Settings
 
 __all__ = [
@@ -22,9 +22,9 @@ __all__ = [
 
 _FROM: Final = {
     "ConfigurationError": "longrun.errors",
-    "Current": "longrun.execution.context",
-    "at_most_once": "longrun.execution.context",
-    "current": "longrun.execution.context",
+    "Current": "longrun.execution.current",
+    "at_most_once": "longrun.execution.current",
+    "current": "longrun.execution.current",
     "Longrun": "longrun.app",
     "LongrunError": "longrun.errors",
     "Settings": "longrun.settings",

@@ -32,7 +32,7 @@ from longrun import metrics
 from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError
 from longrun.execution import sdk
-from longrun.execution.context import Current, set_current
+from longrun.execution.current import Current, set_current
 from longrun.execution.journal import Journal, ReplayMismatch
 from longrun.execution.parameters import input_items, model_settings, with_client_tools
 from longrun.execution.results import decode_response

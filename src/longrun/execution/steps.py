@@ -20,7 +20,7 @@ from openai.types.responses import Response, ResponseCompletedEvent
 
 from longrun.assembly.kinds import plain
 from longrun.errors import LongrunError
-from longrun.execution.context import Current, is_at_most_once, within
+from longrun.execution.current import Current, is_at_most_once, within
 from longrun.execution.journal import Journal, Scope, fingerprint
 from longrun.execution.results import (
     decode_model_response,

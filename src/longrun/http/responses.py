@@ -16,7 +16,7 @@ from longrun.errors import BadRequest, LongrunError, NotFound, StillRunning
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.answers import JSONAnswer
-from longrun.http.context import continued
+from longrun.http.continuation import continued
 from longrun.http.requests import CreateResponse, GetResponse, read_json
 from longrun.http.streams import EventStream, until_disconnected
 from longrun.jsontext import Encoded, loads

@@ -1,6 +1,6 @@
 """The input of a response that continues another."""
 
-from longrun.http.context import continued
+from longrun.http.continuation import continued
 
 USER = {"role": "user", "content": "hello"}
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}
