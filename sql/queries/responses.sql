@@ -27,7 +27,7 @@ SELECT id, agent, status, background, document,
 FROM longrun.responses AS response
 WHERE id = $1 AND principal = $2 AND stored;
 
--- name: get_any_response
+-- name: get_response_unscoped
 SELECT id, agent, status, background, document,
     ARRAY(
         SELECT item.item FROM longrun.items AS item
@@ -37,7 +37,7 @@ SELECT id, agent, status, background, document,
 FROM longrun.responses AS response
 WHERE id = $1;
 
--- name: get_context
+-- name: get_exchange
 -- What a next response continues: everything that this one was given and gave.
 SELECT status, input,
     ARRAY(
@@ -48,14 +48,14 @@ SELECT status, input,
 FROM longrun.responses AS response
 WHERE id = $1 AND principal = $2 AND stored;
 
--- name: lock_response
+-- name: lock_response_unscoped
 SELECT status FROM longrun.responses WHERE id = $1 FOR UPDATE;
 
 -- name: lock_response_of
 SELECT status FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored FOR UPDATE;
 
 -- name: delete_response
--- After lock_response in the same transaction, so that no append can come in between.
+-- After lock_response_of or lock_response_unscoped in the same transaction, so that no append can come in between.
 WITH chunks AS (
     DELETE FROM longrun.event_chunks WHERE response_id = $1
 ), items AS (

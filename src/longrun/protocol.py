@@ -5,11 +5,6 @@ from typing import Any, Final, Literal
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 
-TERMINAL_STATUSES: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
-
-TERMINAL_EVENTS: Final = frozenset({"response.completed", "response.failed", "response.incomplete"})
-"""The last event of a log is one of these, and no other event is (contract, "Streams")."""
-
 TERMINAL_EVENT_OF: Final[dict[Status, str]] = {
     "completed": "response.completed",
     "failed": "response.failed",
@@ -17,10 +12,19 @@ TERMINAL_EVENT_OF: Final[dict[Status, str]] = {
     # No stream event has the name of this status, and openai-node throws on an unknown one.
     "cancelled": "response.failed",
 }
+"""The one table of statuses: those that end a response are here, with the event that says so."""
+
+TERMINAL_EVENTS: Final = frozenset(TERMINAL_EVENT_OF.values())
+"""The last event of a log is one of these, and no other event is (contract, "Streams")."""
 
 _TERMINAL_PREFIXES: Final = tuple(
     b'{"type":"' + name.encode() + b'"' for name in sorted(TERMINAL_EVENTS)
 )
+
+
+def is_terminal(status: Status) -> bool:
+    """Whether a response of this status has ended: nothing about it changes any more."""
+    return status in TERMINAL_EVENT_OF
 
 
 def ends_log(data: bytes) -> bool:

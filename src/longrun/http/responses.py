@@ -124,16 +124,16 @@ class ResponsesAPI:
         )
         if not ids.is_response_id(previous_response_id):
             raise unknown
-        context = await self._responses.context(previous_response_id, ANYONE)
-        if context is None:
+        previous = await self._responses.exchange(previous_response_id, ANYONE)
+        if previous is None:
             raise unknown
-        if context.status in ("queued", "in_progress"):
+        if not previous.finished:
             raise BadRequest(
-                f"The previous response is still {context.status}; wait for its end.",
+                f"The previous response is still {previous.status}; wait for its end.",
                 param="previous_response_id",
                 code="previous_response_not_finished",
             )
-        return continued(loads(context.input), map(loads, context.output), new)
+        return continued(loads(previous.input), map(loads, previous.output), new)
 
     def _stream_of_creation(self, response_id: str, run_request: RunRequest) -> EventStream:
         def disconnected() -> None:
@@ -160,10 +160,10 @@ class ResponsesAPI:
             ending.cancel()
         if gone and self._settings.cancel_on_disconnect:
             self._runs.cancel_soon(response_id)
-        stored = await self._responses.any(response_id)
+        stored = await self._responses.get_unscoped(response_id)
         if not run_request.stored and stored is not None and stored.finished:
             with contextlib.suppress(LongrunError):
-                await self._responses.discard(response_id)
+                await self._responses.delete_unscoped(response_id)
         if stored is None:
             raise NotFound("The response was deleted while it was waited for.")
         if not stored.finished:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from longrun.errors import TooManyRequests
-from longrun.protocol import TERMINAL_STATUSES, Status
+from longrun.protocol import Status, is_terminal
 from longrun.store.database import Database
 
 
@@ -43,16 +43,20 @@ class StoredResponse:
 
     @property
     def finished(self) -> bool:
-        return self.status in TERMINAL_STATUSES
+        return is_terminal(self.status)
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class Exchange:
     """What a response was given (a JSON array of items) and gave (one JSON text an item)."""
 
     status: Status
     input: str
     output: list[str]
+
+    @property
+    def finished(self) -> bool:
+        return is_terminal(self.status)
 
 
 class Responses:
@@ -84,14 +88,15 @@ class Responses:
         row = await self._database.fetch_row(self._queries.get_response, response_id, principal)
         return StoredResponse(**row) if row else None
 
-    async def any(self, response_id: str) -> StoredResponse | None:
+    async def get_unscoped(self, response_id: str) -> StoredResponse | None:
         """The response whoever's it is, kept or not: for the very request that created it."""
-        row = await self._database.fetch_row(self._queries.get_any_response, response_id)
+        row = await self._database.fetch_row(self._queries.get_response_unscoped, response_id)
         return StoredResponse(**row) if row else None
 
-    async def context(self, response_id: str, principal: str) -> Context | None:
-        row = await self._database.fetch_row(self._queries.get_context, response_id, principal)
-        return Context(**row) if row else None
+    async def exchange(self, response_id: str, principal: str) -> Exchange | None:
+        """What a next response continues, if it is there and theirs."""
+        row = await self._database.fetch_row(self._queries.get_exchange, response_id, principal)
+        return Exchange(**row) if row else None
 
     async def delete(self, response_id: str, principal: str) -> bool:
         """Delete a response and all of its data. A run that is live finds itself fenced."""
@@ -103,15 +108,15 @@ class Responses:
                 await connection.execute(self._queries.delete_response, response_id)
         return locked is not None
 
-    async def discard(self, response_id: str) -> None:
-        """Delete a response that was not to be stored."""
+    async def delete_unscoped(self, response_id: str) -> None:
+        """Delete a response whoever's it is: one that expired, or was not to be stored."""
         async with self._database.transaction() as connection:
-            await connection.fetchrow(self._queries.lock_response, response_id)
+            await connection.fetchrow(self._queries.lock_response_unscoped, response_id)
             await connection.execute(self._queries.delete_response, response_id)
 
     async def expire(self, retention_seconds: float) -> int:
         """Delete up to 100 responses that are past their retention; returns how many."""
         rows = await self._database.fetch(self._queries.find_expired, retention_seconds)
         for row in rows:
-            await self.discard(row["id"])
+            await self.delete_unscoped(row["id"])
         return len(rows)
