@@ -51,7 +51,7 @@ from openai.types.responses import Response
 from pydantic import BaseModel
 
 import longrun
-from longrun.execution import sdk
+from longrun.execution.replay import sdk
 from tests.crashing import Served, effect, effect_in_thread, place
 from tests.unit.streams import raw
 

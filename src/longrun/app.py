@@ -16,8 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from longrun import ids
 from longrun.console import routes as console_routes
-from longrun.execution import registry, sdk
+from longrun.execution import registry
 from longrun.execution.registry import Registry
+from longrun.execution.replay import sdk
 from longrun.execution.run import SessionFactory
 from longrun.execution.watch import Watch
 from longrun.execution.worker import Worker

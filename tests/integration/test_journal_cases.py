@@ -18,7 +18,7 @@ import pytest
 from agents import Agent, RunContextWrapper, SQLiteSession, function_tool, handoff
 
 import longrun
-from longrun.execution.journal import Journal, ReplayMismatch, fingerprint
+from longrun.execution.replay.journal import Journal, ReplayMismatch, fingerprint
 from longrun.store.log_writer import Step
 from tests import crashing, journal_agents, postgres
 from tests.crashing import (

@@ -10,8 +10,8 @@ from agents.usage import Usage
 from openai.types.responses import ResponseCompletedEvent
 
 from longrun.assembly.assembler import Assembler
-from longrun.execution import sdk
 from longrun.execution.recovery import Recovered, recover
+from longrun.execution.replay import sdk
 from longrun.execution.run import Run, SessionFactory, Start
 from longrun.jsontext import dumps
 from longrun.protocol import RunRequest

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from longrun.assembly.assembler import Assembler
 from longrun.assembly.items import OpenItem
-from longrun.execution.results import decode_response
+from longrun.execution.replay.results import decode_response
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog

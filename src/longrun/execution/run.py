@@ -31,13 +31,13 @@ from agents.tool_context import ToolContext
 from longrun import metrics
 from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError
-from longrun.execution import sdk
 from longrun.execution.current import Current, set_current
-from longrun.execution.journal import Journal, ReplayMismatch
 from longrun.execution.parameters import input_items, model_settings, with_client_tools
-from longrun.execution.results import decode_response
-from longrun.execution.session import JournaledSession
-from longrun.execution.steps import ReplayedTurn, Steps
+from longrun.execution.replay import sdk
+from longrun.execution.replay.journal import Journal, ReplayMismatch
+from longrun.execution.replay.results import decode_response
+from longrun.execution.replay.session import JournaledSession
+from longrun.execution.replay.steps import ReplayedTurn, Steps
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.log_writer import Ending, RunLog, Step

@@ -15,7 +15,7 @@ from longrun.errors import LongrunError
 from longrun.jsontext import dumps, loads
 from longrun.store.log_writer import Step
 
-log = logging.getLogger("longrun.execution.journal")
+log = logging.getLogger("longrun.execution.replay.journal")
 
 
 class ReplayMismatch(LongrunError):

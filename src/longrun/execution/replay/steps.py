@@ -21,8 +21,8 @@ from openai.types.responses import Response, ResponseCompletedEvent
 from longrun.assembly.kinds import plain
 from longrun.errors import LongrunError
 from longrun.execution.current import Current, is_at_most_once, within
-from longrun.execution.journal import Journal, Scope, fingerprint
-from longrun.execution.results import (
+from longrun.execution.replay.journal import Journal, Scope, fingerprint
+from longrun.execution.replay.results import (
     decode_model_response,
     decode_response,
     decode_tool_output,
@@ -30,7 +30,7 @@ from longrun.execution.results import (
     encode_response,
     encode_tool_output,
 )
-from longrun.execution.sdk import ModelCall, guarded, tool_of
+from longrun.execution.replay.sdk import ModelCall, guarded, tool_of
 from longrun.jsontext import dumps, loads
 from longrun.store.log_writer import RunLog, Step
 

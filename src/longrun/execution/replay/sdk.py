@@ -29,7 +29,7 @@ from agents.models.interface import Model
 from agents.run_internal import run_loop, tool_actions, tool_execution
 
 from longrun.errors import ConfigurationError
-from longrun.execution.journal import Scope
+from longrun.execution.replay.journal import Scope
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 from agents.memory import Session
 
-from longrun.execution.steps import Steps
+from longrun.execution.replay.steps import Steps
 from longrun.jsontext import dumps
 
-log = logging.getLogger("longrun.execution.session")
+log = logging.getLogger("longrun.execution.replay.session")
 
 
 class JournaledSession:
