@@ -6,7 +6,7 @@
 -- others are refused.
 WITH held AS MATERIALIZED (
     SELECT response.id, response.attempt
-    FROM unnest($1::text[], $2::integer[]) AS run (response_id, attempt)
+    FROM unnest(:response_ids::text[], :attempts::integer[]) AS run (response_id, attempt)
     JOIN longrun.responses AS response
         ON response.id = run.response_id AND response.attempt = run.attempt
     WHERE response.status = 'in_progress'
@@ -15,26 +15,31 @@ WITH held AS MATERIALIZED (
 ), new_chunks AS (
     INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
     SELECT chunk.response_id, chunk.first, chunk.last, held.attempt, chunk.data
-    FROM unnest($3::text[], $4::bigint[], $5::bigint[], $6::bytea[])
-        AS chunk (response_id, first, last, data)
+    FROM unnest(
+        :chunk_response_ids::text[], :chunk_firsts::bigint[], :chunk_lasts::bigint[],
+        :chunk_data::bytea[]
+    ) AS chunk (response_id, first, last, data)
     JOIN held ON held.id = chunk.response_id
 ), new_items AS (
     INSERT INTO longrun.items (response_id, output_index, item)
     SELECT item.response_id, item.output_index, item.item
-    FROM unnest($7::text[], $8::integer[], $9::text[]) AS item (response_id, output_index, item)
+    FROM unnest(:item_response_ids::text[], :item_indexes::integer[], :items::text[])
+        AS item (response_id, output_index, item)
     JOIN held ON held.id = item.response_id
 ), new_steps AS (
     INSERT INTO longrun.steps (response_id, scope, kind, key, attempt, fingerprint, result)
     SELECT step.response_id, step.scope, step.kind, step.key, held.attempt,
         step.fingerprint, step.result
-    FROM unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[])
-        AS step (response_id, scope, kind, key, fingerprint, result)
+    FROM unnest(
+        :step_response_ids::text[], :step_scopes::text[], :step_kinds::text[],
+        :step_keys::text[], :step_fingerprints::text[], :step_results::text[]
+    ) AS step (response_id, scope, kind, key, fingerprint, result)
     JOIN held ON held.id = step.response_id
 ), ended AS (
     UPDATE longrun.responses AS response
     SET status = ending.status, document = ending.document, finished_at = now(),
         replica_id = NULL
-    FROM unnest($16::text[], $17::text[], $18::text[])
+    FROM unnest(:ending_response_ids::text[], :ending_statuses::text[], :ending_documents::text[])
         AS ending (response_id, status, document)
     JOIN held ON held.id = ending.response_id
     WHERE response.id = ending.response_id

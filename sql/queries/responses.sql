@@ -1,20 +1,20 @@
 -- name: create_response
 -- The response and the first events of its log, in one commit. Nothing is inserted when it
--- would have to wait and $15 wait already.
+-- would have to wait and :max_queued wait already.
 WITH created AS (
     INSERT INTO longrun.responses
         (id, principal, agent, status, background, stored, attempt, spent, replica_id,
          document, input, request, deadline_at)
-    SELECT $1, $2, $3, $4, $5, $6, $7::integer, $7, $8, $9, $10, $11,
-        now() + make_interval(secs => $14)
-    WHERE $4 <> 'queued' OR $15 > (
+    SELECT :id, :principal, :agent, :status, :background, :stored, :attempt::integer, :attempt,
+        :replica_id, :document, :input, :request, now() + make_interval(secs => :run_timeout)
+    WHERE :status <> 'queued' OR :max_queued > (
         SELECT count(*)
-        FROM (SELECT FROM longrun.responses WHERE status = 'queued' LIMIT $15) AS waiting
+        FROM (SELECT FROM longrun.responses WHERE status = 'queued' LIMIT :max_queued) AS waiting
     )
     RETURNING id, attempt
 )
 INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
-SELECT id, 0, $12, attempt, $13 FROM created
+SELECT id, 0, :last, attempt, :events FROM created
 RETURNING response_id;
 
 -- name: get_response

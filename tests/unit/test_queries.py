@@ -68,7 +68,8 @@ class TestBlocks:
         """And every one that is there is used."""
         source = Path(queries.__file__).parents[1]
         code = "".join(file.read_text() for file in source.rglob("*.py"))
-        used = set(re.findall(r"queries\.(\w+)", code)) - {"names", "schema"}
+        used = set(re.findall(r"queries\.(\w+)", code)) - {"names", "schema", "bind"}
+        used |= set(re.findall(r'queries\.bind\(\s*"(\w+)"', code))
         assert set(Queries("longrun").names()) == used & set(Queries("longrun").names())
         unknown = {name for name in used if f"-- name: {name}\n" not in ALL_SQL}
         assert unknown <= {"py"}, unknown
@@ -87,6 +88,60 @@ class TestBlocks:
         made = Queries("longrun")
         assert made.one == "-- why\nSELECT 1\n  + 1"
         assert made.two == "SELECT 2"
+
+
+class TestNamedParameters:
+    def made(self, folder: Path, sql: str) -> Queries:
+        (folder / "a.sql").write_text(f"-- name: one\n{sql};\n")
+        queries._blocks.cache_clear()
+        return Queries("other")
+
+    def test_they_are_numbered_in_the_order_in_which_they_come(self, folder: Path) -> None:
+        made = self.made(folder, "SELECT :b::text, :a + 1, :b FROM longrun.items")
+        assert made.one == 'SELECT $1::text, $2 + 1, $1 FROM "other".items'
+        assert made.bind("one", a=1, b="x") == (made.one, "x", 1)
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "SELECT 1::text, a::text[]",
+            "SELECT ':a', 'it''s :a'",
+            'SELECT ":a"',
+            "SELECT 1 -- of :a, isn't it\n  + 2",
+            "SELECT list[1:n], list[m:n]",
+            "SELECT now() + make_interval(secs => 2), '12:30:00'::time",
+        ],
+    )
+    def test_what_is_no_parameter(self, folder: Path, sql: str) -> None:
+        made = self.made(folder, sql)
+        assert made.one == sql
+        assert made.bind("one") == (sql,)
+
+    @pytest.mark.parametrize("values", [{}, {"a": 1}, {"a": 1, "c": 2}, {"a": 1, "b": 2, "c": 3}])
+    def test_a_value_that_is_missing_wrong_or_one_too_many(
+        self, folder: Path, values: dict[str, int]
+    ) -> None:
+        made = self.made(folder, "SELECT :a::integer, :b::integer")
+        with pytest.raises(TypeError, match=r"query one: no value for .*, no parameter"):
+            made.bind("one", **values)
+
+    def test_a_parameter_may_be_called_name(self, folder: Path) -> None:
+        made = self.made(folder, "SELECT :name::text")
+        assert made.bind("one", name="x") == ("SELECT $1::text", "x")
+
+    def test_names_beside_numbers(self, folder: Path) -> None:
+        with pytest.raises(ValueError, match="query one: its parameters have names or numbers"):
+            self.made(folder, "SELECT :a, $1")
+
+    def test_more_than_six_need_names(self, folder: Path) -> None:
+        assert self.made(folder, "SELECT $1, $2, $3, $4, $5, $6, $6 -- not $7").names() == ["one"]
+        with pytest.raises(ValueError, match="query one: more than 6 parameters need names"):
+            self.made(folder, "SELECT $1, $2, $3, $4, $5, $6, $7")
+
+    def test_every_name_of_the_files_is_numbered(self) -> None:
+        made = Queries("other")
+        for name in made.names():
+            assert not re.search(r"(?<![:\w]):[a-z_]", re.sub(r"--.*|'[^']*'", "", made._sql[name]))
 
 
 ALL_SQL = "".join(file.read_text() for file in (sql_folder() / "queries").glob("*.sql"))

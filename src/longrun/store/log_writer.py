@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from longrun import metrics
 from longrun.errors import Fenced, LongrunError
@@ -323,7 +323,7 @@ class LogWriter:
             self._committed(share.run.response_id, share.chunks)
 
     async def _append(self, batch: list[_Share]) -> set[str]:
-        rows = await self._lane.fetch(self._queries.append_log, *_columns(batch))
+        rows = await self._lane.fetch(*self._queries.bind("append_log", **_columns(batch)))
         return {row["id"] for row in rows}
 
     async def _not_yet_committed(self, batch: list[_Share]) -> list[_Share]:
@@ -373,21 +373,26 @@ class LogWriter:
         return []
 
 
-def _columns(batch: list[_Share]) -> tuple[list[object], ...]:
-    """The parameters of `append_log`, one list a column."""
+def _columns(batch: list[_Share]) -> dict[str, list[Any]]:
+    """The parameters of `append_log`, a list for each column."""
     chunks = [(share.run.response_id, *chunk) for share in batch for chunk in share.chunks]
     entries = [(share.run.response_id, entry) for share in batch for entry in share.entries]
     items = [(id_, *item) for id_, entry in entries for item in entry.items]
     steps = [(id_, *step) for id_, entry in entries for step in entry.steps]
     endings = [(id_, *entry.ending) for id_, entry in entries if entry.ending]
-    return (
-        [share.run.response_id for share in batch],
-        [share.run.attempt for share in batch],
-        *_transposed(chunks, 4),
-        *_transposed(items, 3),
-        *_transposed(steps, 6),
-        *_transposed(endings, 3),
-    )
+    return {
+        "response_ids": [share.run.response_id for share in batch],
+        "attempts": [share.run.attempt for share in batch],
+        **_named(chunks, "chunk_response_ids", "chunk_firsts", "chunk_lasts", "chunk_data"),
+        **_named(items, "item_response_ids", "item_indexes", "items"),
+        **_named(steps, "step_response_ids", *(f"step_{name}s" for name in Step._fields)),
+        **_named(endings, "ending_response_ids", "ending_statuses", "ending_documents"),
+    }
+
+
+def _named(rows: Sequence[Sequence[object]], *names: str) -> dict[str, list[Any]]:
+    """Rows as columns, each under its name."""
+    return dict(zip(names, _transposed(rows, len(names)), strict=True))
 
 
 def _transposed(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:

@@ -1,12 +1,15 @@
-"""The SQL of `sql/`: named blocks, read once at import, with the schema's name put in.
+"""The SQL of `sql/`: named blocks, read once, with the schema's name put in.
 
 The files say `longrun.` before every name of ours, so that they can be read, and run in psql,
-as they are; a configured schema (LONGRUN_SCHEMA) takes its place here.
+as they are; a configured schema (LONGRUN_SCHEMA) takes its place here. A block with more than six
+parameters names them, `:like_this`, as psql's variables; they are numbered here, once, and bound
+by name (`Queries.bind`), so that none can end up in another's place.
 """
 
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any, Final
 
 _BLOCK = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
 _SCHEMA = re.compile(r"\blongrun(?=\.[a-z_])|(?<=SCHEMA IF NOT EXISTS )longrun\b")
@@ -26,29 +29,83 @@ def in_schema(sql: str, schema: str) -> str:
     return _SCHEMA.sub(f'"{schema}"', sql)
 
 
+_TOKEN: Final = re.compile(
+    r"""
+    --[^\n]* | '(?:[^']|'')*' | "(?:[^"]|"")*" | ::
+    | (?<!\w):(?P<name>[a-z_]\w*)
+    | \$(?P<number>\d+)
+    """,
+    re.VERBOSE,
+)
+"""What a colon may stand in without beginning a parameter, and the two kinds of parameters."""
+
+MOST_NUMBERED: Final = 6
+"""A query with more parameters than this names them."""
+
+
+class Query:
+    """One block: its SQL with $1…$n, and the names of these parameters if the file names them.
+
+    Raises:
+        ValueError: parameters with names beside numbered ones, or too many numbered ones.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.parameters: tuple[str, ...] = ()
+        numbers = {token["number"] for token in _TOKEN.finditer(text)} - {None}
+        self.sql = _TOKEN.sub(self._number, text)
+        if self.parameters and numbers:
+            raise ValueError(f"query {name}: its parameters have names or numbers, not both")
+        if len(numbers) > MOST_NUMBERED:
+            raise ValueError(f"query {name}: more than {MOST_NUMBERED} parameters need names")
+
+    def _number(self, token: re.Match[str]) -> str:
+        name = token["name"]
+        if name is None:
+            return token[0]
+        if name not in self.parameters:
+            self.parameters += (name,)
+        return f"${self.parameters.index(name) + 1}"
+
+
 @cache
-def _blocks() -> dict[str, str]:
-    found: dict[str, str] = {}
+def _blocks() -> dict[str, Query]:
+    found: dict[str, Query] = {}
     for file in sorted((sql_folder() / "queries").glob("*.sql")):
         for name, body in _BLOCK.findall(file.read_text("utf-8")):
             if name in found:
                 raise ValueError(f"{file.name}: a second query named {name}")
-            found[name] = body.strip().removesuffix(";")
+            found[name] = Query(name, body.strip().removesuffix(";"))
     return found
 
 
 class Queries:
-    """The named queries for one schema, by attribute: `queries.append_log`."""
+    """The named queries for one schema, their SQL by attribute: `queries.list_own`."""
 
     def __init__(self, schema: str) -> None:
         self.schema = schema
-        self._sql = {name: in_schema(sql, schema) for name, sql in _blocks().items()}
+        self._sql = {name: in_schema(query.sql, schema) for name, query in _blocks().items()}
+        self._parameters = {name: query.parameters for name, query in _blocks().items()}
 
     def __getattr__(self, name: str) -> str:
         try:
             return self._sql[name]
         except KeyError:
             raise AttributeError(f"no query named {name} in sql/queries") from None
+
+    def bind(self, name: str, /, **values: Any) -> tuple[Any, ...]:
+        """The SQL of a query with named parameters, followed by their values for $1…$n.
+
+        Raises:
+            TypeError: a parameter has no value, or a value no parameter.
+        """
+        parameters = self._parameters[name]
+        if values.keys() != set(parameters):
+            missing = [each for each in parameters if each not in values]
+            unknown = [each for each in values if each not in parameters]
+            raise TypeError(f"query {name}: no value for {missing}, no parameter {unknown}")
+        return (self._sql[name], *[values[each] for each in parameters])
 
     def names(self) -> list[str]:
         return sorted(self._sql)

@@ -1,6 +1,6 @@
 """Responses: the rows that polls read, and what starts and ends them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from longrun.errors import TooManyRequests
 from longrun.protocol import Status, is_terminal
@@ -75,10 +75,12 @@ class Responses:
         """
         settings = self._database.settings
         created = await self._database.fetch_once(
-            self._queries.create_response,
-            *(new.id, new.principal, new.agent, new.status, new.background, new.stored),
-            *(new.attempt, new.replica_id, new.document, new.input, new.request),
-            *(new.last, new.events, settings.run_timeout, settings.max_queued),
+            *self._queries.bind(
+                "create_response",
+                **{field.name: getattr(new, field.name) for field in fields(new)},
+                run_timeout=settings.run_timeout,
+                max_queued=settings.max_queued,
+            )
         )
         if not created:
             raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
