@@ -330,7 +330,7 @@ class TestUnknown:
 
 
 class TestAnothers:
-    async def test_it_gets_the_answer_of_an_id_that_does_not_exist(
+    async def test_9_it_gets_the_answer_of_an_id_that_does_not_exist(
         self, two: list[Replica], database: Server
     ) -> None:
         schema = two[0].environment["LONGRUN_SCHEMA"]

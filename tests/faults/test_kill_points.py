@@ -153,7 +153,7 @@ def metrics(replica: Replica) -> str:
 
 
 @pytest.mark.parametrize("point", [*POINTS, COMMIT])
-async def test_runs_go_on_from_their_last_finished_step(story: Story, point: str) -> None:
+async def test_7_runs_go_on_from_their_last_finished_step(story: Story, point: str) -> None:
     followers = {follower.response_id: follower for follower in story.followers}
     for id_ in story.ids[point]:
         events = await story.ground.check(id_)

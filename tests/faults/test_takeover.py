@@ -60,7 +60,7 @@ async def test_the_successor_dies_too_and_then_all_of_them(found: Ground) -> Non
         assert (await found.row(follower.response_id))["spent"] == 3
 
 
-async def test_a_run_that_kills_its_replicas_is_given_up(found: Ground) -> None:
+async def test_10_a_run_that_kills_its_replicas_is_given_up(found: Ground) -> None:
     """After LONGRUN_MAX_ATTEMPTS: else it would take every replica along, one after the other."""
     one, two, three = found.start(3, LONGRUN_MAX_ATTEMPTS="2")
     (id_,) = await found.submit(one, turns=((("die", {}),),))

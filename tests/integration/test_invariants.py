@@ -1,7 +1,8 @@
-"""The rules of the design that always hold, each broken by hand once to see its test fail.
+"""The invariants (src/longrun/README.md), each broken by hand once to see its test fail.
 
-(The other two are tested where they live: that finished steps stay finished, with the step
-journal; and that nobody sees what is another's, with authentication.)
+Three are tested where they live: that finished steps stay finished (7) with the takeovers in
+faults/, that nobody sees what is another's (9) with the contract's errors, and that every attempt
+ends in words (10) with the faults.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The twelve cases of the step journal's design (step-journal.md), one by one.
+"""The cases that a step journal has to handle (src/longrun/execution/README.md), one by one.
 
 That they hold at every crash point is shown in test_journal.py; here is what each is about.
 """

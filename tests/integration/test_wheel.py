@@ -48,6 +48,7 @@ def test_the_wheel_carries_sql_and_console_and_nothing_else(wheel: Path) -> None
         assert f"longrun/{place}" in names
     assert "longrun/py.typed" in names
     assert not [name for name in names if ".env" in name or "test" in name]
+    assert not [name for name in names if name.endswith(".md")]
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"longrun"}
 
 
