@@ -12,8 +12,10 @@ from pydantic import TypeAdapter
 from starlette.requests import Request
 
 from longrun.errors import BadRequest, BodyTooLarge, LongrunError, UnsupportedMediaType
-from longrun.http import requests
-from longrun.http.requests import CreateResponse, GetResponse, read_json
+from longrun.http import bodies, query
+from longrun.http.bodies import read_json
+from longrun.http.query import GetResponse
+from longrun.http.requests import CreateResponse
 from longrun.jsontext import dumps
 
 HI: dict[str, Any] = {"input": "hi"}
@@ -293,7 +295,7 @@ class TestQueries:
         assert raised.value.param == "Last-Event-ID"
 
     def test_the_largest_is_that_of_the_database(self) -> None:
-        largest = requests.LARGEST_CURSOR
+        largest = query.LARGEST_CURSOR
         assert GetResponse.parse(get(f"starting_after={largest}")).starting_after == largest
         with pytest.raises(BadRequest):
             GetResponse.parse(get(f"starting_after={largest + 1}"))
@@ -365,10 +367,10 @@ class TestBodies:
     async def test_one_that_is_far_too_large_is_not_read_to_its_end(self) -> None:
         """A client that has sent all of a body that is a little too large gets an answer; one
         that would send for ever does not."""
-        huge = str(requests.DROPPED_BYTES + 9)
+        huge = str(bodies.DROPPED_BYTES + 9)
         with pytest.raises(BodyTooLarge):
             await read_json(post(content_length=huge, complete=False), 8)
-        endless = [b"x" * (1 << 20)] * (requests.DROPPED_BYTES // (1 << 20) + 2)
+        endless = [b"x" * (1 << 20)] * (bodies.DROPPED_BYTES // (1 << 20) + 2)
         with pytest.raises(BodyTooLarge):
             await read_json(post(*endless, complete=False), 8)
 

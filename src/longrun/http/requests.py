@@ -1,4 +1,4 @@
-"""What clients send: bodies and queries, checked, with an error that names the parameter."""
+"""The body of `POST /responses`: checked, with an error that names the parameter."""
 
 import time
 from typing import Annotated, Any, Final, Literal
@@ -11,24 +11,16 @@ from pydantic import (
     StringConstraints,
     ValidationError,
 )
-from starlette.requests import ClientDisconnect, Request
 
 from longrun import ids
-from longrun.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
-from longrun.jsontext import NotJSON, loads
+from longrun.errors import BadRequest
+from longrun.http.problems import bad_request
 from longrun.protocol import RunRequest
 
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
 _ROLES: Final = frozenset({"user", "assistant", "system", "developer"})
-
-LARGEST_CURSOR: Final = 2**63 - 1
-"""What a bigint of Postgres can hold."""
-
-DROPPED_BYTES: Final = 64 * 1024 * 1024
-"""How much of a body that is too large is read and dropped, so that its client, which reads only
-when it has sent all, gets the answer: closing before that resets the connection."""
 
 _ACTED_UPON: Final = (
     "frequency_penalty",
@@ -145,7 +137,7 @@ class CreateResponse(BaseModel):
         try:
             parsed = cls.model_validate({k: v for k, v in body.items() if v is not None})
         except ValidationError as error:
-            raise _bad_request(error, body) from None
+            raise bad_request(error, body) from None
         parsed._check_together()
         return parsed
 
@@ -244,36 +236,6 @@ class CreateResponse(BaseModel):
         }
 
 
-class GetResponse(BaseModel):
-    """The query of `GET /responses/{id}`. `starting_after` is a cursor: N+1 comes next."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    stream: bool = False
-    starting_after: Annotated[int, Field(ge=0, le=LARGEST_CURSOR)] | None = None
-
-    @classmethod
-    def parse(cls, request: Request) -> "GetResponse":
-        """Check a query. `Last-Event-ID` means the same as `starting_after`, and wins: EventSource
-        repeats the old query next to the newer header.
-
-        Raises:
-            BadRequest: names the parameter.
-        """
-        query: dict[str, Any] = dict(request.query_params)
-        last_event_id = request.headers.get("last-event-id", "").strip()
-        if last_event_id:
-            query["starting_after"] = last_event_id
-        try:
-            return cls.model_validate(query)
-        except ValidationError as error:
-            if last_event_id and any("starting_after" in e["loc"] for e in error.errors()):
-                raise BadRequest(
-                    "Last-Event-ID must be a sequence number.", param="Last-Event-ID"
-                ) from None
-            raise _bad_request(error, query) from None
-
-
 def _check_item(item: dict[str, Any], where: str) -> None:
     kind = item.get("type", "message")
     if not isinstance(kind, str):
@@ -299,13 +261,6 @@ def _are_objects(value: Any) -> bool:
     )
 
 
-_OUR_WORDS: Final = {
-    "dict_type": "Input should be an object",
-    "list_type": "Input should be a list",
-    "model_type": "Input should be an object",
-}
-
-
 def _is_too_deep(value: Any) -> bool:
     level = [value]
     for _ in range(DEEPEST):
@@ -318,60 +273,3 @@ def _is_too_deep(value: Any) -> bool:
         if not level:
             return False
     return True
-
-
-def _bad_request(error: ValidationError, given: Any) -> BadRequest:
-    """One problem, in the words of the API: where it is and what would be right."""
-    problems = error.errors(include_url=False, include_input=False)
-    # The deepest: of a union, that is the branch which the client meant.
-    problem = max(problems, key=lambda each: len(each["loc"]))
-    param = _where(problem["loc"], given, problem["type"] == "missing")
-    shown = f"{param}: " if param else ""
-    message = _OUR_WORDS.get(problem["type"], problem["msg"])
-    return BadRequest(f"{shown}{message}.", param=param or None, code="invalid_type")
-
-
-def _where(location: tuple[str | int, ...], given: Any, missing: bool) -> str:
-    """The parameter at a location; what is not in the body there names a branch of a union."""
-    path = ""
-    for place, part in enumerate(location):
-        if isinstance(given, list) and isinstance(part, int):
-            path, given = f"{path}[{part}]", given[part]
-        elif isinstance(given, dict) and part in given:
-            path, given = f"{path}.{part}", given[part]
-        elif missing and place == len(location) - 1:
-            path = f"{path}.{part}"
-    return path.lstrip(".")
-
-
-async def read_json(request: Request, limit: int) -> Any:
-    """The JSON body of a request.
-
-    Raises:
-        UnsupportedMediaType: not `application/json`.
-        BodyTooLarge: more than `limit` bytes.
-        BadRequest: not JSON.
-    """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnsupportedMediaType("The body must be JSON, with Content-Type: application/json.")
-    too_large = BodyTooLarge(f"The body is larger than {limit} bytes.")
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit + DROPPED_BYTES:
-        raise too_large
-    body, size = bytearray(), 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size <= limit:
-                body += part
-            elif size > limit + DROPPED_BYTES:
-                break
-    except ClientDisconnect:
-        raise BadRequest("The connection was closed before the body was complete.") from None
-    if size > limit:
-        raise too_large
-    try:
-        return loads(bytes(body))
-    except NotJSON as error:
-        raise BadRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None

@@ -16,8 +16,10 @@ from longrun.errors import BadRequest, LongrunError, NotFound, StillRunning
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.answers import JSONAnswer
+from longrun.http.bodies import read_json
 from longrun.http.continuation import continued
-from longrun.http.requests import CreateResponse, GetResponse, read_json
+from longrun.http.query import GetResponse
+from longrun.http.requests import CreateResponse
 from longrun.http.streams import EventStream, until_disconnected
 from longrun.jsontext import Encoded, loads
 from longrun.protocol import RunRequest, Status

@@ -1,0 +1,37 @@
+"""What pydantic finds wrong, as one problem in the words of the API."""
+
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from longrun.errors import BadRequest
+
+_OUR_WORDS: Final = {
+    "dict_type": "Input should be an object",
+    "list_type": "Input should be a list",
+    "model_type": "Input should be an object",
+}
+
+
+def bad_request(error: ValidationError, given: Any) -> BadRequest:
+    """One problem, in the words of the API: where it is and what would be right."""
+    problems = error.errors(include_url=False, include_input=False)
+    # The deepest: of a union, that is the branch which the client meant.
+    problem = max(problems, key=lambda each: len(each["loc"]))
+    param = _where(problem["loc"], given, problem["type"] == "missing")
+    shown = f"{param}: " if param else ""
+    message = _OUR_WORDS.get(problem["type"], problem["msg"])
+    return BadRequest(f"{shown}{message}.", param=param or None, code="invalid_type")
+
+
+def _where(location: tuple[str | int, ...], given: Any, missing: bool) -> str:
+    """The parameter at a location; what is not in the body there names a branch of a union."""
+    path = ""
+    for place, part in enumerate(location):
+        if isinstance(given, list) and isinstance(part, int):
+            path, given = f"{path}[{part}]", given[part]
+        elif isinstance(given, dict) and part in given:
+            path, given = f"{path}.{part}", given[part]
+        elif missing and place == len(location) - 1:
+            path = f"{path}.{part}"
+    return path.lstrip(".")
