@@ -58,8 +58,8 @@ def serve(
 
     [bold]Example:[/] longrun serve my_app.agents:researcher --port 8080
     """
-    from longrun import server
     from longrun.app import create_app
+    from longrun.serving import server
 
     settings = Settings.load(
         agents=agents or None,
