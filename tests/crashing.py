@@ -31,7 +31,8 @@ from longrun.execution.registry import Registry
 from longrun.jsontext import loads
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
-from longrun.store.log_writer import Entry, RunLog, Step
+from longrun.store.records import Step
+from longrun.store.run_log import Entry, RunLog
 from tests.unit import oracle, streams
 
 CRASHED = 9
@@ -118,8 +119,8 @@ def _watched(new: Fate) -> Any:
         if not any(entry.steps or entry.ending for entry in entries):
             new.note(self.response_id, "commit events")
 
-    def noted_init(self: RunLog, *args: Any) -> None:
-        opened(self, *args)
+    def noted_init(self: RunLog, *args: Any, **named: Any) -> None:
+        opened(self, *args, **named)
         new.logs[self.response_id] = self
 
     RunLog.settle, RunLog.__init__ = noted_settle, noted_init  # type: ignore[method-assign]

@@ -12,9 +12,11 @@ from longrun import ids
 from longrun.protocol import Status
 from longrun.settings import Settings
 from longrun.store.database import Database
-from longrun.store.log_writer import Chunk, Ending, LogWriter, RunLog
+from longrun.store.log_writer import LogWriter
 from longrun.store.migrate import migrate
+from longrun.store.records import Chunk, Ending
 from longrun.store.responses import NewResponse, Responses
+from longrun.store.run_log import RunLog
 
 REPLICA = "replica_of_the_tests"
 

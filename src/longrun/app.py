@@ -34,8 +34,9 @@ from longrun.store.embedded import EmbeddedPostgres
 from longrun.store.events import EventLog
 from longrun.store.lease import Lease
 from longrun.store.listener import Listener
-from longrun.store.log_writer import Chunk, LogWriter
+from longrun.store.log_writer import LogWriter
 from longrun.store.migrate import check_migrated, migrate
+from longrun.store.records import Chunk
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
 from longrun.supervision import Supervisor

@@ -9,8 +9,9 @@ from longrun import ids
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
 from longrun.store.database import Database
-from longrun.store.log_writer import Chunk, LogWriter
+from longrun.store.log_writer import LogWriter
 from longrun.store.migrate import migrate
+from longrun.store.records import Chunk
 from longrun.store.responses import NewResponse, Responses
 from tests.bench.runs import query
 

@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from longrun.store.log_writer import Ending
+from longrun.store.records import Ending
 from tests.contract.conftest import MAX_BODY_BYTES
 from tests.postgres import Server
 from tests.reading import Wire, create, finished, in_background, parse, read, script, stream_url

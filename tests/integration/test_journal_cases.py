@@ -19,7 +19,7 @@ from agents import Agent, RunContextWrapper, SQLiteSession, function_tool, hando
 
 import longrun
 from longrun.execution.replay.journal import Journal, ReplayMismatch, fingerprint
-from longrun.store.log_writer import Step
+from longrun.store.records import Step
 from tests import crashing, journal_agents, postgres
 from tests.crashing import (
     Crash,

@@ -8,7 +8,9 @@ import pytest
 from longrun import metrics
 from longrun.errors import Fenced, LongrunError
 from longrun.store.database import Database
-from longrun.store.log_writer import Chunk, Ending, LogWriter, RunLog, Step
+from longrun.store.log_writer import LogWriter
+from longrun.store.records import Chunk, Ending, Step
+from longrun.store.run_log import RunLog
 from tests import proxy
 from tests.postgres import Server
 from tests.reading import eventually
@@ -283,11 +285,11 @@ class TestBackpressure:
                 for _ in range(1000):
                     await run.ready()
                     append(run, 1, delta="x" * 100)
-                    most = max(most, run.pending_bytes)
+                    most = max(most, run._pending_bytes)
 
             async with locked(database.url, schema, response_id):
                 producing = asyncio.create_task(produce())
-                await eventually(lambda: run.pending_bytes >= 10_000)
+                await eventually(lambda: run._pending_bytes >= 10_000)
                 for _ in range(100):
                     await asyncio.sleep(0)
                 assert not producing.done()
@@ -295,7 +297,7 @@ class TestBackpressure:
             await producing
             await run.flush()
             assert most < 10_000 + 200
-            assert run.pending_bytes == 0
+            assert run._pending_bytes == 0
             assert len(await logged(store, response_id)) == 1001
 
     async def test_a_fenced_run_does_not_wait_for_ever(self, database: Server, schema: str) -> None:

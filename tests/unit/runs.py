@@ -17,7 +17,8 @@ from longrun.jsontext import dumps
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.claims import Claim
-from longrun.store.log_writer import Chunk, Entry, RunLog, Step
+from longrun.store.records import Chunk, Step
+from longrun.store.run_log import Entry, RunLog
 from tests.unit import oracle
 from tests.unit.streams import JSONObject, raw, request
 
@@ -38,8 +39,17 @@ class Commits:
         """What Postgres holds if the replica dies after so many commits."""
         return Commits(entries=self.entries[:commits], dropped=set(self.dropped))
 
+    def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
+        return RunLog(
+            response_id,
+            attempt,
+            next_sequence,
+            wake=self.wake,
+            buffer_bytes=self.run_buffer_bytes,
+        )
+
     def wake(self, run: RunLog) -> None:
-        taken = run.take(1 << 40)
+        taken = run.next_entries(1 << 40)
         self.entries += taken
         run.settle(taken)
 
@@ -97,8 +107,7 @@ async def run(
     assembler.lifecycle("in_progress")
     events = assembler.take().events
     commits.entries.append(Entry(events))
-    given: Any = commits
-    run_log = RunLog(given, asked.response_id, 1, len(events))
+    run_log = commits.open(asked.response_id, 1, len(events))
 
     async def start() -> Start:
         return Start(assembler, run_log)
@@ -137,7 +146,7 @@ async def carry_on(
     recovered = await recover(claim, given, given)
     commits.dropped.update(recovered.dropped)
     recovered.assembler.lifecycle("in_progress")
-    run_log = RunLog(given, asked.response_id, attempt, recovered.next_sequence)
+    run_log = commits.open(asked.response_id, attempt, recovered.next_sequence)
 
     async def start() -> Start:
         return Start(recovered.assembler, run_log, recovered.steps)

@@ -20,7 +20,7 @@ from longrun.errors import Unavailable
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.store.events import News
-from longrun.store.log_writer import Chunk
+from longrun.store.records import Chunk
 from longrun.supervision import Supervisor
 from tests.unit import clock
 

@@ -11,7 +11,7 @@ from longrun.execution.replay.results import decode_response
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
-from longrun.store.log_writer import Chunk, Step
+from longrun.store.records import Chunk, Step
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 

@@ -40,7 +40,8 @@ from longrun.execution.replay.session import JournaledSession
 from longrun.execution.replay.steps import ReplayedTurn, Steps
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
-from longrun.store.log_writer import Ending, RunLog, Step
+from longrun.store.records import Ending, Step
+from longrun.store.run_log import RunLog
 from longrun.supervision import let_go
 
 log = logging.getLogger("longrun.execution.run")

@@ -17,7 +17,7 @@ from longrun import metrics
 from longrun.errors import Unavailable
 from longrun.protocol import ends_log
 from longrun.store.events import EventLog, News
-from longrun.store.log_writer import Chunk
+from longrun.store.records import Chunk
 from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.fanout.hub")

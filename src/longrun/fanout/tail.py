@@ -13,7 +13,7 @@ from longrun.errors import Unavailable
 from longrun.fanout.hub import Hub, Reader, Topic
 from longrun.protocol import ends_log
 from longrun.store.events import EventLog
-from longrun.store.log_writer import Chunk
+from longrun.store.records import Chunk
 from longrun.supervision import let_go
 
 RETRY: Final = 0.5

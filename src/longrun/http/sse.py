@@ -7,7 +7,7 @@ EventSource. Events are not parsed again: the writer put `type` first in each of
 from collections.abc import Iterable
 from typing import Final
 
-from longrun.store.log_writer import Chunk
+from longrun.store.records import Chunk
 
 KEEPALIVE: Final = b": keepalive\n"
 """A comment with ONE newline: with two it would be a block, which crashes openai-python when it

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from longrun.store.database import Database
-from longrun.store.log_writer import Step
+from longrun.store.records import Step
 
 SETTLING: Final = 3.0
 """Seconds that all replicas have to renew their leases and locks after Postgres was away, or

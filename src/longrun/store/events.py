@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from longrun.store.database import Database, unavailable_if_gone
-from longrun.store.log_writer import Chunk
+from longrun.store.records import Chunk
 
 
 @dataclass(slots=True)

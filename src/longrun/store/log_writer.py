@@ -9,182 +9,21 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from longrun import metrics
 from longrun.errors import Fenced, LongrunError
-from longrun.protocol import Status
 from longrun.store.database import GONE, Database
+from longrun.store.records import Chunk, Step
+from longrun.store.run_log import Entry, RunLog
 from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.log_writer")
 
 BATCH_BYTES: Final = 8 * 1024 * 1024
-ENTRY_BYTES: Final = 64 * 1024
-"""What an entry has at least before events that bring nothing else begin another one."""
-
 LONGEST_BACKOFF: Final = 2.0
-
-
-class Chunk(NamedTuple):
-    """Events first..last of one response: newline-separated JSON, none at the end."""
-
-    first: int
-    last: int
-    data: bytes
-
-
-class Step(NamedTuple):
-    """One finished model turn or tool call (table `steps`)."""
-
-    scope: str
-    kind: str
-    key: str
-    fingerprint: str
-    result: str
-
-
-class Ending(NamedTuple):
-    """What a response becomes with its terminal event."""
-
-    status: Status
-    document: str
-
-
-@dataclass(slots=True)
-class Entry:
-    """What calls of `append` hand over; it is committed whole or not at all."""
-
-    events: list[bytes]
-    items: Sequence[tuple[int, str]] = ()
-    steps: Sequence[Step] = ()
-    ending: Ending | None = None
-    size: int = 0
-
-
-class RunLog:
-    """The end of the event log that one attempt writes to.
-
-    `append` never waits and never fails; `ready` waits while too much is pending; `flush` waits
-    for the commit. Both raise when this attempt no longer holds the response.
-    """
-
-    def __init__(
-        self, writer: "LogWriter", response_id: str, attempt: int, next_sequence: int
-    ) -> None:
-        self.response_id = response_id
-        self.attempt = attempt
-        self.next_sequence = next_sequence
-        self.lost: LongrunError | None = None
-        self._writer = writer
-        self._entries: deque[Entry] = deque()
-        self._first = next_sequence
-        self._bytes = 0
-        self._appended = 0
-        self._committed = 0
-        self._changed = asyncio.Event()
-
-    def append(
-        self,
-        events: Sequence[bytes],
-        *,
-        items: Sequence[tuple[int, str]] = (),
-        steps: Sequence[Step] = (),
-        ending: Ending | None = None,
-    ) -> None:
-        """Hand over encoded events, numbered from `next_sequence` on, and what belongs to them.
-
-        They are committed together. After an ending nothing more may come.
-        """
-        size = sum(map(len, events))
-        last = self._entries[-1] if self._entries else None
-        if items or steps or ending or last is None or last.ending or last.size >= ENTRY_BYTES:
-            size += sum([len(step.result) for step in steps])
-            self._entries.append(Entry([*events], items, steps, ending, size))
-            self._appended += 1
-        else:
-            # Deltas come one by one and by the thousand: an entry for each would be most of the
-            # work here, and of the garbage collector's.
-            last.events += events
-            last.size += size
-        self.next_sequence += len(events)
-        self._bytes += size
-        self._writer.wake(self)
-
-    @property
-    def pending_bytes(self) -> int:
-        """What was appended and is not committed."""
-        return self._bytes
-
-    @property
-    def must_wait(self) -> bool:
-        """Whether `ready` would wait, or raise."""
-        return self._bytes >= self._writer.run_buffer_bytes or self.lost is not None
-
-    async def ready(self) -> None:
-        """Wait until less is pending than `run_buffer_bytes`: the run is slowed, never cut.
-
-        Raises:
-            Fenced: another attempt holds the response.
-        """
-        while self._bytes >= self._writer.run_buffer_bytes:
-            await self._next_change()
-        self._check()
-
-    async def flush(self) -> None:
-        """Wait until everything that was appended is committed.
-
-        Raises:
-            Fenced: another attempt holds the response; what was pending is not in the log.
-        """
-        target = self._appended
-        while self._committed < target:
-            await self._next_change()
-        self._check()
-
-    def _check(self) -> None:
-        if self.lost is not None:
-            raise self.lost
-
-    async def _next_change(self) -> None:
-        self._check()
-        self._changed.clear()
-        await self._changed.wait()
-
-    def take(self, limit: int) -> list[Entry]:
-        """Everything that is pending, up to about `limit` bytes."""
-        taken: list[Entry] = []
-        size = 0
-        while self._entries and (not taken or size + self._entries[0].size <= limit):
-            entry = self._entries.popleft()
-            taken.append(entry)
-            size += entry.size
-        return taken
-
-    @property
-    def has_pending(self) -> bool:
-        return bool(self._entries)
-
-    def settle(self, entries: Sequence[Entry]) -> None:
-        """These entries are committed."""
-        self._bytes -= sum(entry.size for entry in entries)
-        self._first += sum(len(entry.events) for entry in entries)
-        self._committed += len(entries)
-        self._changed.set()
-
-    def lose(self, error: LongrunError) -> None:
-        """This attempt must not write any more; what is pending is dropped."""
-        self.lost = error
-        self._entries.clear()
-        self._bytes = 0
-        self._changed.set()
-
-    @property
-    def first_pending(self) -> int:
-        return self._first
 
 
 @dataclass(slots=True)
@@ -230,7 +69,7 @@ class LogWriter:
     """
 
     def __init__(self, database: Database, committed: Callable[[str, list[Chunk]], None]) -> None:
-        self.run_buffer_bytes = database.settings.run_buffer_bytes
+        self._run_buffer_bytes = database.settings.run_buffer_bytes
         self._chunk_bytes = database.settings.chunk_bytes
         self._queries = database.queries
         self._lane = database.lane("log writer")
@@ -241,7 +80,13 @@ class LogWriter:
 
     def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
         """The log of an attempt that this replica holds."""
-        return RunLog(self, response_id, attempt, next_sequence)
+        return RunLog(
+            response_id,
+            attempt,
+            next_sequence,
+            wake=self.wake,
+            buffer_bytes=self._run_buffer_bytes,
+        )
 
     def wake(self, run: RunLog) -> None:
         if run.lost is not None:
@@ -257,9 +102,9 @@ class LogWriter:
                 await self._work.wait()
                 self._work.clear()
                 while self._waiting:
-                    await self._write(self._take_batch())
+                    await self._write(self._next_batch())
 
-    def _take_batch(self) -> list[_Share]:
+    def _next_batch(self) -> list[_Share]:
         """The next batch: every waiting run in turn, up to BATCH_BYTES.
 
         A run has one share of a batch: its events are numbered from what is committed. What is
@@ -269,8 +114,8 @@ class LogWriter:
         while self._waiting and size < BATCH_BYTES:
             run = next(iter(self._waiting))
             del self._waiting[run]
-            share = _Share(run, run.take(BATCH_BYTES - size))
-            if run.has_pending:
+            share = _Share(run, run.next_entries(BATCH_BYTES - size))
+            if run.has_entries:
                 left.append(run)
             if not share.entries:
                 continue

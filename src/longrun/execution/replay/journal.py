@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from longrun.errors import LongrunError
 from longrun.jsontext import dumps, loads
-from longrun.store.log_writer import Step
+from longrun.store.records import Step
 
 log = logging.getLogger("longrun.execution.replay.journal")
 

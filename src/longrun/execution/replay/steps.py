@@ -32,7 +32,8 @@ from longrun.execution.replay.results import (
 )
 from longrun.execution.replay.sdk import ModelCall, guarded, tool_of
 from longrun.jsontext import dumps, loads
-from longrun.store.log_writer import RunLog, Step
+from longrun.store.records import Step
+from longrun.store.run_log import RunLog
 
 EVENTS_AHEAD: Final = 256
 """Raw events that a model may be ahead of the assembler. The SDK's own queue has no bound."""
