@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrun.store.embedded import EmbeddedPostgres
+from longrun.embedded.share import EmbeddedPostgres
 
 DEBIAN = Path("/usr/lib/postgresql")
 

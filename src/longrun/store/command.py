@@ -2,9 +2,9 @@
 
 import asyncio
 
+from longrun.embedded.share import EmbeddedPostgres
 from longrun.settings import Settings
 from longrun.store.database import Database
-from longrun.store.embedded import EmbeddedPostgres
 from longrun.store.migrate import migrate
 
 

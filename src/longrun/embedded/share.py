@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
+from longrun.embedded.folder import ELSEWHERE, PORT, Cluster, installed_binaries
 from longrun.errors import ConfigurationError
-from longrun.store.cluster import ELSEWHERE, PORT, Cluster, installed_binaries
 
 log = logging.getLogger("longrun.embedded")
 
