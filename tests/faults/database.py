@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from longrun.embedded.folder import installed_binaries
+from longrun.embedded.binaries import installed_binaries
 from tests import postgres
 
 

