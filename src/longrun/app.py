@@ -16,7 +16,6 @@ from starlette.types import Receive, Scope, Send
 
 from longrun import ids
 from longrun.console import routes as console_routes
-from longrun.embedded.share import EmbeddedPostgres
 from longrun.execution import registry
 from longrun.execution.registry import Registry
 from longrun.execution.replay import sdk
@@ -36,6 +35,7 @@ from longrun.store.lease import Lease
 from longrun.store.listener import Listener
 from longrun.store.log_writer import LogWriter
 from longrun.store.migrate import check_migrated, migrate
+from longrun.store.opening import Opening
 from longrun.store.records import Chunk
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
@@ -77,6 +77,7 @@ class Longrun:
     def _wire(self, served: Registry, settings: Settings, session: SessionFactory | None) -> None:
         replica_id = ids.new_replica_id()
         self._database = Database(settings)
+        self._opening = Opening(self._database)
         self._lease = Lease(self._database, replica_id, version("longrun"))
         self._claims = Claims(self._database, replica_id, self.models)
         self._responses = Responses(self._database)
@@ -225,27 +226,17 @@ class Longrun:
 
     @contextlib.asynccontextmanager
     async def _open_database(self) -> AsyncIterator[None]:
-        embedded = None
-        if self.settings.database_url is None:
-            embedded = await asyncio.to_thread(EmbeddedPostgres.start, self.settings.data_dir)
-            url, listen_url = embedded.url, None
-        else:
-            url = self.settings.database_url.get_secret_value()
-            listen = self.settings.listen_database_url
-            listen_url = listen.get_secret_value() if listen else None
-        try:
-            await self._database.open(url, listen_url)
+        async with self._opening.opened():
+            await self._prepare_database()
             try:
-                await self._prepare_database()
-                try:
-                    yield
-                finally:
-                    await self._lease.end()
+                yield
             finally:
-                await self._database.close()
-        finally:
-            if embedded is not None:
-                await asyncio.to_thread(embedded.stop)
+                await self._lease.end()
+
+    def abandon(self) -> None:
+        """For a process that exits at once, in the middle of anything: leave no Postgres behind
+        that was started for it. Everything else is safe in the log. Blocks for some seconds."""
+        self._opening.abandon()
 
     async def _prepare_database(self) -> None:
         if self.settings.auto_migrate:

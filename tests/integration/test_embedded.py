@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from longrun.embedded import folder as folder_postgres
 from longrun.embedded.binaries import installed_binaries
 from longrun.embedded.share import EmbeddedPostgres
 from longrun.errors import ConfigurationError
+from tests import servers
 
 SECONDS = 60.0
 
@@ -162,6 +165,13 @@ def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + SECONDS
     while is_running(pid):
         assert time.monotonic() < deadline, f"process {pid} still runs"
+        time.sleep(0.01)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
@@ -322,6 +332,63 @@ class TestSeveralProcesses:
         url = only.reads()
         assert only.ask("fork") == "forked"
         assert query(url, "SELECT 1") == 1
+
+
+class TestServer:
+    """`longrun serve` on an embedded Postgres, told to stop twice."""
+
+    @pytest.fixture
+    def serve(self) -> Iterator[Callable[[Path], servers.Replica]]:
+        started: list[servers.Replica] = []
+
+        def start(data_dir: Path) -> servers.Replica:
+            arguments = ("--data-dir", str(data_dir))
+            started.append(servers.start(arguments=arguments, wait=False))
+            return started[-1]
+
+        yield start
+        for replica in started:
+            replica.end()
+            replica.log.unlink()
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_second_signal_leaves_no_postgres_behind(
+        self,
+        data_dir: Path,
+        serve: Callable[[Path], servers.Replica],
+        number: signal.Signals,
+    ) -> None:
+        replica = serve(data_dir)
+        servers.wait_ready(replica)
+        pid = postmaster(data_dir)
+        with socket.create_connection(("127.0.0.1", int(replica.url.rsplit(":")[-1]))) as client:
+            # A stream that is open for as long as the drain is.
+            body = json.dumps({"input": json.dumps({"hold": 60}), "stream": True}).encode()
+            client.sendall(
+                b"POST /responses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            assert client.recv(1)
+            replica.signal(number)
+            wait_for(lambda: "stopping" in replica.output())
+            replica.signal(number)
+            assert replica.wait(SECONDS) == 1
+        assert not is_running(pid)
+        assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+    def test_nor_while_it_is_being_started(
+        self, data_dir: Path, serve: Callable[[Path], servers.Replica]
+    ) -> None:
+        pid_file = data_dir / "postgres" / "postmaster.pid"
+        replica = serve(data_dir)
+        wait_for(lambda: pid_file.exists() and bool(pid_file.read_text()))
+        pid = postmaster(data_dir)
+        for _ in range(2):
+            replica.signal(signal.SIGINT)
+            time.sleep(0.05)  # two signals at once are one
+        assert replica.wait(SECONDS) in (0, 1)
+        assert not is_running(pid)
+        assert not pid_file.exists()
 
 
 class TestWhatACrashLeaves:

@@ -9,8 +9,9 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -32,6 +33,7 @@ class EmbeddedPostgres:
     data_dir: Path
     _users: int | None
     _pid: int
+    _stopping: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def start(cls, data_dir: Path) -> Self:
@@ -69,9 +71,12 @@ class EmbeddedPostgres:
         Args:
             seconds: what Postgres has to stop in order, and again to stop at once.
         """
-        users, self._users = self._users, None
-        if users is None:
-            return
+        with self._stopping:  # a second caller must not exit the process before the first is done
+            users, self._users = self._users, None
+            if users is not None:
+                self._give_up(users, seconds)
+
+    def _give_up(self, users: int, seconds: float) -> None:
         atexit.unregister(self.stop)
         if os.getpid() != self._pid:  # a fork's copy: the share is its parent's
             os.close(users)

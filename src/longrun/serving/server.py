@@ -75,9 +75,11 @@ async def _serve(
     make_app: Callable[[], Longrun], settings: Settings, started: Callable[[str], None]
 ) -> None:
     stop = asyncio.Event()
-    _on_signals(stop)
+    at_once: list[Callable[[], None]] = []
+    _on_signals(stop, at_once)
     with _bound(settings) as listening:
         app = make_app()
+        at_once.append(app.abandon)
         connections = Connections(app)
         loop = asyncio.get_running_loop()
         async with app.running():
@@ -104,17 +106,23 @@ async def _serve(
             await hypercorn_serve(connections, config, shutdown_trigger=until_stopped)  # type: ignore[arg-type]
 
 
-def _on_signals(stop: asyncio.Event) -> None:
-    """The first signal stops in order; the second at once."""
+def _on_signals(stop: asyncio.Event, at_once: list[Callable[[], None]]) -> None:
+    """The first signal stops in order; the second at once, but for what `at_once` has to do; the
+    third does not wait for that either."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
 
     def received() -> None:
         if stop.is_set():
             log.warning("second signal: exiting at once")
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)
+            for act in at_once:
+                act()
             os._exit(1)
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         loop.add_signal_handler(number, received)
 
 
