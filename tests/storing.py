@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from longrun import ids
-from longrun.protocol import Status
+from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.database import Database
 from longrun.store.log_writer import LogWriter
@@ -64,33 +64,45 @@ def events(first: int, count: int, **fields: Any) -> list[bytes]:
     return [event(number, **fields) for number in range(first, first + count)]
 
 
+def request_for(response_id: str, principal: str = "", agent: str = "scripted") -> RunRequest:
+    """A request in the background, for nothing in particular."""
+    return RunRequest(
+        response_id=response_id,
+        principal=principal,
+        agent=agent,
+        background=True,
+        stored=True,
+        input=[],
+        document={"id": response_id, "object": "response"},
+    )
+
+
 async def add_response(
     database: Database,
     *,
     attempt: int = 1,
     status: Status = "in_progress",
     principal: str = "",
+    agent: str = "scripted",
+    replica_id: str = REPLICA,
 ) -> str:
     """A response in the hands of a replica that does not exist; its log has event 0."""
-    response_id = ids.new_response_id()
+    request = request_for(ids.new_response_id(), principal, agent)
     await Responses(database).create(
         NewResponse(
-            id=response_id,
-            principal=principal,
-            agent="scripted",
-            status=status,
-            background=True,
-            stored=True,
-            attempt=attempt,
-            replica_id=REPLICA if status == "in_progress" else None,
-            document=json.dumps({"id": response_id, "object": "response"}),
-            input="[]",
-            request="{}",
-            last=0,
-            events=event(0, "response.created"),
+            request,
+            [event(0, "response.created")],
+            replica_id=replica_id if status == "in_progress" else None,
         )
     )
-    return response_id
+    if status == "in_progress" and attempt != 1:
+        schema = database.settings.db_schema
+        await database.execute(
+            f'UPDATE "{schema}".responses SET attempt = $2, spent = $2 WHERE id = $1',
+            request.response_id,
+            attempt,
+        )
+    return request.response_id
 
 
 @contextlib.asynccontextmanager

@@ -28,9 +28,7 @@ SET status = 'in_progress', attempt = response.attempt + 1, spent = response.spe
     replica_id = $1
 FROM next
 WHERE response.id = next.id
-RETURNING response.id, response.principal, response.agent, response.background, response.stored,
-    response.attempt, response.spent, response.cancelled, response.deadline_at < now() AS overdue,
-    response.document, response.input, response.request;
+RETURNING response.id, response.attempt;
 
 -- name: claim_orphans
 -- Runs of replicas that are gone, and runs that were handed over, which uses up no attempt.
@@ -48,9 +46,7 @@ SET attempt = response.attempt + 1, replica_id = $1,
     spent = response.spent + CASE WHEN next.replica_id IS NULL THEN 0 ELSE 1 END
 FROM next
 WHERE response.id = next.id
-RETURNING response.id, response.principal, response.agent, response.background, response.stored,
-    response.attempt, response.spent, response.cancelled, response.deadline_at < now() AS overdue,
-    response.document, response.input, response.request;
+RETURNING response.id, response.attempt;
 
 -- name: claim_to_end
 -- One response, whoever holds it, in order to end it. Decides between its own end and this.
@@ -58,9 +54,17 @@ UPDATE longrun.responses AS response
 SET status = 'in_progress', attempt = response.attempt + 1, replica_id = $1,
     cancelled = response.cancelled OR $3
 WHERE response.id = $2 AND response.status IN ('queued', 'in_progress')
-RETURNING response.id, response.principal, response.agent, response.background, response.stored,
-    response.attempt, response.spent, response.cancelled, response.deadline_at < now() AS overdue,
-    response.document, response.input, response.request;
+RETURNING response.id, response.attempt;
+
+-- name: get_claims
+-- What was claimed, as long as it is held as this attempt.
+SELECT response.id, response.principal, response.agent, response.background, response.stored,
+    response.document, response.input, response.request,
+    response.attempt, response.spent, response.cancelled, response.deadline_at < now() AS overdue
+FROM unnest($1::text[], $2::integer[]) WITH ORDINALITY AS claim (id, attempt, place)
+JOIN longrun.responses AS response
+    ON response.id = claim.id AND response.attempt = claim.attempt
+ORDER BY claim.place;
 
 -- name: release
 -- Hand runs over: whoever is free goes on, with the next attempt.

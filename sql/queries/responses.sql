@@ -55,7 +55,8 @@ SELECT status FROM longrun.responses WHERE id = $1 FOR UPDATE;
 SELECT status FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored FOR UPDATE;
 
 -- name: delete_response
--- After lock_response_of or lock_response_unscoped in the same transaction, so that no append can come in between.
+-- After lock_response_of or lock_response_unscoped in the same transaction, so that no append
+-- can come in between.
 WITH chunks AS (
     DELETE FROM longrun.event_chunks WHERE response_id = $1
 ), items AS (

@@ -14,6 +14,7 @@ from longrun.store.migrate import migrate
 from longrun.store.records import Chunk
 from longrun.store.responses import NewResponse, Responses
 from tests.bench.runs import query
+from tests.storing import request_for
 
 _FIRST: Final = b'{"type":"response.created","sequence_number":0,"response":{}}'
 
@@ -56,21 +57,8 @@ def prepare(url: str, schema: str, responses: int) -> list[str]:
 
 
 def _in_progress(response_id: str) -> NewResponse:
-    return NewResponse(
-        id=response_id,
-        principal="",
-        agent="bench",
-        status="in_progress",
-        background=True,
-        stored=True,
-        attempt=1,
-        replica_id="bench",
-        document="{}",
-        input="[]",
-        request="{}",
-        last=0,
-        events=_FIRST,
-    )
+    request = request_for(response_id, agent="bench")
+    return NewResponse(request, [_FIRST], replica_id="bench")
 
 
 def forget(url: str, schema: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from longrun import ids as make_ids
 from longrun.settings import Settings
 from longrun.store.claims import Claims
 from longrun.store.database import Database
@@ -17,6 +16,7 @@ from tests import postgres
 from tests.faults.ground import Follower, Ground, following, ground
 from tests.reading import Wire, eventually
 from tests.servers import Replica
+from tests.storing import add_response
 
 LIFECYCLE = ("response.created", "response.queued", "response.in_progress")
 
@@ -142,16 +142,7 @@ async def test_the_queue_is_fair_between_principals(database: postgres.Server, s
 
 
 async def queue(store: Database, principal: str) -> str:
-    from longrun.store.responses import NewResponse, Responses
-
-    id_ = make_ids.new_response_id()
-    new = NewResponse(
-        id=id_, principal=principal, agent="a", status="queued", background=True, stored=True,
-        attempt=0, replica_id=None, document="{}", input="[]", request="{}", last=0,
-        events=b'{"type":"response.created","sequence_number":0}',
-    )  # fmt: skip
-    await Responses(store).create(new)
-    return id_
+    return await add_response(store, status="queued", principal=principal)
 
 
 async def test_two_claimers_share_a_queue_without_waiting(

@@ -13,7 +13,6 @@ from longrun.assembly.assembler import Assembler
 from longrun.execution.recovery import Recovered, recover
 from longrun.execution.replay import sdk
 from longrun.execution.run import Run, SessionFactory, Start
-from longrun.jsontext import dumps
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.claims import Claim
@@ -128,20 +127,7 @@ async def carry_on(
     agent: Agent[Any], asked: RunRequest, commits: Commits, attempt: int = 2
 ) -> Recovered:
     """The next attempt, after one died with these commits."""
-    claim = Claim(
-        id=asked.response_id,
-        principal="",
-        agent=agent.name,
-        background=asked.background,
-        stored=True,
-        attempt=attempt,
-        spent=attempt,
-        cancelled=False,
-        overdue=False,
-        document=dumps(asked.document).decode(),
-        input=dumps(asked.input).decode(),
-        request=dumps(asked.parameters).decode(),
-    )
+    claim = Claim(request=asked, attempt=attempt, spent=attempt, cancelled=False, overdue=False)
     given: Any = commits
     recovered = await recover(claim, given, given)
     commits.dropped.update(recovered.dropped)

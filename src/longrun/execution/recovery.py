@@ -97,7 +97,7 @@ async def recover(claim: Claim, claims: Claims, event_log: EventLog) -> Recovere
     kept = _kept(items, steps)
     assembler = Assembler(
         claim.id,
-        loads(claim.document),
+        claim.request.document,
         next_sequence=scan.last + 1,
         next_index=scan.next_index,
         output=kept,

@@ -18,7 +18,6 @@ from longrun.execution.run import (
     add_recorded_usage,
     end_response,
 )
-from longrun.jsontext import dumps, loads
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
@@ -105,8 +104,9 @@ class Worker:
         assembler = Assembler(request.response_id, request.document)
         assembler.lifecycle(status)
         events = assembler.take().events
+        new = NewResponse(request, events, self._replica_id if starts else None)
         if not starts:
-            await self._responses.create(self._new(request, status, events))
+            await self._responses.create(new)
             self.work_waits = True
             self._announcer.tell("work")
             return status
@@ -119,7 +119,7 @@ class Worker:
         self._live[run.response_id] = run
         self._creating.add(run.response_id)
         try:
-            await self._responses.create(self._new(request, status, events))
+            await self._responses.create(new)
         except BaseException:
             self._live.pop(run.response_id, None)
             raise
@@ -278,16 +278,6 @@ class Worker:
 
     def _carry_on(self, claim: Claim) -> None:
         """Go on with a response from its finished steps. Its place is taken at once."""
-        request = RunRequest(
-            response_id=claim.id,
-            principal=claim.principal,
-            agent=claim.agent,
-            background=claim.background,
-            stored=claim.stored,
-            input=loads(claim.input),
-            document=loads(claim.document),
-            parameters=loads(claim.request),
-        )
 
         async def start() -> Start:
             recovered = await self._recover(claim)
@@ -295,7 +285,7 @@ class Worker:
             run_log = self._writer.open(claim.id, claim.attempt, recovered.next_sequence)
             return Start(recovered.assembler, run_log, recovered.steps)
 
-        run = self._new_run(request, claim.attempt, start)
+        run = self._new_run(claim.request, claim.attempt, start)
         self._live[run.response_id] = run
         self._host(run)
 
@@ -376,24 +366,6 @@ class Worker:
     async def _until_idle(self, seconds: float) -> None:
         if self._tasks and seconds > 0:
             await asyncio.wait(self._tasks, timeout=seconds)
-
-    def _new(self, request: RunRequest, status: Status, events: list[bytes]) -> NewResponse:
-        starts = status == "in_progress"
-        return NewResponse(
-            id=request.response_id,
-            principal=request.principal,
-            agent=request.agent,
-            status=status,
-            background=request.background,
-            stored=request.stored,
-            attempt=1 if starts else 0,
-            replica_id=self._replica_id if starts else None,
-            document=dumps(request.document).decode(),
-            input=dumps(request.input).decode(),
-            request=dumps(request.parameters).decode(),
-            last=len(events) - 1,
-            events=b"\n".join(events),
-        )
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -1,11 +1,13 @@
 """Claims: how a replica comes to execute a response, and how it gives one away."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from longrun.protocol import RunRequest
 from longrun.store.database import Database
 from longrun.store.records import Step
+from longrun.store.requests import request_of
 
 SETTLING: Final = 3.0
 """Seconds that all replicas have to renew their leases and locks after Postgres was away, or
@@ -17,22 +19,18 @@ class Claim:
     """A response that this replica now holds, as attempt `attempt`.
 
     `spent` counts the attempts that were used up, this one included; `cancelled` and `overdue`
-    say that it is to be ended, not run. `document`, `input` and `request` are the JSON texts it
-    was created with.
+    say that it is to be ended, not run.
     """
 
-    id: str
-    principal: str
-    agent: str
-    background: bool
-    stored: bool
+    request: RunRequest
     attempt: int
     spent: int
     cancelled: bool
     overdue: bool
-    document: str
-    input: str
-    request: str
+
+    @property
+    def id(self) -> str:
+        return self.request.response_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,4 +114,23 @@ class Claims:
         # this replica's own (Worker.reconcile). And one statement by itself: a replica that
         # freezes within a transaction would keep its rows locked.
         rows = await self._database.fetch_once(query, self._replica_id, *args)
-        return [Claim(**row) for row in rows]
+        if not rows:
+            return []
+        # What they are is read apart, so that it is written down once for all kinds of claims.
+        # A claim that another has taken since is not among them, and is not ours any more.
+        claimed = await self._database.fetch(
+            self._queries.get_claims,
+            [row["id"] for row in rows],
+            [row["attempt"] for row in rows],
+        )
+        return [_claim_of(dict(row)) for row in claimed]
+
+
+def _claim_of(row: Mapping[str, Any]) -> Claim:
+    return Claim(
+        request=request_of(row),
+        attempt=row["attempt"],
+        spent=row["spent"],
+        cancelled=row["cancelled"],
+        overdue=row["overdue"],
+    )

@@ -1,33 +1,28 @@
 """Responses: the rows that polls read, and what starts and ends them."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from longrun.errors import TooManyRequests
-from longrun.protocol import Status, is_terminal
+from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.database import Database
+from longrun.store.requests import columns_of
 
 
 @dataclass(frozen=True, slots=True)
 class NewResponse:
     """A response to be created, with the first events of its log.
 
-    `document` is the Response object without `output`; `input` all input items; `request` the
-    parameters that its runs need: JSON texts. `events` is the first chunk: events 0..last.
+    `replica_id` is who starts its run at once, as attempt 1; None: it is queued.
     """
 
-    id: str
-    principal: str
-    agent: str
-    status: Status
-    background: bool
-    stored: bool
-    attempt: int
-    replica_id: str | None
-    document: str
-    input: str
-    request: str
-    last: int
-    events: bytes
+    request: RunRequest
+    events: Sequence[bytes]
+    replica_id: str | None = None
+
+    @property
+    def status(self) -> Status:
+        return "queued" if self.replica_id is None else "in_progress"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,12 @@ class Responses:
         created = await self._database.fetch_once(
             *self._queries.bind(
                 "create_response",
-                **{field.name: getattr(new, field.name) for field in fields(new)},
+                **columns_of(new.request),
+                status=new.status,
+                attempt=0 if new.replica_id is None else 1,
+                replica_id=new.replica_id,
+                last=len(new.events) - 1,
+                events=b"\n".join(new.events),
                 run_timeout=settings.run_timeout,
                 max_queued=settings.max_queued,
             )
