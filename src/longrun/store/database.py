@@ -11,6 +11,7 @@ import asyncpg
 from longrun.errors import ConfigurationError, Unavailable
 from longrun.settings import Settings
 from longrun.store.queries import Queries
+from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_gone, is_hopeless
 
 log = logging.getLogger("longrun.store")
 
@@ -19,28 +20,6 @@ CONNECT_TIMEOUT: Final = 10.0
 STATEMENT_TIMEOUT: Final = 30.0
 CLOSE_TIMEOUT: Final = 1.0
 FIRST_CONNECT_TRIES: Final = 6
-
-GONE: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    # A full disk, too many connections, no memory; a deadlock, a statement that was cancelled.
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.QueryCanceledError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-)
-"""What says that Postgres, or this connection to it, is away for now; nothing is wrong with
-the statement. A read-only server is one that lost its primary's role in a failover."""
-
-CANNOT_CONNECT: Final = (*GONE, asyncpg.PostgresError, ValueError)
-"""What comes of connecting. Whether to try again, `is_hopeless` tells."""
 
 READ_TRIES: Final = 3
 
@@ -55,18 +34,14 @@ class _PooledConnection(asyncpg.Connection):
         return ""
 
 
-def is_hopeless(error: Exception) -> bool:
-    """Whether a connection that was refused will be again. A ValueError, which GONE has too, says
-    that the URL itself is wrong."""
-    return isinstance(error, ValueError) or not isinstance(error, GONE)
-
-
 @contextlib.contextmanager
 def unavailable_if_gone() -> Iterator[None]:
     """Turn a lost connection into `Unavailable`, whose text is fit for a client."""
     try:
         yield
-    except GONE as error:
+    except FAILURES as error:
+        if not is_gone(error):
+            raise
         log.warning("Postgres is away: %s: %s", type(error).__name__, error)
         raise Unavailable("The database is not available; try again.", retry_after=1) from error
 
@@ -76,8 +51,8 @@ class Lane:
 
     The log writer, the announcer and the hub have one each: no burst of requests makes them wait,
     and a statement is spared what a pool does around it, which is as much as a small statement
-    takes. Errors of asyncpg come out as they are; after one of GONE the connection is a new one,
-    so that a server that lost its primary's role is left.
+    takes. What comes of a statement comes out as it is; after an error that `is_gone` the
+    connection is a new one, so that a server that lost its primary's role is left.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
@@ -86,15 +61,32 @@ class Lane:
         self._turn = asyncio.Lock()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Execute one statement, which is its own transaction.
+
+        Raises:
+            ConnectionError: there is no connection to be had; nothing was sent.
+        """
         async with self._turn:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await self._connect()
+            connection = await self._connected()
             try:
-                return await self._connection.fetch(query, *args)
-            except (*GONE, asyncio.CancelledError):
-                # Cancelled: its answer may be under way still.
+                return await connection.fetch(query, *args)
+            except asyncio.CancelledError:
+                # Its answer may be under way still.
                 self.terminate()
                 raise
+            except FAILURES as error:
+                if is_gone(error):
+                    self.terminate()
+                raise
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            try:
+                self._connection = await self._connect()
+            except CANNOT_CONNECT as error:
+                # Whatever the reason, it is none of the statement's.
+                raise ConnectionError(f"cannot connect: {type(error).__name__}: {error}") from error
+        return self._connection
 
     def terminate(self) -> None:
         if self._connection is not None:
@@ -186,7 +178,7 @@ class Database:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._requests.close()
-        except (TimeoutError, *GONE):
+        except FAILURES:
             self._requests.terminate()
 
     async def connect_directly(self, name: str) -> asyncpg.Connection:
@@ -228,8 +220,8 @@ class Database:
                 try:
                     async with self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection:
                         return await connection.fetch(query, *args)
-                except GONE:
-                    if attempt == READ_TRIES - 1:
+                except FAILURES as error:
+                    if not is_gone(error) or attempt == READ_TRIES - 1:
                         raise
                     await asyncio.sleep(0.05 * 4**attempt)
         raise AssertionError("unreachable")

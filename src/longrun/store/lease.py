@@ -14,11 +14,10 @@ import threading
 import time
 from typing import Final
 
-import asyncpg
-
 from longrun import metrics
 from longrun.errors import ConfigurationError
-from longrun.store.database import CANNOT_CONNECT, GONE, Database, is_hopeless
+from longrun.store.database import Database
+from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_hopeless
 
 log = logging.getLogger("longrun.store.lease")
 
@@ -103,7 +102,7 @@ class Lease:
             while not self._ended.is_set():
                 try:
                     runner.run(self._beat_on_one_connection())
-                except (*GONE, asyncpg.PostgresError) as error:
+                except FAILURES as error:
                     log.warning("heartbeat failed: %s: %s", type(error).__name__, error)
                     metrics.part_restarts.labels("lease").inc()
                     self._ended.wait(0.5)

@@ -14,7 +14,8 @@ import asyncpg
 
 from longrun import metrics
 from longrun.store.announcer import control_channel, decode, events_channel
-from longrun.store.database import GONE, Database
+from longrun.store.database import Database
+from longrun.store.sqlstates import FAILURES
 
 log = logging.getLogger("longrun.store.listener")
 
@@ -60,7 +61,7 @@ class Listener:
             try:
                 await self._listen(stop)
                 backoff = 0.05
-            except (*GONE, asyncpg.PostgresError) as error:
+            except FAILURES as error:
                 log.warning("LISTEN connection lost: %s: %s", type(error).__name__, error)
             if stop.is_set():
                 return

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from longrun import metrics
 from longrun.errors import Fenced, LongrunError
-from longrun.store.database import GONE, Database
+from longrun.store.database import Database
 from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
+from longrun.store.sqlstates import FAILURES, is_gone
 from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.log_writer")
@@ -133,16 +134,16 @@ class LogWriter:
             try:
                 batch = await self._try(batch)
                 self.failing_since = None
-            except GONE as error:
+            except Exception as error:
                 metrics.append_failures.inc()
+                if not is_gone(error):
+                    batch = await self._isolate(batch, error)
+                    continue
                 self.failing_since = self.failing_since or time.monotonic()
                 log.warning("append failed, trying again: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(backoff * random.uniform(0.5, 1.5))  # noqa: S311
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
                 batch = await self._not_yet_committed(batch)
-            except Exception as error:
-                metrics.append_failures.inc()
-                batch = await self._isolate(batch, error)
 
     async def _try(self, batch: list[_Share]) -> list[_Share]:
         """One append. Returns what is left to do: nothing."""
@@ -181,7 +182,9 @@ class LogWriter:
             return []
         try:
             found = await self._find(batch)
-        except GONE:
+        except FAILURES as error:
+            if not is_gone(error):
+                raise
             return batch
         for share in batch:
             if share.run.response_id in found:
