@@ -51,7 +51,7 @@ from openai.types.responses import Response
 from pydantic import BaseModel
 
 import longrun
-from longrun.execution.replay import sdk
+from longrun.execution.replay import place as places
 from tests.crashing import Served, effect, effect_in_thread, place
 from tests.unit.streams import raw
 
@@ -196,7 +196,7 @@ def _response(name: str, turn: Turn) -> Response:
 
 def _scope() -> str:
     """Of the run that asks a model: names are unique with it."""
-    found = sdk._place.get()
+    found = places.here()
     return found.scope.path if found else "of its own"
 
 

@@ -18,7 +18,7 @@ from longrun import ids
 from longrun.console import routes as console_routes
 from longrun.execution import registry
 from longrun.execution.registry import Registry
-from longrun.execution.replay import sdk
+from longrun.execution.replay import taps
 from longrun.execution.run import SessionFactory
 from longrun.execution.watch import Watch
 from longrun.execution.worker import Worker
@@ -63,7 +63,7 @@ class Longrun:
     def __init__(
         self, served: Registry, settings: Settings, session: SessionFactory | None = None
     ) -> None:
-        sdk.install(tracing=settings.sdk_tracing)
+        taps.install(tracing=settings.sdk_tracing)
         self.settings = settings
         self.models = served.names()
         self._draining = False

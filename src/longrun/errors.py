@@ -10,6 +10,7 @@
     ├── Unavailable              503  with Retry-After: Postgres away, or draining
     │   └── StillRunning         503  draining, and the run goes on: not to be retried
     ├── ConfigurationError       the server does not start
+    ├── ReplayMismatch           the agent's code no longer fits what was recorded of the run
     └── Fenced                   another attempt holds the response; never leaves the server
 
 Every answer that is not 2xx has the body
@@ -118,3 +119,9 @@ class Fenced(LongrunError):
     """The response belongs to another attempt, or is finished: this replica must not write."""
 
     default_code = "fenced"
+
+
+class ReplayMismatch(LongrunError):
+    """The agent's code was changed so that a replay no longer fits the journal: the run fails."""
+
+    default_code = "replay_mismatch"

@@ -18,7 +18,8 @@ import pytest
 from agents import Agent, RunContextWrapper, SQLiteSession, function_tool, handoff
 
 import longrun
-from longrun.execution.replay.journal import Journal, ReplayMismatch, fingerprint
+from longrun.errors import ReplayMismatch
+from longrun.execution.replay.journal import Journal, fingerprint
 from longrun.store.records import Step
 from tests import crashing, journal_agents, postgres
 from tests.crashing import (

@@ -11,7 +11,7 @@ from openai.types.responses import ResponseCompletedEvent
 
 from longrun.assembly.assembler import Assembler
 from longrun.execution.recovery import Recovered, recover
-from longrun.execution.replay import sdk
+from longrun.execution.replay import taps
 from longrun.execution.run import Run, SessionFactory, Start
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
@@ -99,7 +99,7 @@ async def run(
         cancel_after: abandon it once so many events are committed.
         later: and the other tasks have had so many turns since.
     """
-    sdk.install(tracing=False)
+    taps.install(tracing=False)
     asked = asked or request()
     commits = Commits()
     assembler = Assembler(asked.response_id, asked.document)

@@ -12,32 +12,29 @@ from typing import Any, Final
 import openai
 from agents import (
     Agent,
-    FunctionTool,
     InputGuardrailTripwireTriggered,
-    ItemHelpers,
     MaxTurnsExceeded,
     ModelBehaviorError,
     ModelRefusalError,
     OutputGuardrailTripwireTriggered,
     RunConfig,
-    RunHooks,
     Runner,
     RunResultStreaming,
-    Tool,
 )
 from agents.memory import Session
-from agents.tool_context import ToolContext
 
 from longrun import metrics
 from longrun.assembly.assembler import Assembler
-from longrun.errors import LongrunError
+from longrun.errors import LongrunError, ReplayMismatch
 from longrun.execution.current import Current, set_current
 from longrun.execution.parameters import input_items, model_settings, with_client_tools
-from longrun.execution.replay import sdk
-from longrun.execution.replay.journal import Journal, ReplayMismatch
+from longrun.execution.replay import place, sdk
+from longrun.execution.replay.journal import Journal
+from longrun.execution.replay.model_turns import ReplayedTurn
 from longrun.execution.replay.results import decode_response
 from longrun.execution.replay.session import JournaledSession
-from longrun.execution.replay.steps import ReplayedTurn, Steps
+from longrun.execution.replay.steps import Steps
+from longrun.execution.replay.tool_calls import ToolEnds
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.records import Ending, Step
@@ -179,7 +176,7 @@ class Run:
 
     async def _drive(self) -> None:
         set_current(self._current)
-        sdk.tap_into(self._steps)
+        place.enter(self._steps)
         session = None
         if self._session is not None:
             session = JournaledSession(self._session(self._current), self._steps)
@@ -201,7 +198,7 @@ class Run:
             with_client_tools(self._agent, parameters),
             input=input_items(self._request),
             max_turns=self._settings.max_turns,
-            hooks=_ToolEnds(self),
+            hooks=ToolEnds(self._steps.tools),
             session=session,
             run_config=RunConfig(
                 group_id=self._steps.group_id,
@@ -232,24 +229,15 @@ class Run:
             self._assembler.raw_event(event)
             if event.type == "response.completed":
                 indexes = self._assembler.turn_indexes
-                steps = self._steps.turn_finished(event.response, indexes)
+                steps = self._steps.models.finished(event.response, indexes)
         self._write(steps)
-        self._steps.took()
+        self._steps.models.taken()
 
-    async def tool_ended(self, tool: Tool, context: ToolContext[Any], result: Any) -> None:
-        """One of perhaps several parallel tools has ended; the SDK tells when all have."""
-        self._journal.check()
-        if isinstance(tool, FunctionTool) and tool.output_json_schema is None and context.tool_call:
-            self._assembler.tool_output(
-                ItemHelpers.tool_call_output_item(context.tool_call, result)
-            )
-        self._write(self._steps.tool_ended(context.tool_call_id))
-        assert self._log is not None
-        await self._log.flush()
-
-    async def _show_output(self, raw_item: Any, steps: list[Step]) -> None:
-        """The same for tools of other kinds, of whose call the SDK does not tell."""
-        self._assembler.tool_output(raw_item)
+    async def _show_output(self, item: Any, steps: list[Step]) -> None:
+        """Commit what a tool gave, with its step. `item` is None where the SDK's stream is to
+        bring it."""
+        if item is not None:
+            self._assembler.tool_output(item)
         self._write(steps)
         assert self._log is not None
         await self._log.flush()
@@ -315,19 +303,10 @@ def _explain(error: Exception, max_turns: int) -> tuple[str, str]:
 
 async def _stop(result: RunResultStreaming) -> None:
     """Really stop what the SDK still does for a run that nobody reads any more."""
-    task = result.run_loop_task
+    task = sdk.loop_task(result)
     if task is None:
         return
     let_go(task)
     if not task.done():
         result.cancel()
         await asyncio.wait([task], timeout=STOP_WAIT)
-
-
-class _ToolEnds(RunHooks[Any]):
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    async def on_tool_end(self, context: Any, agent: Any, tool: Tool, result: object) -> None:
-        if isinstance(context, ToolContext):
-            await self._run.tool_ended(tool, context, result)

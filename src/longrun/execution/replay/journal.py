@@ -1,71 +1,24 @@
 """The journal: the finished steps of earlier attempts, which stand in for their work.
 
-A run that is carried on is executed again from its input; where the journal has a step, its
+A run that is taken over is executed again from its input; where the journal has a step, its
 recorded result is given instead. A step is known by (scope, kind, key): the turn for a model's,
 the call id for a tool's. Response and item ids are no keys, since adapters give fake ones.
 """
 
-import hashlib
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from longrun.errors import LongrunError
+from longrun.errors import ReplayMismatch
 from longrun.jsontext import dumps, loads
 from longrun.store.records import Step
 
 log = logging.getLogger("longrun.execution.replay.journal")
 
 
-class ReplayMismatch(LongrunError):
-    """The agent's code was changed so that the replay no longer fits the journal."""
-
-    default_code = "replay_mismatch"
-
-
-@dataclass(slots=True)
-class Scope:
-    """A run, or a run inside it: '' for the run itself, else the path of calls that lead there.
-
-    Counts turns, and hashes what its models are given, only what is new each turn: hashing all
-    of it every turn would be quadratic.
-    """
-
-    path: str
-    turn: int = -1
-    _operations: dict[str, int] = field(default_factory=dict)
-    _hash: Any = field(default_factory=hashlib.sha256)
-    _hashed: int = 0
-
-    def next_turn(self) -> str:
-        self.turn += 1
-        return str(self.turn)
-
-    def next_operation(self, name: str) -> str:
-        """A key for what has no key of its own: the n-th of this name."""
-        self._operations[name] = self._operations.get(name, 0) + 1
-        return f"{name} {self._operations[name]}"
-
-    def inside(self, name: str) -> "Scope":
-        """The scope of a run inside this one, under a call id or a guardrail's name."""
-        return Scope(f"{self.path}/{name}")
-
-    def digest(self, instructions: str | None, items: str | Sequence[Any]) -> str:
-        """Of the instructions and of all input so far."""
-        if isinstance(items, str):
-            items = [items]
-        for item in items[self._hashed :]:
-            self._hash.update(dumps(item))
-        self._hashed = len(items)
-        whole = self._hash.copy()
-        whole.update((instructions or "").encode("utf-8", "surrogatepass"))
-        return str(whole.hexdigest()[:16])
-
-
-def fingerprint(**given: str) -> str:
-    """What a step was given, as JSON text. Keys that end in `_digest` may change."""
-    return dumps(given).decode()
+def fingerprint(**arguments: str) -> str:
+    """What a step is asked, as JSON text. Keys that end in `_digest` may change."""
+    return dumps(arguments).decode()
 
 
 class Journal:
@@ -79,11 +32,11 @@ class Journal:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def find(self, scope: str, kind: str, key: str, given: str) -> str | None:
+    def find(self, scope: str, kind: str, key: str, fingerprint: str) -> str | None:
         """The recorded result of a step, or None if it has to be done.
 
         Raises:
-            ReplayMismatch: the step was given something else. Latched in `mismatch` too, since
+            ReplayMismatch: the step was asked something else. Latched in `mismatch` too, since
                 a tool's error function may swallow what is raised inside it.
         """
         self.check()
@@ -92,8 +45,8 @@ class Journal:
         if step is None:
             return None
         self._used.add(place)
-        if step.fingerprint != given:
-            self._compare(place, loads(step.fingerprint), loads(given))
+        if step.fingerprint != fingerprint:
+            self._compare(place, loads(step.fingerprint), loads(fingerprint))
         return step.result
 
     def _compare(self, place: tuple[str, str, str], was: Any, now: Any) -> None:

@@ -58,10 +58,10 @@ class JournaledSession:
 
     async def _do(self, name: str, do: Callable[[], Awaitable[Any]]) -> Any:
         count = self._counts[name] = self._counts.get(name, 0) + 1
-        return await self._steps.operation(f"{name} {count}", do)
+        return await self._steps.session(f"{name} {count}", do)
 
     async def _holds_at_its_end(self, items: list[Any]) -> bool:
-        if not self._steps.carried_on or not items:
+        if not self._steps.taken_over or not items:
             return False
         tail = await self._session.get_items(len(items))
         return dumps(tail) == dumps(items)

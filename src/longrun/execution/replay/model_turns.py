@@ -1,0 +1,179 @@
+"""Model turns: asked once, and held back while the log or the assembler is behind them.
+
+A turn of the run's own is recorded with its last events, in one commit, before any of its tools
+starts. A turn of a run inside the run has no events that a client sees; it is recorded alone.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from agents.items import ModelResponse
+from openai.types.responses import Response, ResponseCompletedEvent
+
+from longrun.execution.replay.journal import fingerprint
+from longrun.execution.replay.once import Due, Once
+from longrun.execution.replay.place import ModelCall
+from longrun.execution.replay.results import (
+    decode_model_response,
+    decode_response,
+    encode_model_response,
+    encode_response,
+)
+from longrun.store.records import Step
+from longrun.store.run_log import RunLog
+
+EVENTS_AHEAD: Final = 256
+"""Raw events that a model may be ahead of the assembler. The SDK's own queue has no bound."""
+
+
+class ReplayedTurn(ResponseCompletedEvent):
+    """Stands for a recorded model turn in the SDK's stream; its events are in the log already."""
+
+
+class Lead:
+    """How far the run's own models are ahead of the assembler, in raw events."""
+
+    def __init__(self) -> None:
+        self.yielded = 0
+        self._taken = 0
+        self._moved = asyncio.Event()
+        self._unread = False
+
+    @property
+    def is_long(self) -> bool:
+        return self.yielded - self._taken >= EVENTS_AHEAD
+
+    def taken(self) -> None:
+        """The assembler has taken one more."""
+        self._taken += 1
+        self._moved.set()
+
+    def unread(self) -> None:
+        """Nobody takes any more: no use waiting for it."""
+        self._unread = True
+        self._moved.set()
+
+    async def shortened(self, below: int = EVENTS_AHEAD) -> None:
+        """Wait until fewer events than this are not taken."""
+        while self.yielded - self._taken >= below and not self._unread:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def ended(self) -> None:
+        """Wait until all events are taken."""
+        await self.shortened(below=1)
+
+
+class ModelTurns:
+    """The model turns of one run, and of the runs inside it.
+
+    Args:
+        before: called before a model is asked.
+    """
+
+    def __init__(self, once: Once, run_log: RunLog, before: Callable[[], None]) -> None:
+        self._once = once
+        self._log = run_log
+        self._before = before
+        self._lead = Lead()
+        self._asked: Due | None = None
+
+    def stream(self, call: ModelCall, do: Callable[[], AsyncIterator[Any]]) -> AsyncIterator[Any]:
+        """A model's stream on its way into the SDK."""
+        # One generator for each event to go through, not a chain of them: at full speed that is
+        # a tenth of all work.
+        turn = self._nested_turn if call.scope.path else self._own_turn
+        return turn(_due(call), do)
+
+    async def respond(
+        self, call: ModelCall, do: Callable[[], Awaitable[ModelResponse]]
+    ) -> ModelResponse:
+        """A model turn that is not streamed, of a run inside this one."""
+        return await self._once.value(
+            _due(call), do, encode=encode_model_response, decode=decode_model_response
+        )
+
+    async def _own_turn(self, due: Due, do: Callable[[], AsyncIterator[Any]]) -> AsyncIterator[Any]:
+        """Ends when all of it is taken, and its record committed (`finished`)."""
+        async with self._once.passage(due) as recorded:
+            if recorded is not None:
+                self._lead.yielded += 1
+                yield _replayed(recorded)
+                await self._lead.ended()
+                return
+            self._before()
+            self._asked = due
+            async with _closing(do()) as events:
+                try:
+                    async for event in events:
+                        if self._log.must_wait:
+                            await self._log.ready()
+                        if self._lead.is_long:
+                            await self._lead.shortened()
+                        self._lead.yielded += 1
+                        yield event
+                except Exception:
+                    # The SDK tells of a model's error before what it streamed; a client sees
+                    # that first.
+                    await self._lead.ended()
+                    raise
+                await self._lead.ended()
+                await self._log.flush()
+
+    async def _nested_turn(
+        self, due: Due, do: Callable[[], AsyncIterator[Any]]
+    ) -> AsyncIterator[Any]:
+        async with self._once.passage(due) as recorded:
+            if recorded is not None:
+                yield _replayed(recorded)
+                return
+            self._before()
+            done: list[Any] = []
+            async with _closing(do()) as events:
+                async for event in events:
+                    if event.type == "response.output_item.done":
+                        done.append(event.item)
+                    if isinstance(event, ResponseCompletedEvent):
+                        # Some models give their items in the stream alone; the SDK fills them
+                        # in later.
+                        event.response.output = event.response.output or done
+                        result = encode_response(event.response, [])
+                        await self._once.record(due.finished(result))
+                    yield event
+
+    def finished(self, response: Response, indexes: list[int]) -> list[Step]:
+        """The step of the run's own turn that was asked, to be committed with its last events."""
+        due, self._asked = self._asked, None
+        return [] if due is None else [due.finished(encode_response(response, indexes))]
+
+    def taken(self) -> None:
+        """The assembler has taken one more raw event of the run's own."""
+        self._lead.taken()
+
+    def refused(self) -> None:
+        """A guardrail has refused: the SDK reads no more of the model's events, but waits for
+        the model's turn, which so must not wait for them to be read."""
+        self._lead.unread()
+
+
+def _due(call: ModelCall) -> Due:
+    digest = call.scope.digest(call.instructions, call.input)
+    print_ = fingerprint(agent=call.agent, input_digest=digest)
+    return Due(call.scope.path, "model", call.turn, print_)
+
+
+def _replayed(recorded: str) -> ReplayedTurn:
+    response, _ = decode_response(recorded)
+    return ReplayedTurn(type="response.completed", sequence_number=0, response=response)
+
+
+@asynccontextmanager
+async def _closing(events: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[Any]]:
+    """To be closed when nobody wants more; not every model gives a generator."""
+    try:
+        yield events
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()

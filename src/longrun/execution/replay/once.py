@@ -1,0 +1,105 @@
+"""A step is done once: its result is recorded, and from then on the record stands in for it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple, TypeVar
+
+from longrun.execution.replay.journal import Journal
+from longrun.store.records import Step
+from longrun.store.run_log import RunLog
+
+T = TypeVar("T")
+
+
+class Due(NamedTuple):
+    """A step that a run has come to: which it is (`journal.py`), and what it is asked."""
+
+    scope: str
+    kind: str
+    key: str
+    fingerprint: str
+
+    def finished(self, result: str) -> Step:
+        return Step(*self, result)
+
+
+class Once:
+    """All steps of a run come through here, as values (`value`) or as streams (`passage`).
+
+    Args:
+        at_boundary: called before a step is begun.
+    """
+
+    def __init__(
+        self, journal: Journal, run_log: RunLog, at_boundary: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._journal = journal
+        self._log = run_log
+        self._at_boundary = at_boundary
+        self._under_way = 0
+        self._none_under_way = asyncio.Event()
+
+    @asynccontextmanager
+    async def passage(self, due: Due, *, counted: bool = True) -> AsyncIterator[str | None]:
+        """The way through a step. Gives its recorded result; None if it has to be done, within
+        this block.
+
+        Args:
+            counted: False for what is no step of its own: it begins at no boundary, and a run
+                that leaves does not wait for it.
+
+        Raises:
+            ReplayMismatch: it was asked something else before.
+        """
+        recorded = self._journal.find(*due)
+        if recorded is not None or not counted:
+            yield recorded
+            return
+        await self._at_boundary()
+        self._journal.check()
+        self._under_way += 1
+        try:
+            yield None
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._none_under_way.set()
+
+    async def value(
+        self,
+        due: Due,
+        do: Callable[[], Awaitable[T]],
+        *,
+        encode: Callable[[T], str | None],
+        decode: Callable[[str], T],
+        keep: Callable[[Step, T], Awaitable[None]] | None = None,
+        counted: bool = True,
+    ) -> T:
+        """The recorded value of a step, or what `do` gives now, which is recorded.
+
+        Args:
+            encode: None for a value that is not to be recorded.
+            keep: sees to the record, where it is not committed alone.
+        """
+        async with self.passage(due, counted=counted) as recorded:
+            if recorded is not None:
+                return decode(recorded)
+            value = await do()
+            result = encode(value)
+            if result is not None:
+                step = due.finished(result)
+                await (self.record(step) if keep is None else keep(step, value))
+            return value
+
+    async def record(self, step: Step) -> None:
+        """Commit a step, by itself."""
+        self._journal.check()
+        self._log.append([], steps=[step])
+        await self._log.flush()
+
+    async def idle(self) -> None:
+        """Wait until no step is under way."""
+        while self._under_way:
+            self._none_under_way.clear()
+            await self._none_under_way.wait()

@@ -1,0 +1,207 @@
+"""The taps: where the SDK's turns, tools, handoffs and guardrails pass through longrun.
+
+Each wraps one name of the SDK's (`sdk.py`), looks where in a run it was called (`place.py`), and
+lets that run's `Steps` decide whether the thing is done or has been done before.
+"""
+
+import dataclasses
+import functools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import agents
+from agents import Agent, Handoff, RunConfig
+from agents.items import ModelResponse
+from agents.models.interface import Model
+
+from longrun.execution.replay import sdk
+from longrun.execution.replay.place import ModelCall, Place, at, here, here_of, in_user_code
+
+_installed = False
+
+
+def install(*, tracing: bool) -> None:
+    """Tap the SDK, once per process; and switch its export of traces off unless wanted.
+
+    Raises:
+        ConfigurationError: this version of the SDK does not have what is taken hold of.
+    """
+    global _installed
+    if not tracing:
+        agents.set_tracing_disabled(True)
+    if _installed:
+        return
+    sdk.check()
+    sdk.wrap(sdk.GET_MODEL, _tapped_models)
+    sdk.wrap(sdk.GET_HANDOFFS, _tapped_handoffs)
+    sdk.wrap(sdk.INVOKE_TOOL, _tapped_tools)
+    for action in sdk.ACTIONS:
+        sdk.wrap(action, _tapped_action)
+    for guardrail in sdk.GUARDRAILS:
+        sdk.wrap(guardrail, _tapped_guardrail)
+    _installed = True
+
+
+# -- models -----------------------------------------------------------------------------------
+
+
+def _tapped_models(original: Any) -> Any:
+    def get_model(agent: Agent[Any], run_config: RunConfig) -> Model:
+        model: Model = original(agent, run_config)
+        place = here_of(run_config)
+        if place is None:
+            return model
+        return TappedModel(model, place, place.scope.next_turn(), agent.name)
+
+    return get_model
+
+
+class TappedModel(Model):
+    """A user's model for one turn, which goes through a tap; in all else it is that model."""
+
+    def __init__(self, model: Model, place: Place, turn: str, agent: str) -> None:
+        self._model = model
+        self._place = place
+        self._turn = turn
+        self._agent = agent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    async def _cleanup_on_run_end(self, owner: object) -> None:
+        await self._model._cleanup_on_run_end(owner)
+
+    async def close(self) -> None:
+        await self._model.close()
+
+    def get_retry_advice(self, request: Any) -> Any:
+        return self._model.get_retry_advice(request)
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+        return await self._place.steps.models.respond(
+            self._call(args, kwargs), lambda: self._model.get_response(*args, **kwargs)
+        )
+
+    def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        return self._place.steps.models.stream(
+            self._call(args, kwargs), lambda: self._model.stream_response(*args, **kwargs)
+        )
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
+        asked = dict(zip(sdk.MODEL_PARAMETERS, args, strict=False)) | kwargs
+        for handoff in asked.get("handoffs") or ():
+            if isinstance(handoff.on_invoke_handoff, _TappedHandoff):
+                handoff.on_invoke_handoff.own = True
+        return ModelCall(
+            scope=self._place.scope,
+            turn=self._turn,
+            agent=self._agent,
+            instructions=asked.get("system_instructions"),
+            input=asked.get("input") or [],
+        )
+
+
+# -- handoffs ---------------------------------------------------------------------------------
+
+
+def _tapped_handoffs(original: Any) -> Any:
+    async def get_handoffs(agent: Agent[Any], context_wrapper: Any) -> list[Handoff[Any, Any]]:
+        found: list[Handoff[Any, Any]] = await original(agent, context_wrapper)
+        place = here()
+        if place is None:
+            return found
+        return [sdk.with_callback(handoff, _TappedHandoff(handoff, place)) for handoff in found]
+
+    return get_handoffs
+
+
+@dataclasses.dataclass(slots=True)
+class _TappedHandoff:
+    """A handoff's callback. `own`: a model of the run was given it; `get_handoffs` cannot know."""
+
+    handoff: Handoff[Any, Any]
+    place: Place
+    own: bool = False
+
+    async def __call__(self, context: Any, arguments: str) -> Any:
+        async def do() -> Any:
+            with in_user_code():
+                return await self.handoff.on_invoke_handoff(context, arguments)
+
+        if not self.own:
+            return await do()
+        return await self.place.steps.tools.handoff(self.place.scope, self.handoff, arguments, do)
+
+
+# -- tools ------------------------------------------------------------------------------------
+
+
+def _tapped_tools(original: Any) -> Any:
+    async def invoke(*, function_tool: Any, context: Any, arguments: str) -> Any:
+        place = here_of(context.run_config)
+        # An agent as a tool is a run inside the run, whose steps are recorded; in any other
+        # tool is user code, which is one step, whatever it does.
+        nested = sdk.is_agent_tool(function_tool)
+        inner = place.inside(context.tool_call_id) if place is not None and nested else None
+
+        async def do() -> Any:
+            with at(inner):
+                return await original(
+                    function_tool=function_tool, context=context, arguments=arguments
+                )
+
+        if place is None:
+            return await do()
+        tools = place.steps.tools
+        step = tools.agent_tool if nested else tools.function_tool
+        return await step(place.scope, function_tool, context, do)
+
+    return invoke
+
+
+def _tapped_action(original: Any) -> Any:
+    @functools.wraps(original)
+    async def execute(**arguments: Any) -> Any:
+        async def do(arguments: dict[str, Any]) -> Any:
+            with in_user_code():
+                return await original(**arguments)
+
+        place = here_of(arguments["config"])
+        if place is None:
+            return await do(arguments)
+        return await place.steps.tools.action(place.scope, arguments, do)
+
+    return execute
+
+
+# -- guardrails -------------------------------------------------------------------------------
+
+
+def _tapped_guardrail(original: Any) -> Any:
+    """A guardrail may ask a model of its own: that is a run inside the run."""
+
+    @functools.wraps(original)
+    async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        place = here()
+        if place is None:
+            return await original(self, *args, **kwargs)
+        name = f"guardrail {self.get_name()}{_of_call(args, kwargs)}"
+        refuses = True
+        try:
+            with at(place.inside(place.scope.next_operation(name))):
+                result = await original(self, *args, **kwargs)
+            # Of a tool's guardrail no model waits to be heard.
+            refuses = getattr(getattr(result, "output", None), "tripwire_triggered", False)
+            return result
+        finally:
+            if refuses and not place.scope.path:
+                place.steps.models.refused()
+
+    return run
+
+
+def _of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The call that a tool's guardrail is about: those of parallel calls have no order."""
+    data = kwargs.get("data", args[0] if args else None)
+    call_id = getattr(getattr(data, "context", None), "tool_call_id", None)
+    return f" {call_id}" if call_id else ""

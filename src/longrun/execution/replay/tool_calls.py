@@ -1,0 +1,310 @@
+"""What a model's calls lead to: function tools, agents as tools, actions, handoffs.
+
+A tool's result is recorded with its output item, in one commit, as soon as that tool has ended.
+What is under way at a crash is done again: that window cannot be closed, and
+`longrun.current().idempotency_key` is for it.
+"""
+
+import asyncio
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from agents import (
+    Agent,
+    AgentsException,
+    FunctionTool,
+    ItemHelpers,
+    RunHooks,
+    Tool,
+    ToolCallOutputItem,
+)
+from agents.tool_context import ToolContext
+
+from longrun.assembly.kinds import plain
+from longrun.errors import LongrunError
+from longrun.execution.current import Current, is_at_most_once, within
+from longrun.execution.replay import sdk
+from longrun.execution.replay.journal import Journal, fingerprint
+from longrun.execution.replay.once import Due, Once
+from longrun.execution.replay.place import Scope
+from longrun.execution.replay.results import decode_tool_output, encode_tool_output
+from longrun.jsontext import dumps, loads
+from longrun.store.records import Step
+from longrun.store.run_log import RunLog
+
+OUTCOME_UNKNOWN: Final = (
+    "The tool was interrupted and its outcome is unknown: it may or may not have had its effect. "
+    "It was not run again."
+)
+
+ShowOutput = Callable[[Any, list[Step]], Awaitable[None]]
+
+
+class ReplayedFailure(Exception):
+    """Stands for the exception that a recorded tool call raised; says the same."""
+
+
+class ToolCalls:
+    """The tools, actions and handoffs of one run, and of the runs inside it.
+
+    Args:
+        show_output: commits the output item of a tool of the run's own, with its step. The item
+            is None where the SDK's stream is to bring it.
+    """
+
+    def __init__(
+        self,
+        once: Once,
+        journal: Journal,
+        run_log: RunLog,
+        current: Current,
+        show_output: ShowOutput,
+    ) -> None:
+        self._once = once
+        self._journal = journal
+        self._log = run_log
+        self._current = current
+        self._show_output = show_output
+        self._unshown: dict[str, Step] = {}
+
+    # -- function tools -------------------------------------------------------------------
+
+    async def function_tool(
+        self, scope: Scope, tool: Any, context: Any, do: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """A function tool, MCP's too."""
+        due = _of_tool(scope, tool, context)
+
+        async def call() -> _Outcome:
+            if is_at_most_once(tool) and not await self._may_start(due):
+                return _Outcome(sdk.tool_result(OUTCOME_UNKNOWN))
+            try:
+                with within(self._inside(due)):
+                    return _Outcome(await do())
+            except LongrunError:
+                raise
+            except Exception as error:
+                return _Outcome(error=error)
+
+        outcome = await self._once.value(
+            due, call, encode=_encode_outcome, decode=_decode_outcome, keep=self._keep_outcome
+        )
+        return outcome.get()
+
+    async def agent_tool(
+        self, scope: Scope, tool: Any, context: Any, do: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """An agent as a tool: its inner steps are recorded, not what comes of them, which for an
+        interrupted run is None. Only that it failed is, since asked again it might not."""
+        due = _of_tool(scope, tool, context)
+
+        async def call() -> _Outcome:
+            result = await do()
+            self._journal.check_reached(scope.inside(due.key).path, "model", "tool")
+            return _Outcome(result)
+
+        outcome = await self._once.value(
+            due,
+            call,
+            encode=lambda outcome: _encode_outcome(outcome) if outcome.is_error else None,
+            decode=_decode_outcome,
+            keep=self._keep_outcome,
+            counted=False,
+        )
+        return outcome.get()
+
+    async def _keep_outcome(self, step: Step, outcome: "_Outcome") -> None:
+        """The run's own results wait for their output items, which guardrails may still change;
+        nobody tells of the end of a tool that raised, or that is in a run inside the run."""
+        if step.scope == "" and outcome.error is None:
+            self._unshown[step.key] = step
+        else:
+            await self._once.record(step)
+
+    async def ended(self, tool: Tool, context: ToolContext[Any], result: Any) -> None:
+        """One of perhaps several parallel tools of the run's own has ended; the SDK's stream
+        tells when all have. Its result goes out now."""
+        self._journal.check()
+        item = None
+        if isinstance(tool, FunctionTool) and tool.output_json_schema is None and context.tool_call:
+            item = ItemHelpers.tool_call_output_item(context.tool_call, result)
+        step = self._unshown.pop(context.tool_call_id, None)
+        await self._show_output(item, [step] if step else [])
+
+    def record_unshown(self) -> None:
+        """Results that no output item came for: a guardrail refused them."""
+        self._journal.check()
+        if self._unshown:
+            steps, self._unshown = list(self._unshown.values()), {}
+            self._log.append([], steps=steps)
+
+    async def _may_start(self, due: Due) -> bool:
+        """Note that a tool is begun that must not run twice. False: it was begun before."""
+
+        async def begin() -> bool:
+            return True
+
+        return await self._once.value(
+            due._replace(kind="start"),
+            begin,
+            encode=lambda _: "{}",
+            decode=lambda _: False,
+            counted=False,
+        )
+
+    def _inside(self, due: Due) -> Current:
+        """What `longrun.current()` tells within this one call."""
+        key = f"{self._current.response_id}{due.scope}/{due.key}"
+        return dataclasses.replace(self._current, idempotency_key=key)
+
+    # -- actions --------------------------------------------------------------------------
+
+    async def action(
+        self,
+        scope: Scope,
+        arguments: dict[str, Any],
+        do: Callable[[dict[str, Any]], Awaitable[Any]],
+    ) -> Any:
+        """A shell, computer, custom or apply-patch tool: the whole item that it gives."""
+        due = _of_action(scope, arguments)
+        if is_at_most_once(sdk.tool_of(arguments)):
+            start = functools.cache(lambda: asyncio.ensure_future(self._may_start(due)))
+            arguments = sdk.guarded(arguments, start, OUTCOME_UNKNOWN)
+
+        async def call() -> Any:
+            with within(self._inside(due)):
+                return await do(arguments)
+
+        return await self._once.value(
+            due,
+            call,
+            encode=_encode_item,
+            decode=functools.partial(_replayed_item, arguments),
+            keep=self._keep_item,
+        )
+
+    async def _keep_item(self, step: Step, item: ToolCallOutputItem) -> None:
+        if step.scope == "":
+            self._journal.check()
+            await self._show_output(item.raw_item, [step])
+        else:
+            await self._once.record(step)
+
+    # -- handoffs -------------------------------------------------------------------------
+
+    async def handoff(
+        self, scope: Scope, handoff: Any, arguments: str, do: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """A handoff and its callback: keyed by turn, having no call id."""
+        print_ = fingerprint(tool=handoff.tool_name, arguments=_digest(arguments))
+        due = Due(scope.path, "handoff", str(scope.turn), print_)
+
+        async def call() -> _Led:
+            agent = await do()
+            return _Led(agent.name, agent)
+
+        led = await self._once.value(
+            due,
+            call,
+            encode=lambda led: dumps({"agent": led.name}).decode(),
+            decode=lambda text: _Led(loads(text)["agent"], sdk.target_of(handoff)),
+        )
+        # That of a handoff made by hand only its own function knows: it runs again.
+        agent = await do() if led.agent is None else led.agent
+        if agent.name != led.name:
+            self._journal.refuse(
+                f"handoff {due.key} led to {led.name!r} and leads to {agent.name!r}"
+            )
+        return agent
+
+
+class ToolEnds(RunHooks[Any]):
+    """The one place where the SDK tells that ONE of a turn's tools has ended."""
+
+    def __init__(self, tools: ToolCalls) -> None:
+        self._tools = tools
+
+    async def on_tool_end(self, context: Any, agent: Any, tool: Tool, result: object) -> None:
+        if isinstance(context, ToolContext):
+            await self._tools.ended(tool, context, result)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the call of a function tool came to: the SDK's result, or what it raised."""
+
+    result: Any = None
+    error: Exception | None = None
+
+    def get(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    @property
+    def is_error(self) -> bool:
+        return sdk.is_error(self.result)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Led:
+    """Where a handoff led; the agent is None where only the handoff's function knows it."""
+
+    name: str
+    agent: Agent[Any] | None
+
+
+def _of_tool(scope: Scope, tool: Any, context: Any) -> Due:
+    print_ = fingerprint(tool=tool.name, arguments=_digest(context.tool_arguments))
+    return Due(scope.path, "tool", context.tool_call_id, print_)
+
+
+def _of_action(scope: Scope, arguments: dict[str, Any]) -> Due:
+    call = sdk.call_of(arguments)
+    content = call if isinstance(call, dict) else plain(call)
+    # Without the ids that adapters invent anew.
+    asked = {k: v for k, v in content.items() if k not in ("id", "status")}
+    print_ = fingerprint(tool=str(content.get("type")), arguments=_digest(dumps(asked).decode()))
+    return Due(scope.path, "tool", str(content.get("call_id") or content.get("id")), print_)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _encode_outcome(outcome: _Outcome) -> str:
+    if outcome.error is not None:
+        by_sdk = isinstance(outcome.error, AgentsException)
+        return dumps({"raised": str(outcome.error), "sdk": by_sdk}).decode()
+    output = encode_tool_output(outcome.result.output)
+    return dumps({"output": output, "error": outcome.is_error}).decode()
+
+
+def _decode_outcome(text: str) -> _Outcome:
+    recorded = loads(text)
+    if "raised" in recorded:
+        kind = AgentsException if recorded["sdk"] else ReplayedFailure
+        return _Outcome(error=kind(recorded["raised"]))
+    output = decode_tool_output(recorded["output"])
+    return _Outcome(sdk.tool_result(output, is_error=recorded["error"]))
+
+
+def _encode_item(item: Any) -> str | None:
+    if not isinstance(item, ToolCallOutputItem):
+        return None
+    output = encode_tool_output(item.output)
+    return dumps({"raw_item": plain(item.raw_item), "output": output}).decode()
+
+
+def _replayed_item(arguments: dict[str, Any], text: str) -> ToolCallOutputItem:
+    recorded = loads(text)
+    item = ToolCallOutputItem(
+        agent=arguments["agent"],
+        raw_item=recorded["raw_item"],
+        output=decode_tool_output(recorded["output"]),
+    )
+    sdk.commit_output(arguments, item)
+    return item

@@ -1,0 +1,54 @@
+"""The Agents SDK's names that longrun takes hold of: an SDK without one of them is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import longrun
+from longrun.errors import ConfigurationError
+from longrun.execution.replay import sdk
+
+
+def test_the_installed_sdk_has_them_all() -> None:
+    sdk.check()
+
+
+@pytest.mark.parametrize("name", sdk.NAMES, ids=str)
+def test_each_that_is_missing_is_named(name: sdk.Name, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = sdk._owner(name)
+    if name.name in getattr(owner, "__dataclass_fields__", ()):
+        monkeypatch.delitem(owner.__dataclass_fields__, name.name)
+    if hasattr(owner, name.name):
+        monkeypatch.delattr(owner, name.name)
+    with pytest.raises(ConfigurationError) as refused:
+        sdk.check()
+    assert str(name) in refused.value.message
+    assert "openai-agents<0.25,>=0.24" in refused.value.message
+
+
+@pytest.mark.parametrize("name", [name for name in sdk.NAMES if name.parameters], ids=str)
+def test_each_whose_parameters_changed_is_named(
+    name: sdk.Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdk._owner(name), name.name, lambda: None)
+    with pytest.raises(ConfigurationError, match=re.escape(str(name))):
+        sdk.check()
+
+
+def test_a_whole_module_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "agents.run_internal.tool_actions", None)
+    with pytest.raises(ConfigurationError, match="ShellAction"):
+        sdk.check()
+
+
+def test_no_other_module_knows_a_private_name() -> None:
+    """But for the method that a model in place of another has to have."""
+    private = {name.name for name in sdk.NAMES if name.name.startswith("_")}
+    private |= {"run_internal", "is_sdk_generated_error", "tool_output_committer", "run_loop_task"}
+    here = Path(longrun.__file__).parent
+    for path in here.rglob("*.py"):
+        if path.name == "sdk.py":
+            continue
+        found = {word for word in private if re.search(rf"\b{word}\b", path.read_text())}
+        assert found <= ({"_cleanup_on_run_end"} if path.name == "taps.py" else set()), path
