@@ -11,6 +11,8 @@
     │   └── StillRunning         503  draining, and the run goes on: not to be retried
     ├── ConfigurationError       the server does not start
     ├── ReplayMismatch           the agent's code no longer fits what was recorded of the run
+    ├── NotStored                what a run wrote cannot be stored: it fails in these words
+    │   └── TooLarge             one event, item or step of it is larger than is allowed
     └── Fenced                   another attempt holds the response; never leaves the server
 
 Every answer that is not 2xx has the body
@@ -113,6 +115,30 @@ class ConfigurationError(LongrunError):
     """A setting, an agent or the database does not fit; the server does not start."""
 
     default_code = "configuration"
+
+
+class NotStored(LongrunError):
+    """What an attempt wrote could not be stored and never will be. The attempt writes nothing
+    more; its response still has to be ended, as failed, with this message."""
+
+    default_code = "not_stored"
+
+
+class TooLarge(NotStored):
+    """Something that a run produced is larger than LONGRUN_MAX_ITEM_BYTES allows.
+
+    Args:
+        what: for the client, as in "an output item".
+        size: in bytes, as JSON.
+    """
+
+    default_code = "too_large"
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"The run produced {what} of {size:,} bytes; at most {limit:,} are allowed"
+            " (LONGRUN_MAX_ITEM_BYTES)."
+        )
 
 
 class Fenced(LongrunError):

@@ -88,6 +88,14 @@ class Settings(BaseSettings):
         description="Events of one run that may wait for their commit before the run is slowed.",
     )
 
+    max_item_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=64 * 1024,
+        le=128 * 1024 * 1024,
+        description="Maximum size of one output item, or one tool output, as JSON. A larger tool "
+        "output is replaced by a message; anything else that is larger fails its run.",
+    )
+
     max_runs: int = Field(
         100, ge=1, description="Runs that this replica executes at once; more are queued."
     )

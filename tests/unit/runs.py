@@ -31,6 +31,7 @@ class Commits:
     """
 
     run_buffer_bytes: int = 1 << 20
+    max_item_bytes: int = 1 << 24
     entries: list[Entry] = field(default_factory=list)
     dropped: set[int] = field(default_factory=set)
 
@@ -45,6 +46,7 @@ class Commits:
             next_sequence,
             wake=self.wake,
             buffer_bytes=self.run_buffer_bytes,
+            max_item_bytes=self.max_item_bytes,
         )
 
     def wake(self, run: RunLog) -> None:

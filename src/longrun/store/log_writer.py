@@ -70,8 +70,7 @@ class LogWriter:
     """
 
     def __init__(self, database: Database, committed: Callable[[str, list[Chunk]], None]) -> None:
-        self._run_buffer_bytes = database.settings.run_buffer_bytes
-        self._chunk_bytes = database.settings.chunk_bytes
+        self._settings = database.settings
         self._queries = database.queries
         self._lane = database.lane("log writer")
         self._committed = committed
@@ -86,7 +85,8 @@ class LogWriter:
             attempt,
             next_sequence,
             wake=self.wake,
-            buffer_bytes=self._run_buffer_bytes,
+            buffer_bytes=self._settings.run_buffer_bytes,
+            max_item_bytes=self._settings.max_item_bytes,
         )
 
     def wake(self, run: RunLog) -> None:
@@ -121,7 +121,7 @@ class LogWriter:
             if not share.entries:
                 continue
             events = (event for entry in share.entries for event in entry.events)
-            share.chunks = into_chunks(run.first_pending, events, self._chunk_bytes)
+            share.chunks = into_chunks(run.first_pending, events, self._settings.chunk_bytes)
             size += share.size
             batch.append(share)
         self._waiting.update(dict.fromkeys(left))

@@ -6,11 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from longrun.errors import LongrunError
+from longrun.errors import LongrunError, TooLarge
 from longrun.store.records import Ending, Step
 
 ENTRY_BYTES: Final = 64 * 1024
 """What an entry has at least before events that bring nothing else begin another one."""
+
+ENVELOPE_BYTES: Final = 64 * 1024
+"""What an event may have around its item."""
+
+STEP_ITEMS: Final = 4
+"""The result of a step may be as large as so many of the largest items: it has all items of a
+model turn, or a tool's output in two forms."""
+
+OUTPUT_ITEMS: Final = 8
+"""All items that an attempt appends may be as large together as so many of the largest: its last
+event has them all."""
+
+_WHOLE: Final = (b'{"type":"response.created"', b'{"type":"response.in_progress"')
+"""Events that carry the whole response, which may be larger than an item; terminal ones too."""
 
 
 @dataclass(slots=True)
@@ -24,16 +38,32 @@ class Entry:
     size: int = 0
 
 
+def check_size(what: str, text: str, limit: int) -> None:
+    """Look whether a JSON text is larger than `limit` bytes.
+
+    Args:
+        what: for the client, as in "an output item".
+
+    Raises:
+        TooLarge: it is.
+    """
+    # At most four bytes a character: only a text that may be too large is encoded to be sure.
+    if len(text) * 4 > limit and (size := len(text.encode("utf-8", "surrogatepass"))) > limit:
+        raise TooLarge(what, size, limit)
+
+
 class RunLog:
     """The end of the event log that one attempt writes to.
 
     `append` never waits and never fails; `ready` waits while too much is pending; `flush` waits
-    for the commit. Both raise when this attempt no longer holds the response.
+    for the commit. Both raise `lost` once this attempt cannot write any more: `Fenced` when it no
+    longer holds the response, `NotStored` when what it wrote cannot be stored.
 
     Args:
         next_sequence: where the log ends, and this attempt goes on.
         wake: called when there is something to be written (`LogWriter.wake`).
         buffer_bytes: what may be pending before `ready` waits.
+        max_item_bytes: the largest item that may be appended (LONGRUN_MAX_ITEM_BYTES).
     """
 
     def __init__(
@@ -44,9 +74,11 @@ class RunLog:
         *,
         wake: Callable[["RunLog"], None],
         buffer_bytes: int,
+        max_item_bytes: int,
     ) -> None:
         self.response_id = response_id
         self.attempt = attempt
+        self.max_item_bytes = max_item_bytes
         self.next_sequence = next_sequence
         self.lost: LongrunError | None = None
         self._wake = wake
@@ -54,6 +86,7 @@ class RunLog:
         self._entries: deque[Entry] = deque()
         self._first = next_sequence
         self._pending_bytes = 0
+        self._output_size = 0
         self._appended = 0
         self._committed = 0
         self._changed = asyncio.Event()
@@ -68,9 +101,16 @@ class RunLog:
     ) -> None:
         """Hand over encoded events, numbered from `next_sequence` on, and what belongs to them.
 
-        They are committed together. After an ending nothing more may come.
+        They are committed together. After an ending nothing more may come. What is too large is
+        not taken, and the attempt has lost its log (`TooLarge`): nothing may be missing from it.
         """
         size = sum(map(len, events))
+        if items or steps or size > self.max_item_bytes:
+            try:
+                self._check_sizes(events if ending is None else (), items, steps)
+            except TooLarge as error:
+                self.lose(error)
+                return
         last = self._entries[-1] if self._entries else None
         if items or steps or ending or last is None or last.ending or last.size >= ENTRY_BYTES:
             size += sum([len(step.result) for step in steps])
@@ -111,6 +151,21 @@ class RunLog:
             await self._next_change()
         self._check()
 
+    def _check_sizes(
+        self, events: Sequence[bytes], items: Sequence[tuple[int, str]], steps: Sequence[Step]
+    ) -> None:
+        limit = self.max_item_bytes
+        for _, item in items:
+            check_size("an output item", item, limit)
+            self._output_size += len(item)
+        if self._output_size > limit * OUTPUT_ITEMS:
+            raise TooLarge("output items", self._output_size, limit * OUTPUT_ITEMS)
+        for step in steps:
+            check_size("a step", step.result, limit * STEP_ITEMS)
+        for event in events:
+            if len(event) > limit + ENVELOPE_BYTES and not event.startswith(_WHOLE):
+                raise TooLarge("an event", len(event), limit)
+
     def _check(self) -> None:
         if self.lost is not None:
             raise self.lost
@@ -142,8 +197,9 @@ class RunLog:
         self._changed.set()
 
     def lose(self, error: LongrunError) -> None:
-        """This attempt must not write any more; what is pending is dropped."""
-        self.lost = error
+        """This attempt must not write any more, for the first reason that it is told; what is
+        pending is dropped."""
+        self.lost = self.lost or error
         self._entries.clear()
         self._pending_bytes = 0
         self._changed.set()
