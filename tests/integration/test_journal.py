@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from agents import SQLiteSession
 
-from tests import journal_agents, postgres
+from tests import postgres
 from tests.crashing import (
     Crash,
     check_effects,
@@ -18,7 +18,7 @@ from tests.crashing import (
     left_of,
     recover_all,
 )
-from tests.journal_agents import SCENARIOS
+from tests.journal_agents import SCENARIOS, outside
 
 SCHEMA = "journal"
 THINNED = {"rich outputs": 3}
@@ -30,7 +30,7 @@ USER_CODE_ANEW = "changing instructions"
 
 @pytest.fixture(autouse=True)
 def files() -> Iterator[None]:
-    with journal_agents.files():
+    with outside.files():
         yield
 
 
@@ -88,7 +88,7 @@ async def check_sessions(response_ids: list[str]) -> None:
     """Each session holds what that of the response that lived holds, once."""
     held = []
     for response_id in response_ids:
-        path = journal_agents.SESSIONS / response_id
+        path = outside.SESSIONS / response_id
         session = SQLiteSession(response_id, path)
         held.append(await session.get_items())
         session.close()
@@ -98,7 +98,7 @@ async def check_sessions(response_ids: list[str]) -> None:
 
 def check_mcp(effects: dict[str, list[str]]) -> None:
     """A call is repeated only for responses that died while it was under way."""
-    done = journal_agents.MCP_EFFECTS.read_text().splitlines()
+    done = outside.MCP_EFFECTS.read_text().splitlines()
     for what, asked, answered in (
         ("1+2", "first commit model agent::0", "first commit tool /call_1"),
         ("3+4", "first commit model agent::1", "first commit tool /call_3"),

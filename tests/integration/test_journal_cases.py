@@ -21,7 +21,7 @@ import longrun
 from longrun.errors import ReplayMismatch
 from longrun.execution.replay.journal import Journal, fingerprint
 from longrun.store.records import Step
-from tests import crashing, journal_agents, postgres
+from tests import crashing, postgres
 from tests.crashing import (
     Crash,
     Left,
@@ -36,7 +36,9 @@ from tests.crashing import (
     replica,
     take_over,
 )
-from tests.journal_agents import agent, calls, look, says, thinks
+from tests.journal_agents import actions, calling, inside, models, outside
+from tests.journal_agents.models import agent, calls, says, thinks
+from tests.journal_agents.tools import look
 
 SCHEMA = "journal_cases"
 
@@ -87,7 +89,7 @@ def keys(left: Left) -> set[tuple[str, str, str]]:
 async def test_case_01_agents_as_tools_have_their_inner_steps_recorded_never_the_outer_result(
     ground: Ground,
 ) -> None:
-    served = Served(journal_agents.nested)
+    served = Served(inside.nested)
     [left] = await ground.carried_on(served, "commit tool /call_1/call_2/call_1")
     assert outputs(left)["call_1"] == "found"
     assert {("/call_1", "model", "1"), ("/call_1/call_2", "tool", "call_1")} <= keys(left)
@@ -95,7 +97,7 @@ async def test_case_01_agents_as_tools_have_their_inner_steps_recorded_never_the
 
 
 async def test_case_02_a_handoffs_callback_is_a_step_keyed_by_its_turn(ground: Ground) -> None:
-    served = Served(journal_agents.handing_off)
+    served = Served(inside.handing_off)
     recorded, interrupted = await ground.carried_on(
         served, "commit handoff second", "start handoff second"
     )
@@ -109,7 +111,7 @@ async def test_case_03_keys_are_scope_and_turn_or_call_id_never_a_models_ids(
     ground: Ground,
 ) -> None:
     """The same call ids at three depths, and `__fake_id__` everywhere."""
-    [left] = await ground.carried_on(Served(journal_agents.nested), "start model agent::1")
+    [left] = await ground.carried_on(Served(inside.nested), "start model agent::1")
     assert keys(left) == {
         *(("", "model", turn) for turn in "01"),
         ("", "tool", "call_3"),
@@ -118,7 +120,7 @@ async def test_case_03_keys_are_scope_and_turn_or_call_id_never_a_models_ids(
         *((f"/{call}/call_2", "model", turn) for call in ("call_1", "call_2") for turn in "01"),
         *((f"/{call}/call_2", "tool", "call_1") for call in ("call_1", "call_2")),
     }
-    assert journal_agents.FAKE not in str(left.output)
+    assert models.FAKE not in str(left.output)
 
 
 # Agents whose code was changed since: a replay must notice, or must not mind.
@@ -217,7 +219,7 @@ async def test_case_04_changed_instructions_are_a_warning(
     ground: Ground, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        [left] = await ground.carried_on(Served(journal_agents.instructed), "start model second::0")
+        [left] = await ground.carried_on(Served(inside.instructed), "start model second::0")
     assert left.status == "completed"
     assert "its input_digest differs" in caplog.text
 
@@ -265,12 +267,10 @@ async def test_case_05_a_session_is_read_from_the_record_and_not_written_twice(
     point: str, ground: Ground, tmp_path: Path
 ) -> None:
     """It is the one session of a user, who was here before."""
-    with journal_agents.files():
-        [left] = await ground.carried_on(
-            Served(journal_agents.sequential, session=journal_agents.session), point
-        )
+    with outside.files():
+        [left] = await ground.carried_on(Served(calling.sequential, session=outside.session), point)
         [response_id] = effects_of(ground.effects)
-        session = SQLiteSession(response_id, journal_agents.SESSIONS / response_id)
+        session = SQLiteSession(response_id, outside.SESSIONS / response_id)
         held = [dict(item) for item in await session.get_items()]
         session.close()
     assert [item["call_id"] for item in held if item.get("type") == "function_call_output"] == [
@@ -304,7 +304,7 @@ async def test_case_06_what_a_tool_writes_to_the_context_is_lost_its_result_is_n
 async def test_case_07_guardrails_run_again_their_models_are_not_asked_again(
     ground: Ground,
 ) -> None:
-    await ground.carried_on(Served(journal_agents.guarded), "start model agent::1")
+    await ground.carried_on(Served(inside.guarded), "start model agent::1")
     [happened] = ground.happened
     for name in ("guard in", "guard before", "guard after"):
         assert [line.split()[0] for line in happened if name in line].count("last") >= 1
@@ -314,7 +314,7 @@ async def test_case_07_guardrails_run_again_their_models_are_not_asked_again(
 
 @pytest.mark.parametrize("kind", ["shell", "custom", "patch", "computer", "local_shell"])
 async def test_case_08_executors_of_other_tools_are_steps(kind: str, ground: Ground) -> None:
-    served = Served(functools.partial(journal_agents.acting, kind))
+    served = Served(functools.partial(actions.acting, kind))
     done, under_way = await ground.carried_on(
         served, f"commit tool /call_{kind}", f"start tool /call_{kind}"
     )
@@ -369,7 +369,7 @@ async def test_case_09_a_cancelled_tool_is_not_recorded_and_its_thread_is_told(
 
 async def test_case_10_a_record_and_its_events_are_one_commit(database: postgres.Server) -> None:
     """As Postgres says it: rows written by one transaction have the same `xmin`."""
-    async with replica(Served(journal_agents.parallel), database.url, SCHEMA) as app:
+    async with replica(Served(calling.parallel), database.url, SCHEMA) as app:
         request = asked("go")
         await app._worker.submit(request)
         await finish(app, [request.response_id])
@@ -435,7 +435,7 @@ async def test_case_11_of_an_agent_that_waits_for_approval_only_inner_steps_are_
     assert len([line for line in ground.happened[0] if "start model inner" in line]) == 2
 
 
-class Moody(journal_agents.Scripted):
+class Moody(models.Scripted):
     """Says something else in each attempt."""
 
     def _next(self, items: Any) -> Any:

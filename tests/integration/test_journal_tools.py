@@ -10,7 +10,7 @@ import pytest
 from agents import Agent, ComputerTool, function_tool
 
 import longrun
-from tests import journal_agents, postgres
+from tests import postgres
 from tests.crashing import (
     Crash,
     Served,
@@ -24,7 +24,9 @@ from tests.crashing import (
     recover_all,
     replica,
 )
-from tests.journal_agents import agent, calls, look, says
+from tests.journal_agents import actions, calling
+from tests.journal_agents.models import agent, calls, says
+from tests.journal_agents.tools import look
 from tests.reading import eventually
 
 SCHEMA = "journal_tools"
@@ -99,7 +101,7 @@ async def test_a_call_that_runs_again_has_the_same_key_and_a_new_attempt(
     database: postgres.Server, tmp_path: Path
 ) -> None:
     crashed = Crash(
-        Served(journal_agents.sequential),
+        Served(calling.sequential),
         *(database.url, SCHEMA, tmp_path / "effects", tmp_path / "plan", "go", "first"),
         ["start tool /call_2"],
     )
@@ -114,7 +116,7 @@ async def test_a_call_that_runs_again_has_the_same_key_and_a_new_attempt(
 
 
 def paying_otherwise(kind: str) -> Agent[Any]:
-    served = journal_agents.acting(kind)
+    served = actions.acting(kind)
     longrun.at_most_once(served.tools[0])
     return served
 
@@ -122,7 +124,7 @@ def paying_otherwise(kind: str) -> Agent[Any]:
 @pytest.mark.parametrize("kind", ["function", "shell", "custom", "patch", "local_shell"])
 async def test_at_most_once(kind: str, database: postgres.Server, tmp_path: Path) -> None:
     """Interrupted, it is not run again, and the model is told; finished, its result stands."""
-    make = journal_agents.paying
+    make = calling.paying
     call_id = "call_1"
     if kind != "function":
         make, call_id = functools.partial(paying_otherwise, kind), f"call_{kind}"
@@ -150,7 +152,7 @@ async def test_at_most_once(kind: str, database: postgres.Server, tmp_path: Path
 
 def test_at_most_once_refuses_what_it_cannot_do() -> None:
     with pytest.raises(TypeError, match="at_most_once"):
-        longrun.at_most_once(ComputerTool(journal_agents.Screen()))
+        longrun.at_most_once(ComputerTool(actions.Screen()))
     with pytest.raises(TypeError, match="at_most_once"):
         longrun.at_most_once(lambda: None)
 
@@ -190,7 +192,7 @@ def quick() -> tuple[Any, dict[str, Any]]:
 
 
 def action(kind: str) -> tuple[Any, dict[str, Any]]:
-    tool, call = journal_agents._tool_with_item(kind)
+    tool, call = actions.tool_with_item(kind)
     return tool, {**call, "call_id": "call_quick"}
 
 
