@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from longrun import metrics
+from longrun.backoff import Backoff
 from longrun.errors import LongrunError
 
 log = logging.getLogger("longrun.parts")
@@ -56,10 +56,10 @@ class Supervisor:
 
 async def _keep_running(part: Part, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
-    backoff = FIRST_BACKOFF
+    backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
     while not stop.is_set():
         started = loop.time()
-        healed = loop.call_later(2 * backoff, setattr, part, "failing", False)
+        healed = loop.call_later(2 * backoff.coming, setattr, part, "failing", False)
         try:
             await part.run(stop)
             if stop.is_set():
@@ -74,10 +74,8 @@ async def _keep_running(part: Part, stop: asyncio.Event) -> None:
         part.failing = True
         metrics.part_restarts.labels(part.name).inc()
         if loop.time() - started > LONGEST_BACKOFF:
-            backoff = FIRST_BACKOFF
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), backoff * random.uniform(0.5, 1.5))  # noqa: S311
-        backoff = min(backoff * 2, LONGEST_BACKOFF)
+            backoff.reset()
+        await backoff.pause(stop)
 
 
 @contextlib.contextmanager

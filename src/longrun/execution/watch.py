@@ -8,10 +8,10 @@ Either may be wrong; the attempt fences whoever was taken for dead.
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Callable
 from typing import Final
 
+from longrun.backoff import jittered
 from longrun.errors import LongrunError
 from longrun.execution.worker import Worker
 from longrun.store.claims import SETTLING, Claims, Surroundings
@@ -71,7 +71,7 @@ class Watch:
     async def run(self, stop: asyncio.Event) -> None:
         """Look around until `stop`. Fails when Postgres is away, to be started again."""
         loop = asyncio.get_running_loop()
-        housekeeping = loop.time() + HOUSEKEEPING * random.random()  # noqa: S311
+        housekeeping = loop.time() + jittered(HOUSEKEEPING / 2, spread=1)
         self._blind_until = max(self._blind_until, loop.time() + SETTLING)
         while not stop.is_set():
             try:
@@ -115,7 +115,7 @@ class Watch:
     async def _pause(self, stop: asyncio.Event) -> None:
         """Until the next look: sooner when something happens, or a lock's grace ends."""
         now = asyncio.get_running_loop().time()
-        pause = INTERVAL * random.uniform(0.85, 1.15)  # noqa: S311
+        pause = jittered(INTERVAL, spread=0.15)
         ends = [since + FORGIVEN - now for since in self._free_since.values()]
         pause = min([pause, *(end for end in ends if end > 0)])
         freed = self._worker.slot_freed

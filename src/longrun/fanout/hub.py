@@ -8,12 +8,12 @@ for all woken topics in one query, however many readers there are.
 import asyncio
 import contextlib
 import logging
-import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from longrun import metrics
+from longrun.backoff import jittered
 from longrun.errors import Unavailable
 from longrun.protocol import ends_log
 from longrun.store.events import EventLog, News
@@ -225,7 +225,7 @@ class Hub:
         loop = asyncio.get_running_loop()
         spread = min(within, len(self._readers) / LEAVING_PER_SECOND)
         for reader in self._readers:
-            wait = within if reader.patient else spread * random.random()  # noqa: S311
+            wait = within if reader.patient else jittered(spread / 2, spread=1)
             loop.call_later(wait, reader.leave)
 
     def _wake(self, topic: Topic) -> None:

@@ -5,10 +5,10 @@ Register with the hub first, then read the log, so that nothing falls between th
 
 import asyncio
 import contextlib
-import random
 from types import TracebackType
 from typing import Final, Self
 
+from longrun.backoff import jittered
 from longrun.errors import Unavailable
 from longrun.fanout.hub import Hub, Reader, Topic
 from longrun.protocol import ends_log
@@ -85,7 +85,7 @@ class Tail:
             try:
                 block = await self._look_until(deadline)
             except Unavailable:
-                await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311
+                await asyncio.sleep(jittered(RETRY))
                 if asyncio.get_running_loop().time() > deadline:
                     return []
                 continue

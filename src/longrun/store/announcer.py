@@ -15,6 +15,7 @@ from typing import Final
 import asyncpg
 
 from longrun import metrics
+from longrun.backoff import jittered, sleep_unless
 from longrun.store.database import Database, unavailable_if_gone
 from longrun.supervision import also_on
 
@@ -122,7 +123,7 @@ class Announcer:
             log.warning("NOTIFY was refused: %s", error)
             if not stop.is_set():
                 self._keep(reached, told)
-                await asyncio.sleep(REFUSED_WAIT)
+                await sleep_unless(stop, jittered(REFUSED_WAIT))
         except BaseException:
             self._keep(reached, told)
             raise

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from longrun.backoff import Backoff
 from longrun.errors import ConfigurationError, Unavailable
 from longrun.settings import Settings
 from longrun.store.queries import Queries
@@ -148,6 +149,7 @@ class Database:
         return made
 
     async def _first_pool(self, size: int) -> asyncpg.Pool:
+        backoff = Backoff(0.2, 4)
         for attempt in range(FIRST_CONNECT_TRIES):
             try:
                 return await self._pool(size)
@@ -157,7 +159,7 @@ class Database:
                         f"LONGRUN_DATABASE_URL: cannot connect to Postgres: {error}"
                     ) from error
                 log.warning("waiting for Postgres: %s", error)
-                await asyncio.sleep(0.2 * 2**attempt)
+                await backoff.pause()
         raise AssertionError("unreachable")
 
     async def _check_server(self) -> None:
@@ -216,6 +218,7 @@ class Database:
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Read; tried again at once on another connection when one turns out to be dead."""
         with unavailable_if_gone():
+            backoff = Backoff(0.1, 0.2)
             for attempt in range(READ_TRIES):
                 try:
                     async with self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection:
@@ -223,7 +226,7 @@ class Database:
                 except FAILURES as error:
                     if not is_gone(error) or attempt == READ_TRIES - 1:
                         raise
-                    await asyncio.sleep(0.05 * 4**attempt)
+                    await backoff.pause()
         raise AssertionError("unreachable")
 
     async def fetch_once(self, query: str, *args: Any) -> list[asyncpg.Record]:

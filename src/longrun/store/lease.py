@@ -15,6 +15,7 @@ import time
 from typing import Final
 
 from longrun import metrics
+from longrun.backoff import jittered
 from longrun.errors import ConfigurationError
 from longrun.store.database import Database
 from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_hopeless
@@ -22,6 +23,9 @@ from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_hopeless
 log = logging.getLogger("longrun.store.lease")
 
 BEATS_PER_LEASE: Final = 3
+
+RETRY: Final = 0.5
+"""Seconds, on average, between a heartbeat that failed and the next."""
 
 END_WAIT: Final = 1.0
 """Seconds for each of two: the heartbeat's end, and the lease's. Both wait for Postgres only."""
@@ -105,7 +109,7 @@ class Lease:
                 except FAILURES as error:
                     log.warning("heartbeat failed: %s: %s", type(error).__name__, error)
                     metrics.part_restarts.labels("lease").inc()
-                    self._ended.wait(0.5)
+                    self._ended.wait(jittered(RETRY))
 
     async def _beat_on_one_connection(self) -> None:
         connection = await self._database.connect_directly("longrun lease")

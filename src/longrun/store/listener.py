@@ -6,13 +6,13 @@ database, so nothing here may wait for anything else.
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from typing import Any, Final
 
 import asyncpg
 
 from longrun import metrics
+from longrun.backoff import Backoff
 from longrun.store.announcer import control_channel, decode, events_channel
 from longrun.store.database import Database
 from longrun.store.sqlstates import FAILURES
@@ -56,18 +56,17 @@ class Listener:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listen until `stop` is set, on a new connection whenever one is lost."""
-        backoff = 0.05
+        backoff = Backoff(0.05, LONGEST_BACKOFF)
         while not stop.is_set():
             try:
                 await self._listen(stop)
-                backoff = 0.05
+                backoff.reset()
             except FAILURES as error:
                 log.warning("LISTEN connection lost: %s: %s", type(error).__name__, error)
             if stop.is_set():
                 return
             metrics.listener_reconnects.inc()
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))  # noqa: S311
-            backoff = min(backoff * 2, LONGEST_BACKOFF)
+            await backoff.pause(stop)
 
     async def _listen(self, stop: asyncio.Event) -> None:
         """One connection, until it is lost or `stop` is set."""

@@ -7,13 +7,13 @@ adds no wait, and a busy one makes larger batches.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from longrun import metrics
+from longrun.backoff import Backoff
 from longrun.errors import Fenced, LongrunError
 from longrun.store.database import Database
 from longrun.store.records import Chunk, Step
@@ -129,7 +129,7 @@ class LogWriter:
 
     async def _write(self, batch: list[_Share]) -> None:
         """Commit a batch, however long it takes; no error of one run harms another."""
-        backoff = 0.05
+        backoff = Backoff(0.05, LONGEST_BACKOFF)
         while batch:
             try:
                 batch = await self._try(batch)
@@ -141,8 +141,7 @@ class LogWriter:
                     continue
                 self.failing_since = self.failing_since or time.monotonic()
                 log.warning("append failed, trying again: %s: %s", type(error).__name__, error)
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.5))  # noqa: S311
-                backoff = min(backoff * 2, LONGEST_BACKOFF)
+                await backoff.pause()
                 batch = await self._not_yet_committed(batch)
 
     async def _try(self, batch: list[_Share]) -> list[_Share]:

@@ -1,11 +1,10 @@
 """Retention: finished responses are deleted some time after their end."""
 
 import asyncio
-import contextlib
 import logging
-import random
 from typing import Final
 
+from longrun.backoff import jittered, sleep_unless
 from longrun.settings import Settings
 from longrun.store.responses import Responses
 
@@ -23,11 +22,7 @@ class Retention:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(
-                    stop.wait(),
-                    INTERVAL * random.uniform(0.5, 1.5),  # noqa: S311
-                )
+            if await sleep_unless(stop, jittered(INTERVAL)):
                 return
             while (expired := await self._responses.expire(self._seconds)) and not stop.is_set():
                 log.info("deleted %d responses past their retention", expired)
