@@ -88,8 +88,9 @@ SELECT first, last, data FROM longrun.event_chunks
 WHERE response_id = $1 ORDER BY last DESC LIMIT 1;
 
 -- name: read_news
--- The same for many responses at once; `gone` for one that no longer exists.
-SELECT wanted.response_id, response.id IS NULL AS gone, news.first, news.last, news.data
+-- The chunks after a position of each of many responses, $3 bytes of each; `deleted` for one
+-- that no longer exists.
+SELECT wanted.response_id, response.id IS NULL AS deleted, news.first, news.last, news.data
 FROM unnest($1::text[], $2::bigint[]) AS wanted (response_id, after)
 LEFT JOIN longrun.responses AS response ON response.id = wanted.response_id
 LEFT JOIN LATERAL (

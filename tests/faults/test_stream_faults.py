@@ -132,6 +132,25 @@ class TestSlowReaders:
         assert last < 40_000
         assert kept + await read(stream_url(ground.patient, ground.long, last)) == whole
 
+    async def test_one_whose_response_is_deleted_meanwhile_is_not_told_that_it_has_all(
+        self, ground: Ground
+    ) -> None:
+        response_id = await in_background(ground.patient, deltas=40_000, delta="x" * 200)
+        await finished(ground.patient, response_id)
+        async with await Wire.open(
+            stream_url(ground.patient, response_id), receive_buffer=SMALL
+        ) as wire:
+            await wire.until(lambda body: len(body) > 10_000)
+            await delete(ground.hasty, response_id)
+            wire.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            await wire.rest()
+        assert wire.complete
+        reading = parse(wire.body)
+        assert reading.rest == b""
+        assert reading.numbers == list(range(len(reading.numbers)))
+        assert not reading.done
+        assert b"response.completed" not in wire.body
+
     async def test_one_that_takes_a_byte_a_second_is_cut_and_its_connection_is_gone(
         self, ground: Ground
     ) -> None:

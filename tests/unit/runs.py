@@ -73,7 +73,7 @@ class Commits:
 
     # -- as EventLog and Claims ---------------------------------------------------------------
 
-    async def page(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
+    async def page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
         lines = self.lines
         if cursor + 1 >= len(lines):
             return []

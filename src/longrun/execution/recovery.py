@@ -111,7 +111,7 @@ async def recover(claim: Claim, claims: Claims, event_log: EventLog) -> Recovere
 
 async def _whole_log(response_id: str, event_log: EventLog) -> AsyncIterator[Chunk]:
     cursor = -1
-    while page := await event_log.page(response_id, cursor, PAGE_BYTES):
+    while page := await event_log.page_unscoped(response_id, cursor, PAGE_BYTES):
         for chunk in page:
             yield chunk
         cursor = page[-1].last

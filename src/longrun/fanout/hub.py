@@ -8,14 +8,13 @@ for all woken topics in one query, however many readers there are.
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from longrun import metrics
 from longrun.backoff import jittered
 from longrun.errors import Unavailable
-from longrun.protocol import ends_log
+from longrun.fanout.topic import Ring, Topic
 from longrun.store.events import EventLog, News
 from longrun.store.records import Chunk
 from longrun.supervision import also_on
@@ -27,94 +26,6 @@ DEAF_POLL: Final = 0.2
 
 LEAVING_PER_SECOND: Final = 50.0
 """Readers that a stopping replica sends away each second."""
-
-
-class Topic:
-    """One response that has readers here.
-
-    `position` is how far the ring reaches; None until a first reader has caught up with the
-    log. Events after it are fetched by the hub, events before the ring by their reader.
-    """
-
-    def __init__(self, response_id: str, ring_bytes: int) -> None:
-        self.response_id = response_id
-        self.readers = 0
-        self.position: int | None = None
-        self.announced = -1
-        self.last: int | None = None
-        self.gone = False
-        self._ring: deque[Chunk] = deque()
-        self._ring_bytes = ring_bytes
-        self._bytes = 0
-        self._start = 0
-        self._changed = asyncio.Event()
-
-    def start_after(self, end: Chunk) -> None:
-        """A reader has found the log's end: what comes after it goes into the ring."""
-        if self.position is None:
-            self.position = end.last
-            self._start = end.last + 1
-            if ends_log(end.data):
-                self.last = end.last
-
-    def covers(self, cursor: int) -> bool:
-        """Whether the ring has, or will get, everything after this cursor."""
-        return self.position is not None and cursor + 1 >= self._start
-
-    def after(self, cursor: int, limit: int) -> list[Chunk]:
-        """The chunks of the ring that end after a cursor, oldest first: at least one if there is
-        any, then as many as fit into `limit` bytes. A slow reader holds no more than that."""
-        found: list[Chunk] = []
-        for chunk in reversed(self._ring):
-            if chunk.last <= cursor:
-                break
-            found.append(chunk)
-        found.reverse()
-        size = 0
-        for place, chunk in enumerate(found):
-            size += len(chunk.data)
-            if size > limit and place:
-                return found[:place]
-        return found
-
-    def push(self, chunk: Chunk) -> bool:
-        """Take a committed chunk that continues the ring. False: it does not (yet)."""
-        if self.position is None or chunk.first > self.position + 1:
-            return False
-        if chunk.last <= self.position:
-            return True
-        self._ring.append(chunk)
-        self._bytes += len(chunk.data)
-        self.position = chunk.last
-        while self._bytes > self._ring_bytes and len(self._ring) > 1:
-            dropped = self._ring.popleft()
-            self._bytes -= len(dropped.data)
-            self._start = dropped.last + 1
-        if ends_log(chunk.data):
-            self.last = chunk.last
-        self._changed.set()
-        return True
-
-    def wake(self) -> None:
-        """Let every reader look again."""
-        self._changed.set()
-
-    def leave(self) -> None:
-        """The response was deleted: every reader ends."""
-        self.gone = True
-        self._changed.set()
-
-    def has_news(self, cursor: int) -> bool:
-        """Whether a reader at this cursor has a reason to look."""
-        if self.gone or self.last is not None:
-            return True
-        reached = self.announced if self.position is None else self.position
-        return reached > cursor or not (self.position is None or self.covers(cursor))
-
-    async def changed(self) -> None:
-        """Wait for the next change. What was so before has to be looked at first."""
-        self._changed.clear()
-        await self._changed.wait()
 
 
 class Reader:
@@ -188,20 +99,28 @@ class Hub:
         topic = self._topics.get(response_id)
         if topic is not None and last > topic.announced:
             topic.announced = last
-            if topic.position is None:
-                topic.wake()
-            elif last > topic.position:
-                self._wake(topic)
+            self._tell(topic)
 
     def committed(self, response_id: str, chunks: list[Chunk]) -> None:
         """This replica has committed chunks: its own readers get them without asking Postgres."""
         topic = self._topics.get(response_id)
-        if topic is None:
-            return
-        topic.announced = max(topic.announced, chunks[-1].last)
-        if topic.position is None:
+        if topic is not None:
+            topic.announced = max(topic.announced, chunks[-1].last)
+            for chunk in chunks:
+                topic.push(chunk)
+            self._tell(topic)
+
+    def start_ring(self, topic: Topic, end: Chunk) -> None:
+        """A reader has found the end of the log there. What was announced while it looked is
+        fetched now: nothing else would tell of it before the next poll."""
+        topic.start_ring(end)
+        self._tell(topic)
+
+    def _tell(self, topic: Topic) -> None:
+        """Have what was announced fetched, by the hub or, before there is a ring, by readers."""
+        if topic.ring is None:
             topic.wake()
-        elif not all(topic.push(chunk) for chunk in chunks):
+        elif topic.is_behind:
             self._wake(topic)
 
     def look_again(self) -> None:
@@ -244,7 +163,7 @@ class Hub:
                 self._work.clear()
                 woken, self._woken = self._woken, set()
                 try:
-                    await self._fetch([topic for topic in woken if topic.last is None])
+                    await self._fetch([topic for topic in woken if not topic.is_settled])
                 except Unavailable:
                     for topic in woken:
                         if topic.readers:
@@ -255,28 +174,28 @@ class Hub:
         return min(DEAF_POLL, self._poll_interval) if self._deaf() else self._poll_interval
 
     async def _fetch(self, topics: list[Topic]) -> None:
+        positions: dict[str, int] = {}
         for topic in topics:
-            if topic.position is None:
+            if topic.ring is None:
                 topic.wake()
-        positions = {t.response_id: t.position for t in topics if t.position is not None}
+            else:
+                positions[topic.response_id] = topic.ring.end
         if not positions:
             return
-        found = await self._log.news(positions, self._ring_bytes)
+        found = await self._log.news_unscoped(positions, self._ring_bytes)
         for topic in topics:
             news = found.get(topic.response_id)
-            if news is None or topic.position is None:
-                continue
-            if news.gone:
-                topic.leave()
-            before = topic.position
-            for chunk in news.chunks:
-                topic.push(chunk)
-            # Only what moved is fetched on: a log that does not fit the ring must not spin.
-            if topic.last is None and topic.position > before and self._has_more(topic, news):
-                self._wake(topic)
+            if news is not None and topic.ring is not None:
+                self._take(topic, topic.ring, news)
 
-    def _has_more(self, topic: Topic, news: News) -> bool:
-        """Whether there is probably more behind this page, whether it was announced or not."""
-        assert topic.position is not None
+    def _take(self, topic: Topic, ring: Ring, news: News) -> None:
+        if news.deleted:
+            topic.delete()
+        before = ring.end
+        for chunk in news.chunks:
+            topic.push(chunk)
+        # A full page probably has more behind it, whether that was announced or not. Only what
+        # moved is fetched on: a log that does not fit the ring must not spin.
         full = 2 * sum(len(chunk.data) for chunk in news.chunks) > self._ring_bytes
-        return full or topic.position < topic.announced
+        if ring.end > before and not topic.is_settled and (full or topic.is_behind):
+            self._wake(topic)

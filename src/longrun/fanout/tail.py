@@ -10,7 +10,8 @@ from typing import Final, Self
 
 from longrun.backoff import jittered
 from longrun.errors import Unavailable
-from longrun.fanout.hub import Hub, Reader, Topic
+from longrun.fanout.hub import Hub, Reader
+from longrun.fanout.topic import Topic
 from longrun.protocol import ends_log
 from longrun.store.events import EventLog
 from longrun.store.records import Chunk
@@ -27,7 +28,6 @@ class Tail:
         cursor: the sequence number of the last event that the reader has; -1 for none.
         finished: the response was finished before the tail began, so its log is complete.
         page_bytes: about how much is taken at once, from the log or from the ring.
-        keepalive_interval: seconds of silence after which an empty block is returned.
         patient: stay until the replica itself goes.
     """
 
@@ -40,20 +40,18 @@ class Tail:
         cursor: int = -1,
         finished: bool = False,
         page_bytes: int,
-        keepalive_interval: float,
         patient: bool = False,
     ) -> None:
         self.cursor = cursor
         self.ended = False
+        self._hub = hub
         self._log = event_log
         self._response_id = response_id
         self._finished = finished
         self._page_bytes = page_bytes
-        self._keepalive_interval = keepalive_interval
         self._subscription = hub.subscribe(response_id, patient=patient)
         self._reader: Reader
         self._topic: Topic
-        self._opened = False
         self._looking: asyncio.Task[list[Chunk]] | None = None
 
     def __enter__(self) -> Self:
@@ -72,15 +70,14 @@ class Tail:
             let_go(self._looking)
         self._subscription.__exit__(kind, error, traceback)
 
-    async def next(self) -> list[Chunk] | None:
+    async def next(self, timeout: float) -> list[Chunk] | None:
         """What has piled up since the last call: in order, no gap, no repeat.
 
-        An empty block says that nothing happened for a keepalive interval, or that there is
-        nothing yet at the very start. None: it is over, after the terminal event (`ended` is
-        then true), because the response was deleted, or because this replica stops. While
-        Postgres is away this goes on waiting, with empty blocks.
+        Empty: nothing came within `timeout` seconds; while Postgres is away too. None: it is over,
+        after the terminal event (`ended` is then true), because the response was deleted, or
+        because this replica stops.
         """
-        deadline = asyncio.get_running_loop().time() + self._keepalive_interval
+        deadline = asyncio.get_running_loop().time() + timeout
         while not (self.ended or self._reader.leaving):
             try:
                 block = await self._look_until(deadline)
@@ -93,12 +90,9 @@ class Tail:
                 return []
             if block:
                 return self._advance(block)
-            if self._is_over():
+            self.ended = self.ended or self._topic.has_ended(self.cursor)
+            if self.ended or self._topic.deleted:
                 return None
-            if not self._opened and not self._topic.has_news(self.cursor):
-                # At once, so that proxies and browsers see a stream that is open.
-                self._opened = True
-                return []
             if not await self._wait_until(deadline):
                 return []
         return None
@@ -107,10 +101,11 @@ class Tail:
         """What comes after the cursor: from the ring if it reaches back so far, else the log.
         None: Postgres takes longer to answer; the next call waits for the same answer."""
         if self._looking is None:
-            if self._topic.covers(self.cursor):
-                return self._topic.after(self.cursor, self._page_bytes)
+            ring = self._topic.ring
+            if ring is not None and ring.covers(self.cursor):
+                return ring.after(self.cursor, self._page_bytes)
             # Asked now: by the time the task begins, another reader may have started the ring.
-            ring_was_ahead = self._topic.position is not None
+            ring_was_ahead = ring is not None
             self._looking = asyncio.create_task(self._look_into_log(ring_was_ahead))
         left = deadline - asyncio.get_running_loop().time()
         if not (await asyncio.wait((self._looking,), timeout=max(0, left)))[0]:
@@ -119,43 +114,36 @@ class Tail:
         return looked.result()
 
     async def _look_into_log(self, ring_was_ahead: bool) -> list[Chunk]:
-        topic = self._topic
-        block = await self._log.page(self._response_id, self.cursor, self._page_bytes)
+        block = await self._log.page_unscoped(self._response_id, self.cursor, self._page_bytes)
         if block:
             return block
-        if self._finished:
-            self.ended = True
-        elif topic.position is None:
-            await self._join(topic)
-        elif ring_was_ahead:
+        if ring_was_ahead:
             # The ring had events after the cursor and the log has none: it was deleted.
-            topic.leave()
+            self._topic.delete()
+        elif self._finished or self._topic.ring is None:
+            await self._find_end()
         # Else another reader has started the ring meanwhile, perhaps after newer events.
         return []
 
-    async def _join(self, topic: Topic) -> None:
-        """Caught up: from the log's end on, the ring takes over."""
-        end = await self._log.end(self._response_id)
+    async def _find_end(self) -> None:
+        """There was nothing after the cursor. Either it is past the terminal event; or the log
+        goes on, and from its end on the ring takes over; or it is gone, and nothing has ended."""
+        end = await self._log.end_unscoped(self._response_id)
         if end is None:
-            topic.leave()
+            self._topic.delete()
+        elif self._finished:
+            self.ended = self.cursor >= end.last
         else:
-            topic.start_after(end)
+            self._hub.start_ring(self._topic, end)
 
     def _advance(self, block: list[Chunk]) -> list[Chunk]:
         first, last, data = block[0]
         skip = self.cursor + 1 - first
         if skip > 0:
             block[0] = Chunk(self.cursor + 1, last, data.split(b"\n", skip)[skip])
-        self._opened = True
         self.cursor = block[-1].last
         self.ended = ends_log(block[-1].data)
         return block
-
-    def _is_over(self) -> bool:
-        last = self._topic.last
-        if last is not None and self.cursor >= last:
-            self.ended = True
-        return self.ended or self._topic.gone
 
     async def _wait_until(self, deadline: float) -> bool:
         """Wait for a reason to look. False: the deadline came first."""

@@ -144,6 +144,7 @@ class ResponsesAPI:
 
         return EventStream(
             self._tail(response_id),
+            keepalive_interval=self._settings.keepalive_interval,
             with_ids=False,
             send_timeout=self._settings.send_timeout,
             disconnected=disconnected,
@@ -174,7 +175,7 @@ class ResponsesAPI:
 
     async def _until_ended(self, response_id: str) -> None:
         with self._tail(response_id, patient=True) as tail:
-            while await tail.next() is not None:
+            while await tail.next(self._settings.keepalive_interval) is not None:
                 pass
 
     # -- get ------------------------------------------------------------------------------
@@ -188,12 +189,13 @@ class ResponsesAPI:
             return JSONAnswer(as_response(stored))
         cursor = -1 if query.starting_after is None else query.starting_after
         if stored.finished and "last-event-id" in request.headers:
-            end = await self._log.end(response_id)
+            end = await self._log.end_unscoped(response_id)
             if end is not None and cursor >= end.last:
                 # Stops an EventSource, which would otherwise reconnect for ever.
                 return Response(status_code=204)
         return EventStream(
             self._tail(response_id, cursor, finished=stored.finished),
+            keepalive_interval=self._settings.keepalive_interval,
             with_ids=True,
             send_timeout=self._settings.send_timeout,
         )
@@ -217,7 +219,6 @@ class ResponsesAPI:
             cursor=cursor,
             finished=finished,
             page_bytes=self._settings.page_bytes,
-            keepalive_interval=self._settings.keepalive_interval,
             patient=patient,
         )
 

@@ -16,6 +16,10 @@ log = logging.getLogger("longrun.http.streams")
 ABORT: Final = "longrun.abort"
 """The key under which the server puts a way to drop a connection into the scope's extensions."""
 
+FIRST_SILENCE: Final = 0.05
+"""Seconds without an event after which a stream says that it is open. No longer, since the headers
+go out with the first bytes: until then proxies and browsers see nothing."""
+
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -31,6 +35,7 @@ class EventStream:
     last event.
 
     Args:
+        keepalive_interval: seconds of silence after which a comment line is sent.
         with_ids: give each frame its `id:`, on GET streams.
         disconnected: called when the client goes away before the end.
     """
@@ -39,11 +44,13 @@ class EventStream:
         self,
         tail: Tail,
         *,
+        keepalive_interval: float,
         with_ids: bool,
         send_timeout: float,
         disconnected: Callable[[], object] = lambda: None,
     ) -> None:
         self._tail = tail
+        self._keepalive_interval = keepalive_interval
         self._with_ids = with_ids
         self._send_timeout = send_timeout
         self._disconnected = disconnected
@@ -62,8 +69,10 @@ class EventStream:
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
         before_first = sse.RETRY if self._with_ids else b""
+        silence = FIRST_SILENCE
         with self._tail as tail:
-            while (block := await tail.next()) is not None:
+            while (block := await tail.next(silence)) is not None:
+                silence = self._keepalive_interval
                 if block:
                     body = before_first + sse.frames(block, with_ids=self._with_ids)
                     before_first = b""

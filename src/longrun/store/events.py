@@ -1,4 +1,4 @@
-"""Reading the event log."""
+"""Reading the event log. Whose a response is, its caller has asked before (`Responses.get`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from longrun.store.records import Chunk
 
 @dataclass(slots=True)
 class News:
-    """What is new of one response. `gone`: it no longer exists."""
+    """What is new of one response. `deleted`: it no longer exists."""
 
-    gone: bool = False
+    deleted: bool = False
     chunks: list[Chunk] = field(default_factory=list)
 
 
@@ -22,7 +22,7 @@ class EventLog:
         self._database = database
         self._lane = database.lane("hub")
 
-    async def page(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
+    async def page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
         """The chunks that end after `cursor` (-1: from the start), about `limit` bytes of them.
 
         The first chunk may begin at or before the cursor. Empty: nothing after the cursor.
@@ -34,7 +34,7 @@ class EventLog:
         rows = await self._database.fetch(query, response_id, cursor, limit)
         return [Chunk(*row) for row in rows]
 
-    async def end(self, response_id: str) -> Chunk | None:
+    async def end_unscoped(self, response_id: str) -> Chunk | None:
         """The last chunk of the log; None if there is no log.
 
         Raises:
@@ -43,8 +43,12 @@ class EventLog:
         row = await self._database.fetch_row(self._database.queries.read_end, response_id)
         return Chunk(*row) if row else None
 
-    async def news(self, positions: Mapping[str, int], limit: int) -> dict[str, News]:
-        """The same for many responses in one query, from the position of each.
+    async def news_unscoped(self, positions: Mapping[str, int], limit: int) -> dict[str, News]:
+        """What comes after the position of each of many responses, in one query.
+
+        Args:
+            positions: sequence numbers by response id.
+            limit: about how many bytes of chunks each may bring.
 
         Raises:
             Unavailable: Postgres is away.
@@ -55,8 +59,8 @@ class EventLog:
                 query, list(positions.keys()), list(positions.values()), limit
             )
         found: dict[str, News] = {}
-        for response_id, gone, first, last, data in rows:
-            news = found.setdefault(response_id, News(gone))
+        for response_id, deleted, first, last, data in rows:
+            news = found.setdefault(response_id, News(deleted))
             if data is not None:
                 news.chunks.append(Chunk(first, last, data))
         return found

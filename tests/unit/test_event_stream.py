@@ -1,0 +1,122 @@
+"""The event stream, on a clock that jumps: when it says that it is alive, and how it ends."""
+
+import asyncio
+from typing import Any
+
+from longrun.http import sse
+from longrun.http.streams import FIRST_SILENCE, EventStream
+from tests.unit import clock
+from tests.unit.logs import ID, SILENCE, MemoryLog, Replica, chunks_of, replica
+
+
+class Client:
+    """Takes what is sent, and stays until the end."""
+
+    def __init__(self) -> None:
+        self.bodies: list[tuple[float, bytes]] = []
+
+    async def receive(self) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            self.bodies.append((asyncio.get_running_loop().time(), message["body"]))
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(body for _, body in self.bodies)
+
+    def beats(self) -> list[float]:
+        return [at for at, body in self.bodies if body == sse.KEEPALIVE]
+
+
+async def stream(one: Replica, client: Client, cursor: int = -1, *, finished: bool = False) -> None:
+    tail = one.tail(cursor, finished=finished)
+    served = EventStream(tail, keepalive_interval=SILENCE, with_ids=True, send_timeout=30)
+    await served({"type": "http"}, client.receive, client.send)
+
+
+def test_a_stream_is_opened_at_once_and_kept_alive() -> None:
+    async def scene() -> Client:
+        log, chunks, client = MemoryLog(), chunks_of([1, 1]), Client()
+        log.commit(ID, chunks[0])
+        async with replica(log) as one:
+            streaming = asyncio.create_task(stream(one, client, cursor=0))
+            await asyncio.sleep(100)
+            log.commit(ID, chunks[1])
+            one.hub.committed(ID, [chunks[1]])
+            await streaming
+        return client
+
+    client = clock.run(scene())
+    # One at once, then one every fifteen seconds.
+    assert client.beats() == [FIRST_SILENCE + n * SILENCE for n in range(1 + 6)]
+    assert client.body.endswith(sse.DONE)
+
+
+def test_a_reader_that_has_something_first_gets_that_first() -> None:
+    async def scene() -> Client:
+        log, chunks, client = MemoryLog(), chunks_of([1, 1]), Client()
+        for chunk in chunks:
+            log.commit(ID, chunk)
+        async with replica(log) as one:
+            await stream(one, client)
+        return client
+
+    assert clock.run(scene()).beats() == []
+
+
+def test_a_heartbeat_while_history_takes_its_time() -> None:
+    """Postgres answers, but only after a minute."""
+
+    class Slow(MemoryLog):
+        async def page_unscoped(self, response_id: str, cursor: int, limit: int) -> Any:
+            await asyncio.sleep(60)
+            return await super().page_unscoped(response_id, cursor, limit)
+
+    async def scene() -> Client:
+        log, client = Slow(), Client()
+        for chunk in chunks_of([1, 1]):
+            log.commit(ID, chunk)
+        async with replica(log) as one:
+            await stream(one, client, finished=True)
+        return client
+
+    client = clock.run(scene())
+    assert client.beats() == [FIRST_SILENCE + n * SILENCE for n in range(4)]
+    assert client.body.endswith(sse.DONE)
+
+
+def test_a_response_that_is_deleted_in_mid_replay_is_not_done() -> None:
+    """Its reader must not take half of it for the whole."""
+
+    class DeletedAfterAPage(MemoryLog):
+        async def page_unscoped(self, response_id: str, cursor: int, limit: int) -> Any:
+            found = await super().page_unscoped(response_id, cursor, limit)
+            self.delete(response_id)
+            return found
+
+    async def scene() -> Client:
+        log, client = DeletedAfterAPage(rows=1), Client()
+        for chunk in chunks_of([2, 2, 2]):
+            log.commit(ID, chunk)
+        async with replica(log) as one:
+            await stream(one, client, finished=True)
+        return client
+
+    body = clock.run(scene()).body
+    assert body.count(b"\nid: ") == 2
+    assert b"[DONE]" not in body
+
+
+def test_a_finished_stream_past_its_end_is_done_alone() -> None:
+    async def scene() -> bytes:
+        log, client = MemoryLog(), Client()
+        for chunk in chunks_of([1, 1]):
+            log.commit(ID, chunk)
+        async with replica(log) as one:
+            await stream(one, client, cursor=1, finished=True)
+        return client.body
+
+    assert clock.run(scene()) == sse.DONE
