@@ -106,7 +106,7 @@ async def run(
     commits = Commits()
     assembler = Assembler(asked.response_id, asked.document)
     assembler.lifecycle("in_progress")
-    events = assembler.take().events
+    events = assembler.collect().events
     commits.entries.append(Entry(events))
     run_log = commits.open(asked.response_id, 1, len(events))
 

@@ -42,7 +42,7 @@ class Assembly:
         self.take()
 
     def take(self) -> None:
-        emission = self.assembler.take()
+        emission = self.assembler.collect()
         dones = sum(b'"type":"response.output_item.done"' in line[:40] for line in emission.events)
         assert len(emission.items) <= dones, "an item without its `done` in the same commit"
         self.lines += emission.events

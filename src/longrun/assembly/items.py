@@ -1,317 +1,222 @@
-"""Output items while they are streamed: what was said of each, and what still has to be.
+"""Output items: each is told what comes of it, and says which events are to be emitted.
 
-The rules are those of openai's `responses.stream()` (openai/lib/streaming/responses): a part is
-added before its deltas, deltas add up to the finished text, `done` keeps the identity of `added`.
+An item's events leave in the order that openai's `responses.stream()` insists on: `added`, its
+parts and deltas, `done`, all with one identity.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
+from longrun import ids
+from longrun.assembly.arguments import Arguments
 from longrun.assembly.kinds import (
-    ANNOTATION,
-    CALL_EVENTS,
     CALL_KEYS,
-    LISTS,
+    ITEM_ADDED,
+    ITEM_DONE,
     NEVER_IN_PROGRESS,
     OWN_CALLS,
-    PART_EVENTS,
-    TEXT_OF_EVENT,
-    TEXT_OF_PART,
     UNFINISHED,
     WITH_CALL_ID,
     WITH_STATUS,
+    Event,
     JSONObject,
-    Text,
-    plain,
-    text_of,
+    type_of,
     with_detail,
     with_lists,
 )
-
-Event = tuple[str, JSONObject]
-
-
-@dataclass(slots=True)
-class _Part:
-    text: Text
-    place: int  # among the item's parts of its index: ours, without gaps
-    pieces: list[str] = field(default_factory=list)
-    said: bool = False  # the text's own `done`
-    done: bool = False  # the part's `done`
-
-    @property
-    def so_far(self) -> str:
-        return "".join(self.pieces)
-
-    def takes(self, text: Text | None) -> bool:
-        """Whether more of this kind of text may still be said."""
-        return self.text is text and not self.said and not self.done
-
-    def at(self, **fields: Any) -> JSONObject:
-        return {self.text.index: self.place, **fields}
-
-    def as_json(self, text: str) -> JSONObject:
-        return with_lists({"type": self.text.part, self.text.key: text})
+from longrun.assembly.texts import Texts
 
 
-class OpenItem:
-    """An output item from its `added` to its `done`.
+class Places:
+    """Gives out the output indexes of a response, each once, and the item ids that go with them."""
+
+    def __init__(self, response_id: str, next_index: int = 0) -> None:
+        self._response_id = response_id
+        self._next_index = next_index
+
+    def next(self, item_type: str) -> JSONObject:
+        """`item_id` and `output_index` of the next item."""
+        index = self._next_index
+        self._next_index += 1
+        item_id = ids.item_id(self._response_id, index, item_type)
+        return {"item_id": item_id, "output_index": index}
+
+
+class Item:
+    """One output item, from the first that is heard of it to its `done`.
+
+    Every method that is told something returns the events to emit for it, in order, with our
+    item id and output index in them.
 
     Args:
-        item: as the model first showed it.
-        held: nothing is emitted yet, since its identity is not known: a call without a call id,
-            or an item that was never added.
+        raw: as the model first showed it.
+        late: it is shown at its end only, since an event came before it was known what it is. So
+            are calls without a call id: `done` has to keep the identity of `added`.
+
+    Attributes:
+        raw: as the model last showed it.
+        done: nothing more is said of it.
+        finished: the model finished it; what else is done was left open by it.
     """
 
     __slots__ = (
-        "_call_done",
-        "_call_pieces",
-        "_in_order",
-        "_parts",
+        "_content",
+        "_identity",
+        "_places",
         "done",
         "finished",
-        "held",
-        "item",
-        "item_id",
-        "output_index",
+        "late",
+        "raw",
         "type",
     )
 
-    def __init__(self, item: JSONObject, *, held: bool = False) -> None:
-        self.item = item
-        self.type: str = item.get("type", "message")
-        self.held = held or (self.type in WITH_CALL_ID and not item.get("call_id"))
+    def __init__(self, raw: JSONObject, places: Places, *, late: bool = False) -> None:
+        self.raw = raw
+        self.type = type_of(raw)
+        self.late = late or (self.type in WITH_CALL_ID and not raw.get("call_id"))
         self.done = False
         self.finished = False
-        self.output_index = -1
-        self.item_id = ""
-        self._parts: dict[tuple[str, Hashable], _Part] = {}  # by the model's own index
-        self._in_order: dict[str, list[_Part]] = {"summary_index": [], "content_index": []}
-        self._call_pieces: list[str] = []
-        self._call_done = False
+        self._places = places
+        self._identity: JSONObject = {}
+        self._content = _content(self.type, self._identity)
 
     @classmethod
-    def guess(cls, item_type: str) -> "OpenItem":
-        """The item of an event that came without an `added`."""
+    def unannounced(cls, item_type: str, places: Places) -> "Item":
+        """An item of which an event came without an `added`."""
         if item_type == "reasoning":
-            return cls({"type": item_type, "summary": []})
+            return cls({"type": item_type, "summary": []}, places)
         if item_type == "message":
-            return cls({"type": item_type, "role": "assistant", "content": []})
-        return cls({"type": item_type}, held=True)
+            return cls({"type": item_type, "role": "assistant", "content": []}, places)
+        return cls({"type": item_type}, places, late=True)
 
-    def is_shown_again(self, item: JSONObject) -> bool:
-        """Whether another `added` of this type, at the same index, means this very item."""
-        known = self.item.get("call_id")
-        if known or self.done:
-            return bool(known) and known == item.get("call_id")
-        return self.held or self.item.get("id") == item.get("id")
+    @classmethod
+    def from_log(cls, index: int, shown: JSONObject) -> "Item":
+        """An item that an earlier attempt has added (`shown`: in that event), and did not finish.
 
-    def is_finished_by(self, item: JSONObject) -> bool:
-        """Whether a `done` of this type, at the same index, means this item."""
-        known = self.item.get("call_id")
-        if known:
-            return bool(known == item.get("call_id"))
-        return not self.done or self.item.get("id") == item.get("id")
-
-    def could_be(self, item: JSONObject) -> bool:
-        """Whether all that was streamed of this item is the beginning of that one's texts."""
-        for key, index in LISTS:
-            said = [part.so_far for part in self._in_order[index]]
-            texts = (text_of(part) for part in item.get(key) or ())
-            whole = [text for text in texts if text is not None]
-            if len(said) > len(whole) or not all(map(str.startswith, whole, said)):
-                return False
-        return True
-
-    def before(self, kind: str, fields: JSONObject) -> Iterable[Event]:
-        """What has to be said before this event: a part never added, the rest of a text."""
-        if kind in TEXT_OF_EVENT:
-            text, what = TEXT_OF_EVENT[kind]
-            part = self._part(text.index, fields)
-            if part is None or what == "done":
-                return self._before_text(text, what, fields)
-        elif kind in PART_EVENTS and PART_EVENTS[kind][1] == "done":
-            return self._before_part_done(PART_EVENTS[kind][0], fields)
-        elif kind == ANNOTATION and self._part("content_index", fields) is None:
-            return self._add(TEXT_OF_PART["output_text"], fields["content_index"])
-        elif kind in CALL_EVENTS and CALL_EVENTS[kind] == "done" and not self._call_done:
-            return self._catch_up_call(fields)
-        return ()
-
-    def _before_text(self, text: Text, what: str, fields: JSONObject) -> Iterator[Event]:
-        raw_index = fields[text.index]
-        if (text.index, raw_index) not in self._parts:
-            yield from self._add(text, raw_index)
-        part = self._parts[text.index, raw_index]
-        if what == "done" and part.takes(text):
-            yield from _catch_up(part, fields.get(text.key) or "")
-
-    def _before_part_done(self, index: str, fields: JSONObject) -> Iterator[Event]:
-        raw = plain(fields.get("part") or {})
-        text = TEXT_OF_PART.get(raw.get("type", ""))
-        part = self._part(index, fields)
-        if part is None and text is not None and text.index == index:
-            yield from self._add(text, fields[index])
-            part = self._parts[index, fields[index]]
-        if part is not None and part.takes(text):
-            yield from self._say(part, raw.get(part.text.key) or part.so_far)
-
-    def take(self, kind: str, fields: JSONObject) -> bool:
-        """Note an event, and put our index into it. False: it must not go out."""
-        if kind in TEXT_OF_EVENT:
-            return self._take_text(kind, fields)
-        if kind in PART_EVENTS:
-            return self._take_part(kind, fields)
-        if kind == ANNOTATION:
-            part = self._parts["content_index", fields["content_index"]]
-            fields["content_index"] = part.place
-            return part.text.part == "output_text" and not part.done
-        if kind in CALL_EVENTS:
-            return self._take_call(kind, fields)
-        return True
-
-    def _take_text(self, kind: str, fields: JSONObject) -> bool:
-        text, what = TEXT_OF_EVENT[kind]
-        part = self._parts[text.index, fields[text.index]]
-        if not part.takes(text):
-            return False
-        fields[text.index] = part.place
-        for key in text.extra:
-            if fields.get(key) is None:
-                fields[key] = text.extra[key]
-        if what == "delta":
-            if fields.get("delta") is None:
-                return False
-            part.pieces.append(fields["delta"])
-        else:
-            part.said = True
-            fields[text.key] = fields.get(text.key) or part.so_far
-        return True
-
-    def _take_part(self, kind: str, fields: JSONObject) -> bool:
-        index, what = PART_EVENTS[kind]
-        part = self._part(index, fields)
-        raw = plain(fields.get("part") or {})
-        text = TEXT_OF_PART.get(raw.get("type", ""))
-        if text is None or text.index != index:
-            return False
-        if what == "added":
-            if part is not None:
-                return False
-            part = self._new_part(text, fields[index])
-            # What it already holds comes again in its deltas, or else is made up for.
-            fields["part"], fields[index] = part.as_json(""), part.place
-            return True
-        if part is None or part.done or part.text is not text:
-            return False
-        part.done = True
-        raw[text.key] = raw.get(text.key) or part.so_far
-        fields["part"], fields[index] = with_lists(raw), part.place
-        return True
-
-    def _take_call(self, kind: str, fields: JSONObject) -> bool:
-        if self._call_done:
-            return False
-        if CALL_EVENTS[kind] == "delta":
-            if fields.get("delta") is None:
-                return False
-            self._call_pieces.append(fields["delta"])
-        else:
-            self._call_done = True
-        return True
-
-    def _part(self, index: str, fields: JSONObject) -> _Part | None:
-        """The part that an event is about; one without an index means the first."""
-        if fields.get(index) is None:
-            fields[index] = 0
-        return self._parts.get((index, fields[index]))
-
-    def rest(self, item: JSONObject | None) -> Iterator[Event]:
-        """What is still to be said before `done`. Without an item: just close what is open."""
-        if item is not None:
-            if self.type in ("message", "reasoning"):
-                yield from self._rest_of_parts(item)
-            elif (self.type in OWN_CALLS or self._call_pieces) and not self._call_done:
-                self._call_done = True
-                yield from self._catch_up_call(item)
-                yield self._call_end(item)
-        for part in self._parts.values():
-            yield from self._finish(part, part.so_far)
-
-    def _rest_of_parts(self, item: JSONObject) -> Iterator[Event]:
-        for key, index in LISTS:
-            place = -1
-            for raw in item.get(key) or ():
-                text = TEXT_OF_PART.get(raw.get("type", ""))
-                if text is None or text.index != index:
-                    continue
-                place += 1
-                if place == len(self._in_order[index]):
-                    yield from self._add(text, (place, "at the end"))
-                part = self._in_order[index][place]
-                if part.text is text:
-                    yield from self._finish(part, raw.get(text.key) or "", raw)
-
-    def _catch_up_call(self, item: JSONObject) -> Iterator[Event]:
-        key, events = CALL_KEYS[self.type]
-        missing = _missing(item.get(key) or "", "".join(self._call_pieces))
-        if missing:
-            self._call_pieces.append(missing)
-            yield f"{events}.delta", {"delta": missing}
-
-    def _call_end(self, item: JSONObject) -> Event:
-        key, events = CALL_KEYS[self.type]
-        done = {key: item.get(key) or ""}
-        if self.type == "function_call":
-            done["name"] = item.get("name") or ""
-        return f"{events}.done", done
-
-    def _new_part(self, text: Text, raw_index: Hashable) -> _Part:
-        siblings = self._in_order[text.index]
-        part = self._parts[text.index, raw_index] = _Part(text, len(siblings))
-        siblings.append(part)
-        return part
-
-    def _add(self, text: Text, raw_index: Hashable) -> Iterator[Event]:
-        part = self._new_part(text, raw_index)
-        yield f"{text.parts}.added", part.at(part=part.as_json(""))
-
-    def _say(self, part: _Part, whole: str) -> Iterator[Event]:
-        """The rest of a text, and its `done`."""
-        yield from _catch_up(part, whole)
-        part.said = True
-        said = part.at(**{part.text.key: whole}, **part.text.extra)
-        yield f"{part.text.events}.done", said
-
-    def _finish(self, part: _Part, whole: str, raw: JSONObject | None = None) -> Iterator[Event]:
-        if not part.said:
-            yield from self._say(part, whole)
-        if not part.done:
-            part.done = True
-            shown = with_lists(raw) if raw else part.as_json(whole)
-            yield f"{part.text.parts}.done", part.at(part=shown)
-
-    def as_far_as_known(self) -> JSONObject:
-        """The item with what was streamed of it, for one that will never be finished."""
-        item = dict(self.item)
-        if self.type == "message":
-            item["content"] = self._shown("content_index")
-        elif self.type == "reasoning":
-            item["summary"] = self._shown("summary_index")
-            if self._in_order["content_index"]:
-                item["content"] = self._shown("content_index")
-        elif self.type in CALL_KEYS:
-            item[CALL_KEYS[self.type][0]] = "".join(self._call_pieces)
+        Its later events are told to `event`; what that returns is in the log already.
+        """
+        item = cls(shown, Places(""))
+        item.late = False
+        item._identity.update(item_id=shown["id"], output_index=index)
         return item
 
-    def _shown(self, index: str) -> list[JSONObject]:
-        return [part.as_json(part.so_far) for part in self._in_order[index]]
+    @property
+    def output_index(self) -> int:
+        """-1 while it is not shown."""
+        index: int = self._identity.get("output_index", -1)
+        return index
+
+    @property
+    def call_id(self) -> Any:
+        return self.raw.get("call_id")
+
+    def begin(self) -> list[Event]:
+        """Its `added`, with a place and an id of ours."""
+        return [] if self.late else self._announce()
+
+    def event(self, kind: str, fields: JSONObject) -> Sequence[Event]:
+        """A delta or the like. `fields` are changed into those of the event that leaves."""
+        if self.late or self.done:
+            return ()
+        fields.update(self._identity)
+        return self._content.event(kind, fields)
+
+    def finish(self, raw: JSONObject, status: str = "completed") -> list[Event]:
+        """What of the item was not streamed yet, then `done`.
+
+        Args:
+            raw: as the model finished it.
+            status: for an item that says none.
+        """
+        self.done = self.finished = True
+        shown = bool(self._identity)
+        if not shown:
+            self.raw = raw
+        events = [] if shown else self._announce()
+        events += self._content.rest(raw)
+        self.raw = raw
+        final = self._shaped(raw)
+        if final.get("status") in (None, "in_progress"):
+            _set_status(final, status)
+        events.append((ITEM_DONE, {"output_index": self.output_index, "item": final}))
+        return events
+
+    def close(self) -> list[Event]:
+        """`done` for an item that will never be finished: `incomplete`, as far as it got."""
+        self.done = True
+        if not self._identity:
+            return []
+        events = list(self._content.close())
+        final = self._shaped({**self.raw, **self._content.so_far(self.raw)})
+        _set_status(final, "incomplete")
+        events.append((ITEM_DONE, {"output_index": self.output_index, "item": final}))
+        return events
+
+    def begins(self, raw: JSONObject) -> bool:
+        """Whether all that was streamed of this item is the beginning of that one."""
+        return self._content.begins(raw)
+
+    def _announce(self) -> list[Event]:
+        self._identity.update(self._places.next(self.type))
+        opened = _opened(self.raw, self._identity["item_id"])
+        return [(ITEM_ADDED, {"output_index": self.output_index, "item": opened})]
+
+    def _shaped(self, raw: JSONObject) -> JSONObject:
+        """An item for its `done` event and for the output, but for its status."""
+        shaped = {**raw, "id": self._identity["item_id"]}
+        kind = shaped.get("type", "")
+        if kind == "message":
+            shaped["content"] = [with_lists(part) for part in shaped.get("content") or ()]
+            shaped.setdefault("role", "assistant")
+        elif kind == "reasoning":
+            shaped["summary"] = shaped.get("summary") or []
+        elif kind in OWN_CALLS:
+            shaped[CALL_KEYS[kind][0]] = shaped.get(CALL_KEYS[kind][0]) or ""
+        elif isinstance(shaped.get("output"), list):
+            shaped["output"] = [with_detail(part) for part in shaped["output"]]
+        return shaped
 
 
-def opened_item(item: JSONObject, item_id: str) -> JSONObject:
+class _Content(Protocol):
+    """What of an item is streamed piece by piece."""
+
+    def event(self, kind: str, fields: JSONObject) -> Sequence[Event]: ...
+    def rest(self, raw: JSONObject) -> Iterable[Event]: ...
+    def close(self) -> Iterable[Event]: ...
+    def so_far(self, raw: JSONObject) -> JSONObject: ...
+    def begins(self, raw: JSONObject) -> bool: ...
+
+
+class _Whole:
+    """Of items that come whole: their events pass as they are."""
+
+    def event(self, kind: str, fields: JSONObject) -> Sequence[Event]:
+        return ((kind, fields),)
+
+    def rest(self, raw: JSONObject) -> Sequence[Event]:
+        return ()
+
+    def close(self) -> Sequence[Event]:
+        return ()
+
+    def so_far(self, raw: JSONObject) -> JSONObject:
+        return {}
+
+    def begins(self, raw: JSONObject) -> bool:
+        return True
+
+
+def _content(item_type: str, identity: JSONObject) -> _Content:
+    if item_type in ("message", "reasoning"):
+        return Texts(identity)
+    if item_type in CALL_KEYS:
+        return Arguments(item_type, identity)
+    return _Whole()
+
+
+def _opened(raw: JSONObject, item_id: str) -> JSONObject:
     """An item for its `added` event: with our id, and empty of what its deltas will bring."""
-    opened = {**item, "id": item_id}
+    opened = {**raw, "id": item_id}
     kind = opened.get("type")
     if kind == "message":
         opened["content"] = []
@@ -327,33 +232,7 @@ def opened_item(item: JSONObject, item_id: str) -> JSONObject:
     return opened
 
 
-def finished_item(shown: OpenItem, item: JSONObject | None, status: str) -> JSONObject:
-    """An item for its `done` event and for the output."""
-    finished = {**(shown.as_far_as_known() if item is None else item), "id": shown.item_id}
-    kind = finished.get("type", "")
-    if kind == "message":
-        finished["content"] = [with_lists(part) for part in finished.get("content") or ()]
-        finished.setdefault("role", "assistant")
-    elif kind == "reasoning":
-        finished["summary"] = finished.get("summary") or []
-    elif kind in OWN_CALLS:
-        finished[CALL_KEYS[kind][0]] = finished.get(CALL_KEYS[kind][0]) or ""
-    elif isinstance(finished.get("output"), list):
-        finished["output"] = [with_detail(part) for part in finished["output"]]
-    unfinished = item is None or finished.get("status") in (None, "in_progress")
-    if unfinished and (kind in WITH_STATUS or "status" in finished):
-        finished["status"] = UNFINISHED.get(kind, status) if status == "incomplete" else status
-    return finished
-
-
-def _catch_up(part: _Part, whole: str) -> Iterator[Event]:
-    """The rest of a text, as one more delta."""
-    missing = _missing(whole, part.so_far)
-    if missing:
-        part.pieces.append(missing)
-        yield f"{part.text.events}.delta", part.at(delta=missing, **part.text.extra)
-
-
-def _missing(whole: str, said: str) -> str:
-    """What of a text was not said yet; nothing where the two do not fit together."""
-    return whole[len(said) :] if whole.startswith(said) else ""
+def _set_status(item: JSONObject, status: str) -> None:
+    kind = item.get("type", "")
+    if kind in WITH_STATUS or "status" in item:
+        item["status"] = UNFINISHED.get(kind, status) if status == "incomplete" else status

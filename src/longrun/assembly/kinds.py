@@ -13,6 +13,12 @@ from pydantic_core import PydanticSerializationError
 
 JSONObject = dict[str, Any]
 
+Event = tuple[str, JSONObject]
+"""An event's type and its other fields but for its number, ready to be emitted."""
+
+ITEM_ADDED: Final = "response.output_item.added"
+ITEM_DONE: Final = "response.output_item.done"
+
 WITH_CALL_ID: Final = frozenset(
     {
         "apply_patch_call",
@@ -116,10 +122,11 @@ _ITEM_OF_EVENTS: Final = {
 
 def item_of_event(kind: str, fields: JSONObject) -> str:
     """The type of the item that an event is about."""
-    if kind.startswith(_CONTENT) and plain(fields.get("part") or {}).get("type") == (
-        "reasoning_text"
-    ):
-        return "reasoning"
+    if kind in PART_EVENTS:
+        part = fields.get("part")
+        of_part = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+        if of_part == "reasoning_text":
+            return "reasoning"
     return _item_of_kind(kind)
 
 
@@ -127,6 +134,12 @@ def item_of_event(kind: str, fields: JSONObject) -> str:
 def _item_of_kind(kind: str) -> str:
     events = kind.rpartition(".")[0]
     return _ITEM_OF_EVENTS.get(events) or events.removeprefix("response.")
+
+
+def type_of(raw: JSONObject) -> str:
+    """An item's type."""
+    item_type: str = raw.get("type", "message")
+    return item_type
 
 
 def texts_of(message: JSONObject) -> list[Any]:
@@ -166,3 +179,8 @@ def with_detail(part: Any) -> Any:
     if isinstance(part, dict) and part.get("type") == "input_image":
         return {"detail": "auto", **part}
     return part
+
+
+def missing(whole: str, said: str) -> str:
+    """What of a text was not said yet; nothing where the two do not fit together."""
+    return whole[len(said) :] if whole.startswith(said) else ""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from longrun.assembly.assembler import Assembler
-from longrun.assembly.items import OpenItem
+from longrun.assembly.items import Item
+from longrun.assembly.kinds import ITEM_ADDED
 from longrun.execution.replay.results import decode_response
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
@@ -63,24 +64,16 @@ class _LogScan:
         if not self.open:
             self.kept.clear()
 
-    def open_items(self) -> list[OpenItem]:
+    def open_items(self) -> list[Item]:
         """The open items, with what was streamed of them."""
-        found = {index: _reopened(index, item) for index, item in self.open.items()}
+        found = {index: Item.from_log(index, item) for index, item in self.open.items()}
         for chunk in self.kept:
             for line in chunk.data.split(b"\n"):
                 event = loads(line) if found else {}
-                shown = found.get(event.get("output_index", -1))
-                if shown is not None and event["type"] != "response.output_item.added":
-                    shown.take(event["type"], event)
+                item = found.get(event.get("output_index", -1))
+                if item is not None and event["type"] != ITEM_ADDED:
+                    item.event(event["type"], event)
         return [found[index] for index in sorted(found)]
-
-
-def _reopened(index: int, item: dict[str, Any]) -> OpenItem:
-    shown = OpenItem(item)
-    shown.output_index = index
-    shown.item_id = item["id"]
-    shown.held = False
-    return shown
 
 
 async def recover(claim: Claim, claims: Claims, event_log: EventLog) -> Recovered:
@@ -105,7 +98,7 @@ async def recover(claim: Claim, claims: Claims, event_log: EventLog) -> Recovere
     outputs = [loads(item) for item in kept.values()]
     answered = [item["call_id"] for item in outputs if _is_output(item) and item.get("call_id")]
     dropped_calls = [call_id for index, call_id in scan.calls.items() if index not in kept]
-    assembler.carry_on(scan.open_items(), answered, dropped_calls)
+    assembler.take_over(scan.open_items(), answered, dropped_calls)
     return Recovered(assembler, scan.last + 1, steps, sorted(items.keys() - kept.keys()))
 
 

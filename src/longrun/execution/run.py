@@ -243,7 +243,7 @@ class Run:
         await self._log.flush()
 
     def _write(self, steps: list[Step] | None = None) -> None:
-        emission = self._assembler.take()
+        emission = self._assembler.collect()
         if self._log is not None and (emission.events or steps):
             self._log.append(emission.events, items=emission.items, steps=steps or ())
 
@@ -267,7 +267,7 @@ async def end_response(
         Fenced: another attempt holds the response, or somebody ended it first.
     """
     document = assembler.end(status, error, int(time.time()))
-    emission = assembler.take()
+    emission = assembler.collect()
     run_log.append(emission.events, items=emission.items, ending=Ending(status, document))
     await run_log.flush()
     metrics.runs_finished.labels(status).inc()

@@ -103,7 +103,7 @@ class Worker:
         status: Status = "in_progress" if starts else "queued"
         assembler = Assembler(request.response_id, request.document)
         assembler.lifecycle(status)
-        events = assembler.take().events
+        events = assembler.collect().events
         new = NewResponse(request, events, self._replica_id if starts else None)
         if not starts:
             await self._responses.create(new)
