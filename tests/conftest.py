@@ -8,6 +8,7 @@ from openai import AsyncOpenAI
 
 from longrun.store.database import Database
 from tests import postgres, servers, storing
+from tests.provider.server import Provider, running
 
 _schemas = itertools.count(1)
 
@@ -46,3 +47,17 @@ async def clients(two: list[servers.Replica]) -> AsyncIterator[list[AsyncOpenAI]
     yield made
     for client in made:
         await client.close()
+
+
+@pytest.fixture(scope="session")
+def running_provider() -> Iterator[Provider]:
+    """A model provider that all tests of the session share."""
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+def provider(running_provider: Provider) -> Provider:
+    """The session's provider; its record of requests begins with the test."""
+    running_provider.forget_requests()
+    return running_provider
