@@ -175,6 +175,7 @@ class Wire:
         content: bytes | None = None,
         headers: dict[str, str] | None = None,
         receive_buffer: int | None = None,
+        wait: bool = True,
     ) -> Self:
         """Send a request and read the head of its answer.
 
@@ -182,6 +183,7 @@ class Wire:
             json: the body, which is sent with the headers that it needs.
             content: what is sent after the headers, as it is.
             receive_buffer: of the socket, in bytes: a small one makes a stall felt soon.
+            wait: False: do not wait for an answer, since the request is not sent whole.
         """
         where = urlsplit(url)
         connection = socket.socket()
@@ -199,7 +201,7 @@ class Wire:
             if content:
                 await loop.sock_sendall(connection, content)
             async with asyncio.timeout(60):
-                while not wire.status and await wire.more(1024):
+                while wait and not wire.status and await wire.more(1024):
                     pass
         except BaseException:
             connection.close()

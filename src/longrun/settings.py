@@ -127,7 +127,35 @@ class Settings(BaseSettings):
         None, description="Serve TLS, and with it HTTP/2, with this certificate chain (PEM)."
     )
     tls_keyfile: Path | None = Field(None, description="The certificate's private key (PEM).")
-    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="The largest request body.")
+    max_body_bytes: int = Field(
+        32 * 1024 * 1024, ge=1024, description="Maximum size of a request body; then 413."
+    )
+    max_bodies_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1024,
+        description="Maximum size of all request bodies being read at once; then 503.",
+    )
+    max_json_values: int = Field(
+        100_000,
+        ge=1000,
+        description="Maximum number of list elements and object members in a request body.",
+    )
+    max_input_items: int = Field(
+        10_000, ge=1, description="Maximum number of input items in a request."
+    )
+    max_tools: int = Field(1000, ge=0, description="Maximum number of tools in a request.")
+    max_unknown_bytes: int = Field(
+        256 * 1024,
+        ge=0,
+        description="Maximum size of all request parameters that longrun does not know, as JSON. "
+        "They are echoed in every snapshot of the response.",
+    )
+    max_echoed_bytes: int = Field(
+        4 * 1024 * 1024,
+        ge=1024,
+        description="Maximum size of everything that a response echoes of its request "
+        "(instructions, tools, …), as JSON.",
+    )
     max_turns: int = Field(100, ge=1, description="Model turns that one run may take.")
     cancel_on_disconnect: bool = Field(
         True,

@@ -46,6 +46,14 @@ class TestModelSettings:
         assert made.reasoning is not None
         assert (made.reasoning.effort, made.reasoning.summary) == (effort, "auto")
 
+    def test_names_that_are_arguments_of_the_types(self) -> None:
+        """`Reasoning.construct(_fields_set=1)` raised within the run."""
+        for name in ("_fields_set", "cls", "self", "values", "__class__", "_x"):
+            made = settings_of(reasoning={name: 1, "effort": "low"})
+            assert made is not None
+            assert made.reasoning is not None
+            assert made.reasoning.effort == "low"
+
     @pytest.mark.parametrize(
         ("choice", "expected"),
         [

@@ -24,8 +24,10 @@ def model_settings(parameters: dict[str, Any]) -> ModelSettings | None:
     if parameters.get("max_output_tokens") is not None:
         given["max_tokens"] = parameters["max_output_tokens"]
     if parameters.get("reasoning"):
-        # Not validated: models learn new efforts before the types do.
-        given["reasoning"] = Reasoning.construct(**parameters["reasoning"])
+        # Not validated: models learn new efforts before the types do. Names with an underscore
+        # would be arguments of `construct`.
+        fields = {k: v for k, v in parameters["reasoning"].items() if not k.startswith("_")}
+        given["reasoning"] = Reasoning.construct(**fields)
     choice = parameters.get("tool_choice")
     if isinstance(choice, str) and choice != "auto":
         given["tool_choice"] = choice
@@ -60,11 +62,15 @@ def _client_tool(tool: dict[str, Any]) -> FunctionTool:
     async def never(context: Any, arguments: str) -> str:
         raise AssertionError("a client's tool is not executed here")
 
-    return FunctionTool(
+    made = FunctionTool(
         name=tool["name"],
         description=tool.get("description") or "",
         params_json_schema=tool.get("parameters") or {"type": "object", "properties": {}},
         on_invoke_tool=never,
-        strict_json_schema=bool(tool.get("strict", False)),
+        strict_json_schema=False,
         needs_approval=True,
     )
+    # Only now: at its making, the SDK would expand the schema's references, up to 100,000 of them,
+    # and raise for what cannot be strict. Both were looked at when the request came.
+    made.strict_json_schema = bool(tool.get("strict", False))
+    return made

@@ -1,45 +1,196 @@
-"""Request bodies: read within a limit, and decoded."""
+"""Request bodies: read within limits, each and all together, and decoded beside the event loop."""
 
-from typing import Any, Final
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from longrun.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
+from longrun.errors import (
+    BadRequest,
+    BodyTooLarge,
+    LongrunError,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from longrun.http.limits import MOST_DIGITS, MOST_ESCAPES, Limits, Tally
+from longrun.http.problems import shortened
 from longrun.jsontext import NotJSON, loads
 
+T = TypeVar("T")
+
 DROPPED_BYTES: Final = 64 * 1024 * 1024
-"""How much of a body that is too large is read and dropped, so that its client, which reads only
+"""How much of a body that is refused is read and dropped, so that its client, which reads only
 when it has sent all, gets the answer: closing before that resets the connection."""
 
+SMALL_BYTES: Final = 64 * 1024
+"""A body up to this size is decoded at once: within a millisecond or two."""
 
-async def read_json(request: Request, limit: int) -> Any:
-    """The JSON body of a request.
+FREE_BYTES: Final = 16 * 1024
+"""The part of each body that is not charged to the budget: while large bodies use it up, ordinary
+requests are still answered."""
 
-    Raises:
-        UnsupportedMediaType: not `application/json`.
-        BodyTooLarge: more than `limit` bytes.
-        BadRequest: not JSON.
-    """
+
+class Budget:
+    """Bounds the bytes of all bodies that a replica holds at the same time."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.used = 0
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator["Share"]:
+        """The share of one body; what it took is given back at the end."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self.used -= share.charged
+
+
+class Share:
+    """What one body has taken of a budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.charged = 0
+
+    def grow_to(self, size: int) -> None:
+        """Charge a body that has reached this size.
+
+        Raises:
+            Unavailable: the budget does not allow it.
+        """
+        more = max(0, size - FREE_BYTES) - self.charged
+        if more <= 0:
+            return
+        if self._budget.used + more > self._budget.size:
+            raise Unavailable("The server is reading too many large requests.", retry_after=1)
+        self._budget.used += more
+        self.charged += more
+
+
+class Bodies:
+    """Reads and decodes the JSON bodies of a replica's requests."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._budget = Budget(limits.bodies_bytes)
+        # One thread: large bodies wait for each other and not for tools, which have the default
+        # executor, and take the interpreter from the event loop one at a time.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="longrun-json")
+
+    async def read(self, request: Request, parse: Callable[[Any], T]) -> T:
+        """Read a body.
+
+        Args:
+            parse: makes what is returned of the decoded JSON; may be called in a thread.
+
+        Raises:
+            UnsupportedMediaType: not `application/json`.
+            BodyTooLarge: more bytes than one body may have.
+            Unavailable: more bytes than all bodies together may have.
+            BadRequest: not JSON, too many values, or what `parse` raises.
+        """
+        _check_media_type(request)
+        too_large = BodyTooLarge(f"The body is larger than {self._limits.body_bytes} bytes.")
+        if _declared(request) > self._limits.body_bytes + DROPPED_BYTES:
+            raise too_large
+        parts = request.stream()
+        try:
+            with self._budget.share() as share:
+                body = await self._all_of(parts, share, too_large)
+                if len(body) <= SMALL_BYTES:
+                    return parse(_decoded(body))
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._thread, lambda: parse(_decoded(body)))
+        except ClientDisconnect:
+            raise BadRequest("The connection was closed before the body was complete.") from None
+        except LongrunError:
+            await _drop(parts)
+            raise
+
+    async def _all_of(
+        self, parts: AsyncIterator[bytes], share: Share, too_large: BodyTooLarge
+    ) -> bytearray:
+        body, tally = bytearray(), Tally()
+        async for part in parts:
+            size = len(body) + len(part)
+            if size > self._limits.body_bytes:
+                raise too_large
+            share.grow_to(size)
+            body += part
+            tally.add(part)
+            if tally.values > self._limits.values or tally.escapes > MOST_ESCAPES:
+                raise await asyncio.get_running_loop().run_in_executor(
+                    self._thread, _too_much, body, tally, self._limits.values
+                )
+        return body
+
+
+def _check_media_type(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaType("The body must be JSON, with Content-Type: application/json.")
-    too_large = BodyTooLarge(f"The body is larger than {limit} bytes.")
+
+
+def _declared(request: Request) -> int:
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit + DROPPED_BYTES:
-        raise too_large
-    body, size = bytearray(), 0
+    return int(length[:19]) if length.isascii() and length.isdigit() else 0
+
+
+def _decoded(body: bytearray) -> Any:
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size <= limit:
-                body += part
-            elif size > limit + DROPPED_BYTES:
-                break
-    except ClientDisconnect:
-        raise BadRequest("The connection was closed before the body was complete.") from None
-    if size > limit:
-        raise too_large
-    try:
-        return loads(bytes(body))
+        value = loads(body, most_digits=MOST_DIGITS)
     except NotJSON as error:
         raise BadRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    # What is made of it needs the room.
+    body.clear()
+    return value
+
+
+async def _drop(parts: AsyncIterator[bytes]) -> None:
+    dropped = 0
+    with contextlib.suppress(ClientDisconnect):
+        async for part in parts:
+            dropped += len(part)
+            if dropped > DROPPED_BYTES:
+                return
+
+
+_TOKEN: Final = re.compile(rb'("[^"]*+")\s*+(:)?|[\[\]{}]')
+
+
+def _too_much(body: bytearray, tally: Tally, most_values: int) -> BadRequest:
+    """The refusal of a body that holds too much, where its reading stopped."""
+    param = _open_parameter(body)
+    shown = f"{param}: " if param else ""
+    if tally.values > most_values:
+        return BadRequest(
+            f"{shown}the body holds more than {most_values} list elements and object members.",
+            param=param,
+            code="too_many_values",
+        )
+    return BadRequest(
+        f"{shown}the body holds more than {MOST_ESCAPES} escape sequences.",
+        param=param,
+        code="too_many_escapes",
+    )
+
+
+def _open_parameter(text: bytearray) -> str | None:
+    """The member of the outermost object in which a text that is cut somewhere ends."""
+    depth, name = 0, None
+    # Without escapes, of the same length: every quote begins or ends a string.
+    for token in _TOKEN.finditer(text.replace(rb"\\", b"__").replace(rb"\"", b"__")):
+        if token[1] is None:
+            depth += 1 if token[0] in b"[{" else -1
+        elif depth == 1 and token[2]:
+            name = text[slice(*token.span(1))]
+    try:
+        return shortened(loads(name)) if name is not None else None
+    except NotJSON:
+        return None

@@ -10,7 +10,13 @@ _OUR_WORDS: Final = {
     "dict_type": "Input should be an object",
     "list_type": "Input should be a list",
     "model_type": "Input should be an object",
+    "string_unicode": "Input should be Unicode text, without lone surrogates",
 }
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """A client's text as an answer repeats it: whole, unless it is long."""
+    return text if len(text) <= most else text[:most] + "…"
 
 
 def bad_request(error: ValidationError, given: Any) -> BadRequest:
@@ -18,7 +24,7 @@ def bad_request(error: ValidationError, given: Any) -> BadRequest:
     problems = error.errors(include_url=False, include_input=False)
     # The deepest: of a union, that is the branch which the client meant.
     problem = max(problems, key=lambda each: len(each["loc"]))
-    param = _where(problem["loc"], given, problem["type"] == "missing")
+    param = shortened(_where(problem["loc"], given, problem["type"] == "missing"))
     shown = f"{param}: " if param else ""
     message = _OUR_WORDS.get(problem["type"], problem["msg"])
     return BadRequest(f"{shown}{message}.", param=param or None, code="invalid_type")

@@ -1,42 +1,57 @@
 """The query of `GET /responses/{id}`: checked, with an error that names the parameter."""
 
-from typing import Annotated, Any, Final
+import re
+from dataclasses import dataclass
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from longrun.errors import BadRequest
-from longrun.http.problems import bad_request
 
 LARGEST_CURSOR: Final = 2**63 - 1
 """What a bigint of Postgres can hold."""
 
+_DIGITS: Final = re.compile("[0-9]{1,19}")
 
-class GetResponse(BaseModel):
+_BOOLEANS: Final = {
+    **dict.fromkeys(("true", "1", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("false", "0", "f", "no", "n", "off"), False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GetResponse:
     """The query of `GET /responses/{id}`. `starting_after` is a cursor: N+1 comes next."""
 
-    model_config = ConfigDict(extra="ignore")
-
     stream: bool = False
-    starting_after: Annotated[int, Field(ge=0, le=LARGEST_CURSOR)] | None = None
+    starting_after: int | None = None
 
     @classmethod
-    def parse(cls, request: Request) -> "GetResponse":
+    def parse(cls, request: Request) -> Self:
         """Check a query. `Last-Event-ID` means the same as `starting_after`, and wins: EventSource
         repeats the old query next to the newer header.
 
         Raises:
             BadRequest: names the parameter.
         """
-        query: dict[str, Any] = dict(request.query_params)
-        last_event_id = request.headers.get("last-event-id", "").strip()
-        if last_event_id:
-            query["starting_after"] = last_event_id
-        try:
-            return cls.model_validate(query)
-        except ValidationError as error:
-            if last_event_id and any("starting_after" in e["loc"] for e in error.errors()):
-                raise BadRequest(
-                    "Last-Event-ID must be a sequence number.", param="Last-Event-ID"
-                ) from None
-            raise bad_request(error, query) from None
+        query = request.query_params
+        stream = _BOOLEANS.get(query.get("stream", "false").lower())
+        if stream is None:
+            raise BadRequest("stream must be true or false.", param="stream", code="invalid_type")
+        cursor = None
+        if last_event_id := request.headers.get("last-event-id", "").strip():
+            cursor = _cursor(last_event_id, "Last-Event-ID")
+        elif "starting_after" in query:
+            cursor = _cursor(query["starting_after"], "starting_after")
+        return cls(stream, cursor)
+
+
+def _cursor(text: str, param: str) -> int:
+    """A sequence number: ASCII digits alone, though Python reads `1_0`, ` 1` and `１` too."""
+    if not _DIGITS.fullmatch(text) or int(text) > LARGEST_CURSOR:
+        raise BadRequest(
+            f"{param} must be a sequence number: an integer from 0, in decimal digits.",
+            param=param,
+            code="invalid_type",
+        )
+    return int(text)

@@ -5,22 +5,37 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
+    PlainValidator,
+    PrivateAttr,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from longrun import ids
 from longrun.errors import BadRequest
-from longrun.http.problems import bad_request
+from longrun.http.items import checked_items
+from longrun.http.limits import (
+    DEEPEST,
+    DEFAULT_LIMITS,
+    MOST_PARAMETERS,
+    Limits,
+    is_too_deep,
+)
+from longrun.http.problems import bad_request, shortened
+from longrun.http.strict_schema import NotStrict, closed
+from longrun.jsontext import dumps
 from longrun.protocol import RunRequest
+
+MOST_PAIRS: Final = 16
+"""Of metadata, as with OpenAI."""
 
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-
-_ROLES: Final = frozenset({"user", "assistant", "system", "developer"})
 
 _ACTED_UPON: Final = (
     "frequency_penalty",
@@ -31,7 +46,6 @@ _ACTED_UPON: Final = (
     "reasoning",
     "temperature",
     "tool_choice",
-    "tools",
     "top_p",
     "truncation",
 )
@@ -53,56 +67,76 @@ _NOT_ECHOED: Final = (
 )
 
 
-DEEPEST: Final = 200
-"""Levels of objects and lists in parameters; JSON encoders have limits not far above."""
+def _object(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise PydanticCustomError("dict_type", "Input should be an object")
+    return value
 
 
-class FunctionTool(BaseModel):
-    """A client's own function tool. Other types of tools are echoed and not acted upon."""
+def _of_few_pairs(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_PAIRS:
+        raise PydanticCustomError("too_long", f"Input should have at most {MOST_PAIRS} pairs")
+    return value
+
+
+JSONObject = Annotated[dict[str, Any], PlainValidator(_object)]
+"""An object of any content. It was JSON, so nothing in it needs a check: validating each value of
+a large one would take long, and an error for each would take longer."""
+
+
+class _Options(BaseModel):
+    """An object of which some names are known, and which may have others."""
 
     model_config = ConfigDict(extra="allow", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_not_too_many_names(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MOST_PARAMETERS:
+            raise PydanticCustomError("too_many_names", f"Input has over {MOST_PARAMETERS} names")
+        return value
+
+
+class FunctionTool(_Options):
+    """A client's own function tool. Other types of tools are echoed and not acted upon."""
 
     type: str
     name: str | None = None
     description: str | None = None
-    parameters: dict[str, JsonValue] | None = None
+    parameters: JSONObject | None = None
     strict: bool | None = None
 
 
-class ReasoningOptions(BaseModel):
+class ReasoningOptions(_Options):
     """Efforts and summaries are not listed: models learn new ones."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
     effort: str | None = None
     summary: str | None = None
 
 
-class TextOptions(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    format: dict[str, JsonValue] | None = None
+class TextOptions(_Options):
+    format: JSONObject | None = None
     verbosity: str | None = None
 
 
-class CreateResponse(BaseModel):
+class CreateResponse(_Options):
     """The body of `POST /responses`.
 
     What is named here is checked; everything else is accepted and echoed, since SDKs add fields
     every month. A `null` counts as not given.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True)
-
     model: str | None = None
-    input: str | list[dict[str, JsonValue]] | None = None
+    input: str | list[Any] | None = None
     background: bool = False
     stream: bool = False
     store: bool = True
     previous_response_id: str | None = None
-    conversation: str | dict[str, JsonValue] | None = None
+    conversation: str | JSONObject | None = None
     instructions: str | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], BeforeValidator(_of_few_pairs)] | None = (
+        None
+    )
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -113,32 +147,42 @@ class CreateResponse(BaseModel):
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: str | dict[str, JsonValue] | None = None
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True)] | None = None
+    tool_choice: str | JSONObject | None = None
     truncation: Literal["auto", "disabled"] | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
-    include: list[str] | None = None
+    include: Annotated[list[str], Field(fail_fast=True)] | None = None
+
+    _items: list[dict[str, Any]] = PrivateAttr(default_factory=list)
+    _echoed: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _tools: list[dict[str, Any]] = PrivateAttr(default_factory=list)
 
     @classmethod
-    def parse(cls, body: Any) -> "CreateResponse":
+    def parse(cls, body: Any, limits: Limits = DEFAULT_LIMITS) -> "CreateResponse":
         """Check a body.
 
         Raises:
-            BadRequest: names the parameter, what is wrong and what is allowed.
+            BadRequest: names the parameter, what is wrong and what is allowed. One problem, the
+                first that was found.
         """
         if not isinstance(body, dict):
             raise BadRequest("The body must be a JSON object.")
-        for name, value in body.items():
-            if _is_too_deep(value):
-                raise BadRequest(f"{name}: nested deeper than {DEEPEST} levels.", param=name)
+        _check_size(body, limits)
         try:
             parsed = cls.model_validate({k: v for k, v in body.items() if v is not None})
         except ValidationError as error:
             raise bad_request(error, body) from None
         parsed._check_together()
+        if isinstance(parsed.input, list):
+            parsed._items = checked_items(parsed.input)
+        elif parsed.input:
+            parsed._items = [{"role": "user", "content": parsed.input}]
+        parsed._tools = parsed._function_tools()
+        parsed._echoed = parsed.model_dump(exclude_unset=True, exclude=set(_NOT_ECHOED))
+        _check_echoed(parsed._echoed, limits)
         return parsed
 
     def _check_together(self) -> None:
@@ -146,7 +190,7 @@ class CreateResponse(BaseModel):
             raise BadRequest("background requires store to be true.", param="store")
         if self.previous_response_id and self.conversation:
             raise BadRequest(
-                "previous_response_id and conversation exclude each other.",
+                "previous_response_id and conversation cannot be used together.",
                 param="previous_response_id",
             )
         if self.conversation:
@@ -157,22 +201,33 @@ class CreateResponse(BaseModel):
                 param="input",
                 code="missing_required_parameter",
             )
-        for place, tool in enumerate(self.tools or ()):
-            if tool.type == "function" and not tool.name:
-                where = f"tools[{place}].name"
-                raise BadRequest(f"{where}: a function tool needs a name.", param=where)
 
     def items(self) -> list[dict[str, Any]]:
-        """The request's own input as a list of items.
+        """The request's own input as a list of items."""
+        return self._items
 
-        Raises:
-            BadRequest: an item that is neither a message nor of a named type.
-        """
-        if isinstance(self.input, str):
-            return [{"role": "user", "content": self.input}] if self.input else []
-        for place, item in enumerate(self.input or ()):
-            _check_item(item, f"input[{place}]")
-        return list(self.input or ())
+    def _function_tools(self) -> list[dict[str, Any]]:
+        """The client's function tools, with schemas as `strict` wants them where it is true."""
+        made = []
+        for place, tool in enumerate(self.tools or ()):
+            if tool.type != "function":
+                continue
+            given = tool.model_dump(exclude_none=True)
+            where = f"tools[{place}]"
+            if not tool.name:
+                raise BadRequest(
+                    f"{where}.name: a function tool needs a name.", param=f"{where}.name"
+                )
+            if tool.strict:
+                param = f"{where}.parameters"
+                try:
+                    given["parameters"] = closed(tool.parameters or {"type": "object"}, param)
+                except NotStrict as error:
+                    raise BadRequest(
+                        f"{shortened(str(error), 500)}.", param=param, code="invalid_schema"
+                    ) from None
+            made.append(given)
+        return made
 
     def run_request(self, principal: str, agent: str, items: list[dict[str, Any]]) -> RunRequest:
         """This request as a response to be produced, with an id of its own.
@@ -181,7 +236,7 @@ class CreateResponse(BaseModel):
             items: all input items, those of previous responses included.
         """
         given = self.model_dump(include=set(_ACTED_UPON), exclude_none=True)
-        given["tools"] = [tool for tool in given.get("tools", ()) if tool["type"] == "function"]
+        given["tools"] = self._tools
         response_id = ids.new_response_id()
         return RunRequest(
             response_id=response_id,
@@ -199,7 +254,7 @@ class CreateResponse(BaseModel):
 
         Open Responses wants its fields present, numbers and `service_tier` never null.
         """
-        given = self.model_dump(exclude_unset=True, exclude=set(_NOT_ECHOED))
+        given = self._echoed
         return {
             "id": response_id,
             "object": "response",
@@ -236,40 +291,45 @@ class CreateResponse(BaseModel):
         }
 
 
-def _check_item(item: dict[str, Any], where: str) -> None:
-    kind = item.get("type", "message")
-    if not isinstance(kind, str):
-        raise BadRequest(f"{where}.type must be a string.", param=f"{where}.type")
-    if kind == "message":
-        if item.get("role") not in _ROLES:
+def _check_size(body: dict[str, Any], limits: Limits) -> None:
+    """What would make validation long, before it begins."""
+    if len(body) > MOST_PARAMETERS:
+        raise BadRequest(
+            f"The body has more than {MOST_PARAMETERS} parameters.", code="too_many_parameters"
+        )
+    for name, most in (("input", limits.input_items), ("tools", limits.tools)):
+        value = body.get(name)
+        if isinstance(value, list) and len(value) > most:
             raise BadRequest(
-                f"{where}.role must be one of {', '.join(sorted(_ROLES))}.", param=f"{where}.role"
+                f"{name}: at most {most} are allowed, got {len(value)}.",
+                param=name,
+                code="array_above_max_length",
             )
-        content = item.get("content")
-        if not isinstance(content, str) and not _are_objects(content):
+    for name, value in body.items():
+        if is_too_deep(value):
+            param = shortened(name)
+            raise BadRequest(f"{param}: nested deeper than {DEEPEST} levels.", param=param)
+
+
+def _check_echoed(echoed: dict[str, Any], limits: Limits) -> None:
+    """Every snapshot of the response repeats what is echoed: three at least, each in the log."""
+    sizes = {name: _size(value, limits.echoed_bytes) for name, value in echoed.items()}
+    unknown = {n: size for n, size in sizes.items() if n not in CreateResponse.model_fields}
+    for found, most, what in (
+        (unknown, limits.unknown_bytes, "parameters that are not known here"),
+        (sizes, limits.echoed_bytes, "parameters that are echoed"),
+    ):
+        if sum(found.values()) > most:
+            param = shortened(max(found, key=found.__getitem__))
             raise BadRequest(
-                f"{where}.content must be a string or a list of content parts.",
-                param=f"{where}.content",
+                f"{param}: too large; {what} have at most {most} bytes together.",
+                param=param,
+                code="parameter_too_large",
             )
-    elif kind.endswith("_call_output") and not isinstance(item.get("call_id"), str):
-        raise BadRequest(f"{where}.call_id must be a string.", param=f"{where}.call_id")
 
 
-def _are_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(part, dict) and isinstance(part.get("type"), str) for part in value
-    )
-
-
-def _is_too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return True
+def _size(value: Any, most: int) -> int:
+    """Bytes as JSON; of a text that is too long anyway, at least as many as that."""
+    if isinstance(value, str) and len(value) > most:
+        return len(value)
+    return len(dumps(value))

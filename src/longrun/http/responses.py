@@ -16,8 +16,10 @@ from longrun.errors import BadRequest, LongrunError, NotFound, StillRunning
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.answers import JSONAnswer
-from longrun.http.bodies import read_json
+from longrun.http.bodies import Bodies
 from longrun.http.continuation import continued
+from longrun.http.limits import Limits
+from longrun.http.problems import shortened
 from longrun.http.query import GetResponse
 from longrun.http.requests import CreateResponse
 from longrun.http.streams import EventStream, until_disconnected
@@ -68,6 +70,8 @@ class ResponsesAPI:
         self._log = event_log
         self._hub = hub
         self._settings = settings
+        self._limits = Limits.of(settings)
+        self._bodies = Bodies(self._limits)
         self._started = int(time.time())
 
     def routes(self) -> list[BaseRoute]:
@@ -90,7 +94,7 @@ class ResponsesAPI:
 
     async def create(self, request: Request) -> ASGIApp:
         """`POST /responses`"""
-        body = CreateResponse.parse(await read_json(request, self._settings.max_body_bytes))
+        body = await self._bodies.read(request, self._parse)
         agent = self._agent(body.model)
         items = await self._all_items(body.previous_response_id, body.items())
         run_request = body.run_request(ANYONE, agent, items)
@@ -102,13 +106,17 @@ class ResponsesAPI:
             return JSONAnswer({**run_request.document, "status": status, "output": []})
         return await self._wait_for_end(response_id, run_request, request.receive)
 
+    def _parse(self, body: Any) -> CreateResponse:
+        return CreateResponse.parse(body, self._limits)
+
     def _agent(self, model: str | None) -> str:
         if model is None and self._models:
             return self._models[0]
         if model is not None and model in self._models:
             return model
+        served = ", ".join(self._models)
         raise NotFound(
-            f"The model {model!r} does not exist. Served here: {', '.join(self._models)}.",
+            f"The model {shortened(model or '')!r} does not exist. Served here: {served}.",
             param="model",
             code="model_not_found",
         )
@@ -120,7 +128,7 @@ class ResponsesAPI:
         if previous_response_id is None:
             return new
         unknown = BadRequest(
-            f"Previous response with id {previous_response_id!r} not found.",
+            f"Previous response with id {shortened(previous_response_id)!r} not found.",
             param="previous_response_id",
             code="previous_response_not_found",
         )
@@ -206,7 +214,7 @@ class ResponsesAPI:
         if ids.is_response_id(response_id):
             stored = await self._responses.get(response_id, ANYONE)
         if stored is None:
-            raise NotFound(f"Response with id {response_id!r} not found.", param="id")
+            raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
         return stored
 
     def _tail(

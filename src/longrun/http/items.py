@@ -1,0 +1,63 @@
+"""Input items: what of them has to be right before a run begins."""
+
+from typing import Any, Final
+
+from longrun.errors import BadRequest
+
+_ROLES: Final = ("assistant", "developer", "system", "user")
+
+_STRINGS: Final = ("id", "call_id", "name", "status", "role")
+"""What is a string in every type of item that has it. Items are matched by them."""
+
+_NEEDED: Final = {
+    "function_call": ("call_id", "name", "arguments"),
+    "custom_tool_call": ("call_id", "name", "input"),
+    "item_reference": ("id",),
+}
+
+
+def checked_items(given: list[Any]) -> list[dict[str, Any]]:
+    """The items, unchanged. Those of unknown types pass: models learn new ones.
+
+    Raises:
+        BadRequest: names the first that is wrong: no object, neither a message nor of a named
+            type, or without what its type needs.
+    """
+    for place, item in enumerate(given):
+        _check_item(item, f"input[{place}]")
+    return given
+
+
+def _check_item(item: Any, where: str) -> None:
+    if not isinstance(item, dict):
+        raise _wrong(where, "must be an object")
+    kind = item.get("type", "message")
+    if not isinstance(kind, str):
+        raise _wrong(f"{where}.type", "must be a string")
+    if kind == "message":
+        _check_message(item, where)
+    for name in _STRINGS:
+        if not isinstance(item.get(name), str | None):
+            raise _wrong(f"{where}.{name}", "must be a string")
+    needed = ("call_id",) if kind.endswith("_call_output") else _NEEDED.get(kind, ())
+    for name in needed:
+        if not isinstance(item.get(name), str):
+            raise _wrong(f"{where}.{name}", "must be a string")
+
+
+def _check_message(item: dict[str, Any], where: str) -> None:
+    role, content = item.get("role"), item.get("content")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise _wrong(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
+    if not isinstance(content, str) and not _are_parts(content):
+        raise _wrong(f"{where}.content", "must be a string or a list of content parts")
+
+
+def _are_parts(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(part, dict) and isinstance(part.get("type"), str) for part in value
+    )
+
+
+def _wrong(param: str, what: str) -> BadRequest:
+    return BadRequest(f"{param} {what}.", param=param, code="invalid_type")
