@@ -1,0 +1,218 @@
+"""Agents for longrun whose models ask the provider: `longrun serve tests.provider.agents:agents`
+with `PROVIDER_URL` (`environment` makes it).
+
+What a run does, the script in its input says (`script.py`). An agent is named FAMILY-KIND. FAMILY
+says how its model speaks to the provider: `responses`, `chat`, or `litellm` (`adapter.py`). KIND
+says what it has:
+
+    plain        nothing
+    tools        the tools `look`, `add` and `fail`
+    handoff      a handoff to `FAMILY-tools`: the call `transfer_to_FAMILY_tools`
+    nested       the tool `expert`, which is `FAMILY-tools`: its `input` is a script too
+    structured   an output type
+    reasoning    effort and summaries
+    encrypted    (responses) the same, encrypted, and nothing stored at the provider
+    hosted       (responses) web search, file search, code, images, MCP
+    local        (responses) shell, apply patch and computer, executed here
+    ids-KIND     (litellm) `tools` with the call ids of `adapter.CALL_IDS`
+"""
+
+import os
+from typing import Any
+
+from agents import (
+    Agent,
+    ApplyPatchTool,
+    AsyncComputer,
+    CodeInterpreterTool,
+    ComputerTool,
+    CustomTool,
+    FileSearchTool,
+    HostedMCPTool,
+    ImageGenerationTool,
+    Model,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    ShellTool,
+    Tool,
+    WebSearchTool,
+    function_tool,
+    set_tracing_disabled,
+)
+from agents.editor import ApplyPatchOperation, ApplyPatchResult
+from openai import AsyncOpenAI
+from openai.types.shared import Reasoning
+from pydantic import BaseModel
+
+from tests.provider.adapter import CALL_IDS, AdapterModel
+from tests.provider.items import PIXEL
+from tests.provider.server import KEY, Provider
+from tests.scripted import note_effect
+
+AGENTS = "tests.provider.agents:agents"
+
+FAMILIES = ("responses", "chat", "litellm")
+
+
+def environment(provider: Provider) -> dict[str, str]:
+    """What replicas need to find the provider: for `servers.start(environment=…)`."""
+    return {"PROVIDER_URL": provider.url}
+
+
+@function_tool
+async def look(word: str) -> str:
+    """Look a word up."""
+    note_effect("tool", f"look {word}")
+    return f"found {word}"
+
+
+@function_tool
+async def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    note_effect("tool", f"add {a} {b}")
+    return a + b
+
+
+@function_tool
+async def fail() -> str:
+    """Raise; the model is told so."""
+    raise RuntimeError("the tool failed")
+
+
+class Weather(BaseModel):
+    """The output type of `structured`."""
+
+    city: str
+    degrees: int
+
+
+class Patches:
+    """An editor that changes nothing."""
+
+    def create_file(self, operation: ApplyPatchOperation) -> ApplyPatchResult:
+        return ApplyPatchResult(status="completed", output=f"created {operation.path}")
+
+    def update_file(self, operation: ApplyPatchOperation) -> ApplyPatchResult:
+        return ApplyPatchResult(status="completed", output=f"updated {operation.path}")
+
+    def delete_file(self, operation: ApplyPatchOperation) -> ApplyPatchResult:
+        return ApplyPatchResult(status="completed", output=f"deleted {operation.path}")
+
+
+class Screen(AsyncComputer):
+    """A computer whose screen is one pixel."""
+
+    environment = "browser"
+    dimensions = (1, 1)
+
+    async def screenshot(self) -> str:
+        return PIXEL
+
+    async def click(self, x: int, y: int, button: Any) -> None: ...
+    async def double_click(self, x: int, y: int) -> None: ...
+    async def scroll(self, x: int, y: int, scroll_x: int, scroll_y: int) -> None: ...
+    async def type(self, text: str) -> None: ...
+    async def wait(self) -> None: ...
+    async def move(self, x: int, y: int) -> None: ...
+    async def keypress(self, keys: list[str]) -> None: ...
+    async def drag(self, path: list[tuple[int, int]]) -> None: ...
+
+
+def agents(client: AsyncOpenAI | None = None) -> list[Agent[Any]]:
+    """All agents of all families."""
+    set_tracing_disabled(True)
+    client = client or AsyncOpenAI(base_url=os.environ["PROVIDER_URL"], api_key=KEY, max_retries=0)
+    models: dict[str, Model] = {
+        "responses": OpenAIResponsesModel("gpt", client),
+        "chat": OpenAIChatCompletionsModel("deepseek", client),
+        "litellm": AdapterModel("gemini/flash", client),
+    }
+    made: list[Agent[Any]] = []
+    for family in FAMILIES:
+        made += _family(family, models[family])
+    tools = [look, add, fail]
+    made += _hosted(models["responses"])
+    made += [
+        Agent(
+            name=f"litellm-ids-{kind}",
+            model=AdapterModel("gemini/flash", client, kind),
+            tools=[*tools],
+        )
+        for kind in CALL_IDS
+    ]
+    return made
+
+
+def _family(family: str, model: Model) -> list[Agent[Any]]:
+    tools: list[Tool] = [look, add, fail]
+    expert = Agent[Any](name=f"{family}-tools", model=model, tools=tools)
+    thinking = ModelSettings(reasoning=Reasoning(effort="low", summary="auto"))
+    if family != "responses":
+        thinking = ModelSettings(reasoning=Reasoning(effort="low"))
+    return [
+        Agent(name=f"{family}-plain", model=model),
+        expert,
+        Agent(name=f"{family}-handoff", model=model, handoffs=[expert], tools=[*tools]),
+        Agent(
+            name=f"{family}-nested",
+            model=model,
+            tools=[expert.as_tool("expert", "Asks an expert."), *tools],
+        ),
+        Agent(name=f"{family}-structured", model=model, tools=[*tools], output_type=Weather),
+        Agent(name=f"{family}-reasoning", model=model, tools=[*tools], model_settings=thinking),
+    ]
+
+
+def _hosted(model: Model) -> list[Agent[Any]]:
+    """What only the Responses API has."""
+    keeps_nothing = ModelSettings(
+        reasoning=Reasoning(effort="low", summary="auto"),
+        store=False,
+        response_include=["reasoning.encrypted_content"],
+    )
+    return [
+        Agent(
+            name="responses-encrypted",
+            model=model,
+            tools=[look, add, fail],
+            model_settings=keeps_nothing,
+        ),
+        Agent(
+            name="responses-hosted",
+            model=model,
+            tools=[
+                WebSearchTool(),
+                FileSearchTool(vector_store_ids=["vs_1"]),
+                CodeInterpreterTool({"type": "code_interpreter", "container": {"type": "auto"}}),
+                ImageGenerationTool({"type": "image_generation"}),
+                HostedMCPTool(
+                    {
+                        "type": "mcp",
+                        "server_label": "server",
+                        "server_url": "https://mcp.example",
+                        "require_approval": "never",
+                    }
+                ),
+                look,
+            ],
+        ),
+        Agent(
+            name="responses-local",
+            model=model,
+            tools=[
+                ShellTool(executor=_shell),
+                ApplyPatchTool(editor=Patches()),
+                ComputerTool(Screen()),
+                CustomTool(name="write", description="Write.", on_invoke_tool=_write),
+            ],
+        ),
+    ]
+
+
+async def _shell(request: Any) -> str:
+    return "a file"
+
+
+async def _write(context: Any, text: str) -> str:
+    return f"wrote {text}"
