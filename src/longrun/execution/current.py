@@ -41,13 +41,18 @@ class Current:
 _current: ContextVar[Current | None] = ContextVar("longrun_current", default=None)
 
 
+def current_or_none() -> Current | None:
+    """The run that this code is called in, if any."""
+    return _current.get()
+
+
 def current() -> Current:
     """The run that this code is called in: in tools, hooks, guardrails and instructions.
 
     Raises:
         LookupError: not within a run of longrun.
     """
-    found = _current.get()
+    found = current_or_none()
     if found is None:
         raise LookupError("longrun.current() was called outside a run of longrun")
     return found
@@ -60,7 +65,7 @@ def set_current(value: Current) -> None:
 
 @contextmanager
 def within(value: Current) -> Iterator[None]:
-    """The same, for a time."""
+    """For what is called within the block."""
     token = _current.set(value)
     try:
         yield

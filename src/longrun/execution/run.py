@@ -26,6 +26,7 @@ from agents.memory import Session
 from longrun import metrics
 from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError, ReplayMismatch
+from longrun.execution.contained import Escaped, contain_tasks, contained
 from longrun.execution.current import Current, set_current
 from longrun.execution.parameters import input_items, model_settings, with_client_tools
 from longrun.execution.replay import place, sdk
@@ -160,7 +161,8 @@ class Run:
 
     async def _outcome(self, run_log: RunLog) -> tuple[Status, JSONObject | None]:
         try:
-            await self._drive()
+            with contained(f"agent {self._agent.name!r}"):
+                await self._drive()
             self._journal.check_reached("", "model", "tool")
         except Exception as error:
             if run_log.lost is not None:
@@ -175,6 +177,7 @@ class Run:
         return "completed", None
 
     async def _drive(self) -> None:
+        contain_tasks()
         set_current(self._current)
         place.enter(self._steps)
         session = None
@@ -186,6 +189,8 @@ class Run:
                 async for event in result.stream_events():
                     self._journal.check()
                     self._take(event)
+                if sdk.ended_cancelled(result):
+                    raise Escaped("a CancelledError that nobody had asked for ended the agent")
             finally:
                 await _stop(result)
         finally:

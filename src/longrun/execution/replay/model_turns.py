@@ -9,9 +9,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from agents import ModelTimeoutError
 from agents.items import ModelResponse
 from openai.types.responses import Response, ResponseCompletedEvent
 
+from longrun.execution.contained import contained
 from longrun.execution.replay.journal import fingerprint
 from longrun.execution.replay.once import Due, Once
 from longrun.execution.replay.place import ModelCall
@@ -85,17 +87,27 @@ class ModelTurns:
         # One generator for each event to go through, not a chain of them: at full speed that is
         # a tenth of all work.
         turn = self._nested_turn if call.scope.path else self._own_turn
-        return turn(_due(call), do)
+        timeout = call.timeout
+        ask = do if timeout is None else lambda: _timed(do(), timeout)
+        return turn(_due(call), ask, _contained(call))
 
     async def respond(
         self, call: ModelCall, do: Callable[[], Awaitable[ModelResponse]]
     ) -> ModelResponse:
         """A model turn that is not streamed, of a run inside this one."""
+
+        async def ask() -> ModelResponse:
+            with _contained(call):
+                async with _time_limit(call.timeout, call.timeout):
+                    return await do()
+
         return await self._once.value(
-            _due(call), do, encode=encode_model_response, decode=decode_model_response
+            _due(call), ask, encode=encode_model_response, decode=decode_model_response
         )
 
-    async def _own_turn(self, due: Due, do: Callable[[], AsyncIterator[Any]]) -> AsyncIterator[Any]:
+    async def _own_turn(
+        self, due: Due, do: Callable[[], AsyncIterator[Any]], user_code: contained
+    ) -> AsyncIterator[Any]:
         """Ends when all of it is taken, and its record committed (`finished`)."""
         async with self._once.passage(due) as recorded:
             if recorded is not None:
@@ -105,8 +117,8 @@ class ModelTurns:
                 return
             self._before()
             self._asked = due
-            async with _closing(do()) as events:
-                try:
+            try:
+                async with _closing(do()) as events:
                     async for event in events:
                         if self._log.must_wait:
                             await self._log.ready()
@@ -114,16 +126,22 @@ class ModelTurns:
                             await self._lead.shortened()
                         self._lead.yielded += 1
                         yield event
-                except Exception:
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                failure = user_code.replaced(error)
+                if isinstance(failure, Exception):
                     # The SDK tells of a model's error before what it streamed; a client sees
                     # that first.
                     await self._lead.ended()
+                if failure is error:
                     raise
-                await self._lead.ended()
-                await self._log.flush()
+                raise failure from error
+            await self._lead.ended()
+            await self._log.flush()
 
     async def _nested_turn(
-        self, due: Due, do: Callable[[], AsyncIterator[Any]]
+        self, due: Due, do: Callable[[], AsyncIterator[Any]], user_code: contained
     ) -> AsyncIterator[Any]:
         async with self._once.passage(due) as recorded:
             if recorded is not None:
@@ -131,17 +149,25 @@ class ModelTurns:
                 return
             self._before()
             done: list[Any] = []
-            async with _closing(do()) as events:
-                async for event in events:
-                    if event.type == "response.output_item.done":
-                        done.append(event.item)
-                    if isinstance(event, ResponseCompletedEvent):
-                        # Some models give their items in the stream alone; the SDK fills them
-                        # in later.
-                        event.response.output = event.response.output or done
-                        result = encode_response(event.response, [])
-                        await self._once.record(due.finished(result))
-                    yield event
+            try:
+                async with _closing(do()) as events:
+                    async for event in events:
+                        if event.type == "response.output_item.done":
+                            done.append(event.item)
+                        if isinstance(event, ResponseCompletedEvent):
+                            # Some models give their items in the stream alone; the SDK fills
+                            # them in later.
+                            event.response.output = event.response.output or done
+                            result = encode_response(event.response, [])
+                            await self._once.record(due.finished(result))
+                        yield event
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                failure = user_code.replaced(error)
+                if failure is error:
+                    raise
+                raise failure from error
 
     def finished(self, response: Response, indexes: list[int]) -> list[Step]:
         """The step of the run's own turn that was asked, to be committed with its last events."""
@@ -167,6 +193,38 @@ def _due(call: ModelCall) -> Due:
 def _replayed(recorded: str) -> ReplayedTurn:
     response, _ = decode_response(recorded)
     return ReplayedTurn(type="response.completed", sequence_number=0, response=response)
+
+
+def _contained(call: ModelCall) -> contained:
+    return contained(f"the model of agent {call.agent!r}")
+
+
+async def _timed(events: AsyncIterator[Any], seconds: float) -> AsyncIterator[Any]:
+    """A model's stream, in which the model's own time has a limit. What passes between its
+    events, while Postgres is away say, does not count."""
+    loop = asyncio.get_running_loop()
+    left = seconds
+    async with _closing(events):
+        while True:
+            started = loop.time()
+            try:
+                async with _time_limit(left, seconds):
+                    event = await anext(events)
+            except StopAsyncIteration:
+                return
+            left -= loop.time() - started
+            yield event
+
+
+@asynccontextmanager
+async def _time_limit(left: float | None, seconds: float | None) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(left) as limit:
+            yield
+    except TimeoutError:
+        if seconds is None or not limit.expired():
+            raise
+        raise ModelTimeoutError(seconds) from None
 
 
 @asynccontextmanager

@@ -37,6 +37,7 @@ class Once:
         self._journal = journal
         self._log = run_log
         self._at_boundary = at_boundary
+        self._holds_response = False
         self._under_way = 0
         self._none_under_way = asyncio.Event()
 
@@ -53,6 +54,8 @@ class Once:
             ReplayMismatch: it was asked something else before.
         """
         recorded = self._journal.find(*due)
+        if recorded is None:
+            await self._check_held()
         if recorded is not None or not counted:
             yield recorded
             return
@@ -91,6 +94,14 @@ class Once:
                 step = due.finished(result)
                 await (self.record(step) if keep is None else keep(step, value))
             return value
+
+    async def _check_held(self) -> None:
+        """Before the first thing that this attempt really does: what it has appended since its
+        claim is committed, so no later attempt had the response by then. A replica that slept
+        after its claim would else run a tool that another one is running."""
+        if not self._holds_response:
+            await self._log.flush()
+            self._holds_response = True
 
     async def record(self, step: Step) -> None:
         """Commit a step, by itself."""

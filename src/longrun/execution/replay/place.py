@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agents import RunConfig
 
@@ -24,6 +24,23 @@ from longrun.jsontext import dumps
 
 if TYPE_CHECKING:
     from longrun.execution.replay.steps import Steps
+
+
+LONGEST_KEY: Final = 64
+LONGEST_PATH: Final = 512
+"""Postgres indexes 2,704 bytes; a step's place in a run is a part of its key."""
+
+
+def key_of(name: str) -> str:
+    """A call id, or another name that is not ours, as a part of keys: itself if it is short and
+    plain, else a hash. Models' adapters give NULs, lone surrogates and kilobytes of signature,
+    which no index takes, nor a payment provider as idempotency key."""
+    plain = name.isascii() and name.isprintable() and "/" not in name and name[:1] not in ("", "~")
+    return name if plain and len(name) <= LONGEST_KEY else f"~{_hashed(name)}"
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 @dataclasses.dataclass(slots=True)
@@ -51,7 +68,8 @@ class Scope:
 
     def inside(self, name: str) -> "Scope":
         """The scope of a run inside this one, under a call id or a guardrail's name."""
-        return Scope(f"{self.path}/{name}")
+        path = f"{self.path}/{key_of(name)}"
+        return Scope(path if len(path) <= LONGEST_PATH else f"/~{_hashed(path)}")
 
     def digest(self, instructions: str | None, items: str | Sequence[Any]) -> str:
         """Of the instructions and of all input so far."""
@@ -67,13 +85,17 @@ class Scope:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelCall:
-    """One model turn that is about to be asked: whose, the how-manieth, and with what."""
+    """One model turn that is about to be asked: whose, the how-manieth, and with what.
+
+    `timeout`: seconds that the model may take, if its settings say so.
+    """
 
     scope: Scope
     turn: str
     agent: str
     instructions: str | None
     input: Any
+    timeout: float | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

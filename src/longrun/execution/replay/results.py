@@ -2,9 +2,12 @@
 
 Tools may return anything; the SDK shows the model strings, its own rich outputs, and the `str()`
 of the rest. What is recorded comes back as the same string, the same rich output or the same
-JSON value; any other object comes back as its `str()`.
+JSON value; any other object (an array, a generator, a list that contains itself) comes back as its
+`str()`.
 """
 
+import logging
+import math
 from typing import Any, Final
 
 from agents import ModelResponse, ToolOutputFileContent, ToolOutputImage, ToolOutputText
@@ -19,8 +22,63 @@ _RICH: Final = {
 }
 
 
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
+
+DEEPEST: Final = 100
+"""Levels of lists and dicts that are kept as such; a list may contain itself."""
+
+ENVELOPE_BYTES: Final = 4096
+"""What an output item has beside the output."""
+
+SHORT_BYTES: Final = 16 * 1024
+
+log = logging.getLogger("longrun.execution.replay.results")
+
 _NOT_NEEDED: Final = frozenset({"instructions", "metadata", "prompt", "text", "tools"})
 """What a provider echoes in every turn's response, and nobody reads from there."""
+
+
+def shown_output(output: Any, limit: int) -> tuple[Any, Any]:
+    """A tool's output as the model and the client are to get it, and as it is recorded: what the
+    tool gave, or words in its place where that cannot be shown or is too large.
+
+    Args:
+        limit: bytes of JSON (LONGRUN_MAX_ITEM_BYTES).
+    """
+    try:
+        encoded = encode_tool_output(output)
+        size = _size(output, encoded)
+    except Exception as error:
+        # Of its str(): SDK and model see the output through that.
+        log.warning("a tool's output cannot be shown: %s", type(error).__name__)
+        return _instead(
+            f"The tool's output could not be shown: its str() raised {type(error).__name__}."
+        )
+    words = too_large(size, limit)
+    return (output, encoded) if words is None else _instead(words)
+
+
+def too_large(size: int, limit: int) -> str | None:
+    """What stands in place of an output of so many bytes, if it is not kept."""
+    if size + ENVELOPE_BYTES <= limit:
+        return None
+    log.warning("a tool's output of %d bytes is not kept: at most %d are", size, limit)
+    return f"The tool's output was {size:,} bytes, more than {limit:,}; it was not kept."
+
+
+def _instead(words: str) -> tuple[str, Any]:
+    return words, {"json": words}
+
+
+def _size(output: Any, encoded: Any) -> int:
+    """Of an output as JSON, recorded or shown, whichever is larger: what is no text is shown as
+    Python writes it, which is less than 4 times its JSON."""
+    size = len(dumps(encoded))
+    if "json" in encoded and not isinstance(encoded["json"], str):
+        shown = str(output)
+        if size > SHORT_BYTES:
+            size = max(size, len(dumps(shown)))
+    return size
 
 
 def encode_tool_output(output: Any) -> Any:
@@ -32,16 +90,24 @@ def encode_tool_output(output: Any) -> Any:
         isinstance(p, tuple(_RICH.values())) for p in output
     ):
         return {"list": [encode_tool_output(part) for part in output]}
-    return {"json": output if _comes_back(output) else str(output)}
+    if isinstance(output, str):
+        return {"json": str.__str__(output)}
+    return {"json": output if _is_json(output, DEEPEST) else str(output)}
 
 
-def _comes_back(output: Any) -> bool:
-    """Whether JSON gives the same value again, which the model would be shown in the same way."""
-    try:
-        again = loads(dumps(output))
-    except (TypeError, ValueError):
-        return False
-    return bool(again == output) and str(again) == str(output)
+def _is_json(value: Any, depth: int) -> bool:
+    """Whether JSON gives the very same value again, which the model would be shown in the same
+    way. Told by types alone: to compare is up to the value (arrays give arrays, others raise)."""
+    kind = type(value)
+    if kind is list:
+        return depth > 0 and all(_is_json(part, depth - 1) for part in value)
+    if kind is dict:
+        return depth > 0 and all(
+            type(name) is str and _is_json(part, depth - 1) for name, part in value.items()
+        )
+    if kind is float:
+        return math.isfinite(value)
+    return kind in _SCALARS
 
 
 def decode_tool_output(encoded: Any) -> Any:

@@ -11,7 +11,8 @@ override every agent and change implicit settings, `model_provider` is not asked
 carry a `Model`. `tool_execution._invoke_function_tool_with_metadata` is the same for function
 tools, MCP's too; wrapping a tool's `on_invoke_tool` instead would bypass a callable
 `needs_approval`. The other local tools (shell, computer, …) each have an action class, and
-guardrails a method.
+guardrails a method. `run_loop` asks models through two functions that are given a time limit; the
+time that we take must not count in it.
 """
 
 import asyncio
@@ -61,6 +62,10 @@ INVOKE_TOOL: Final = _name(
     "_invoke_function_tool_with_metadata",
     *("function_tool", "context", "arguments"),
 )
+TIMED_REQUESTS: Final = (
+    _name(_RUN_LOOP, "stream_response_with_retry", "get_retry_advice", "timeout"),
+    _name(_RUN_LOOP, "get_response_with_retry", "get_retry_advice", "timeout"),
+)
 GUARDRAILS: Final = (
     _name("agents:InputGuardrail", "run", "agent", "input", "context"),
     _name("agents:OutputGuardrail", "run", "context", "agent", "agent_output"),
@@ -79,6 +84,7 @@ NAMES: Final = (
     GET_MODEL,
     GET_HANDOFFS,
     INVOKE_TOOL,
+    *TIMED_REQUESTS,
     *GUARDRAILS,
     *ACTIONS,
     _name("agents:FunctionTool", "_is_agent_tool"),
@@ -96,7 +102,7 @@ NAMES: Final = (
     _name(
         "agents.models.interface:Model",
         "stream_response",
-        *("system_instructions", "input", "handoffs"),
+        *("system_instructions", "input", "model_settings", "handoffs"),
     ),
     _name("agents.models.interface:Model", "_cleanup_on_run_end", "owner"),
     _name("agents.models.interface:Model", "get_retry_advice", "request"),
@@ -111,6 +117,7 @@ NAMES: Final = (
         )
         for field in ("tool_call", tool)
     ),
+    _name("agents:ModelSettings", "timeout"),
     _name("agents:ApplyPatchTool", "editor"),
     _name("agents:ShellTool", "executor"),
     _name("agents:LocalShellTool", "executor"),
@@ -178,6 +185,12 @@ def target_of(handoff: Handoff[Any, Any]) -> Agent[Any] | None:
     return reference() if reference else None
 
 
+def ended_cancelled(result: RunResultStreaming) -> bool:
+    """Whether the SDK's own work on a run was cancelled; then its stream just ends."""
+    task = loop_task(result)
+    return task is not None and task.cancelled()
+
+
 def loop_task(result: RunResultStreaming) -> asyncio.Task[Any] | None:
     """The task in which the SDK drives a run."""
     return result.run_loop_task
@@ -220,6 +233,18 @@ def commit_output(arguments: dict[str, Any], item: Any) -> None:
     committer = arguments.get("tool_output_committer")
     if committer is not None:
         committer(item)
+
+
+def replace_output(item: Any, words: str) -> None:
+    """Put words in place of what an action's item has as its output, but for a screenshot."""
+    item.output = words
+    raw = item.raw_item
+    raw.pop("shell_output", None)
+    if isinstance(raw.get("output"), str):
+        raw["output"] = words
+    elif isinstance(raw.get("output"), list):
+        outcome = {"type": "exit", "exit_code": 0}
+        raw["output"] = [{"stdout": words, "stderr": "", "outcome": outcome}]
 
 
 def guarded(

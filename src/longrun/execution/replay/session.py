@@ -7,6 +7,7 @@ from typing import Any
 
 from agents.memory import Session
 
+from longrun.execution.contained import contained
 from longrun.execution.replay.steps import Steps
 from longrun.jsontext import dumps
 
@@ -50,15 +51,21 @@ class JournaledSession:
         if close is None:
             return
         try:
-            closing = close()
-            if inspect.isawaitable(closing):
-                await closing
+            with contained("the session"):
+                closing = close()
+                if inspect.isawaitable(closing):
+                    await closing
         except Exception:
             log.exception("session %s could not be closed", self.session_id)
 
     async def _do(self, name: str, do: Callable[[], Awaitable[Any]]) -> Any:
         count = self._counts[name] = self._counts.get(name, 0) + 1
-        return await self._steps.session(f"{name} {count}", do)
+
+        async def call() -> Any:
+            with contained("the session"):
+                return await do()
+
+        return await self._steps.session(f"{name} {count}", call)
 
     async def _holds_at_its_end(self, items: list[Any]) -> bool:
         if not self._steps.taken_over or not items:

@@ -14,6 +14,7 @@ from agents import Agent, Handoff, RunConfig
 from agents.items import ModelResponse
 from agents.models.interface import Model
 
+from longrun.execution.contained import contained
 from longrun.execution.replay import sdk
 from longrun.execution.replay.place import ModelCall, Place, at, here, here_of, in_user_code
 
@@ -33,6 +34,8 @@ def install(*, tracing: bool) -> None:
         return
     sdk.check()
     sdk.wrap(sdk.GET_MODEL, _tapped_models)
+    for request in sdk.TIMED_REQUESTS:
+        sdk.wrap(request, _untimed)
     sdk.wrap(sdk.GET_HANDOFFS, _tapped_handoffs)
     sdk.wrap(sdk.INVOKE_TOOL, _tapped_tools)
     for action in sdk.ACTIONS:
@@ -98,7 +101,21 @@ class TappedModel(Model):
             agent=self._agent,
             instructions=asked.get("system_instructions"),
             input=asked.get("input") or [],
+            timeout=getattr(asked.get("model_settings"), "timeout", None),
         )
+
+
+def _untimed(original: Any) -> Any:
+    """The SDK's time limit runs from the request to the last event, whatever happens between;
+    a tapped model's own time is measured instead (`model_turns.py`)."""
+
+    @functools.wraps(original)
+    def ask(*, get_retry_advice: Any, timeout: float | None = None, **request: Any) -> Any:
+        if isinstance(getattr(get_retry_advice, "__self__", None), TappedModel):
+            timeout = None
+        return original(get_retry_advice=get_retry_advice, timeout=timeout, **request)
+
+    return ask
 
 
 # -- handoffs ---------------------------------------------------------------------------------
@@ -125,7 +142,7 @@ class _TappedHandoff:
 
     async def __call__(self, context: Any, arguments: str) -> Any:
         async def do() -> Any:
-            with in_user_code():
+            with in_user_code(), contained(f"handoff {self.handoff.tool_name!r}"):
                 return await self.handoff.on_invoke_handoff(context, arguments)
 
         if not self.own:
@@ -163,7 +180,7 @@ def _tapped_action(original: Any) -> Any:
     @functools.wraps(original)
     async def execute(**arguments: Any) -> Any:
         async def do(arguments: dict[str, Any]) -> Any:
-            with in_user_code():
+            with in_user_code(), contained(f"a {type(sdk.tool_of(arguments)).__name__}"):
                 return await original(**arguments)
 
         place = here_of(arguments["config"])
@@ -188,7 +205,7 @@ def _tapped_guardrail(original: Any) -> Any:
         name = f"guardrail {self.get_name()}{_of_call(args, kwargs)}"
         refuses = True
         try:
-            with at(place.inside(place.scope.next_operation(name))):
+            with at(place.inside(place.scope.next_operation(name))), contained(name):
                 result = await original(self, *args, **kwargs)
             # Of a tool's guardrail no model waits to be heard.
             refuses = getattr(getattr(result, "output", None), "tripwire_triggered", False)

@@ -25,12 +25,13 @@ from agents.tool_context import ToolContext
 
 from longrun.assembly.kinds import plain
 from longrun.errors import LongrunError
+from longrun.execution.contained import being_cancelled, contained
 from longrun.execution.current import Current, is_at_most_once, within
 from longrun.execution.replay import sdk
 from longrun.execution.replay.journal import Journal, fingerprint
 from longrun.execution.replay.once import Due, Once
-from longrun.execution.replay.place import Scope
-from longrun.execution.replay.results import decode_tool_output, encode_tool_output
+from longrun.execution.replay.place import Scope, key_of
+from longrun.execution.replay.results import decode_tool_output, shown_output, too_large
 from longrun.jsontext import dumps, loads
 from longrun.store.records import Step
 from longrun.store.run_log import RunLog
@@ -39,6 +40,9 @@ OUTCOME_UNKNOWN: Final = (
     "The tool was interrupted and its outcome is unknown: it may or may not have had its effect. "
     "It was not run again."
 )
+
+LONGEST_ERROR: Final = 10_000
+"""Characters that are recorded of what a tool raised."""
 
 ShowOutput = Callable[[Any, list[Step]], Awaitable[None]]
 
@@ -80,12 +84,17 @@ class ToolCalls:
 
         async def call() -> _Outcome:
             if is_at_most_once(tool) and not await self._may_start(due):
-                return _Outcome(sdk.tool_result(OUTCOME_UNKNOWN))
+                return self._returned(sdk.tool_result(OUTCOME_UNKNOWN))
             try:
-                with within(self._inside(due)):
-                    return _Outcome(await do())
+                with contained(f"tool {tool.name!r}", cancels=False), within(self._inside(due)):
+                    return self._returned(await do())
             except LongrunError:
                 raise
+            except asyncio.CancelledError as error:
+                if being_cancelled():
+                    raise
+                # Its own: the SDK makes an output of it, or fails the run.
+                return _Outcome(error=error)
             except Exception as error:
                 return _Outcome(error=error)
 
@@ -102,9 +111,10 @@ class ToolCalls:
         due = _of_tool(scope, tool, context)
 
         async def call() -> _Outcome:
-            result = await do()
-            self._journal.check_reached(scope.inside(due.key).path, "model", "tool")
-            return _Outcome(result)
+            with contained(f"agent tool {tool.name!r}", cancels=False):
+                result = await do()
+            self._journal.check_reached(scope.inside(context.tool_call_id).path, "model", "tool")
+            return self._returned(result)
 
         outcome = await self._once.value(
             due,
@@ -115,6 +125,10 @@ class ToolCalls:
             counted=False,
         )
         return outcome.get()
+
+    def _returned(self, result: Any) -> "_Outcome":
+        output, encoded = shown_output(result.output, self._log.max_item_bytes)
+        return _Outcome(sdk.tool_result(output, is_error=sdk.is_error(result)), encoded)
 
     async def _keep_outcome(self, step: Step, outcome: "_Outcome") -> None:
         """The run's own results wait for their output items, which guardrails may still change;
@@ -131,7 +145,7 @@ class ToolCalls:
         item = None
         if isinstance(tool, FunctionTool) and tool.output_json_schema is None and context.tool_call:
             item = ItemHelpers.tool_call_output_item(context.tool_call, result)
-        step = self._unshown.pop(context.tool_call_id, None)
+        step = self._unshown.pop(key_of(context.tool_call_id), None)
         await self._show_output(item, [step] if step else [])
 
     def record_unshown(self) -> None:
@@ -181,7 +195,7 @@ class ToolCalls:
         return await self._once.value(
             due,
             call,
-            encode=_encode_item,
+            encode=functools.partial(_encode_item, limit=self._log.max_item_bytes),
             decode=functools.partial(_replayed_item, arguments),
             keep=self._keep_item,
         )
@@ -234,10 +248,12 @@ class ToolEnds(RunHooks[Any]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What the call of a function tool came to: the SDK's result, or what it raised."""
+    """What the call of a function tool came to: the SDK's result, with its output as it is
+    recorded, or what it raised."""
 
     result: Any = None
-    error: Exception | None = None
+    encoded: Any = None
+    error: BaseException | None = None
 
     def get(self) -> Any:
         if self.error is not None:
@@ -259,7 +275,7 @@ class _Led:
 
 def _of_tool(scope: Scope, tool: Any, context: Any) -> Due:
     print_ = fingerprint(tool=tool.name, arguments=_digest(context.tool_arguments))
-    return Due(scope.path, "tool", context.tool_call_id, print_)
+    return Due(scope.path, "tool", key_of(context.tool_call_id), print_)
 
 
 def _of_action(scope: Scope, arguments: dict[str, Any]) -> Due:
@@ -268,7 +284,7 @@ def _of_action(scope: Scope, arguments: dict[str, Any]) -> Due:
     # Without the ids that adapters invent anew.
     asked = {k: v for k, v in content.items() if k not in ("id", "status")}
     print_ = fingerprint(tool=str(content.get("type")), arguments=_digest(dumps(asked).decode()))
-    return Due(scope.path, "tool", str(content.get("call_id") or content.get("id")), print_)
+    return Due(scope.path, "tool", key_of(str(content.get("call_id") or content.get("id"))), print_)
 
 
 def _digest(text: str) -> str:
@@ -276,27 +292,44 @@ def _digest(text: str) -> str:
 
 
 def _encode_outcome(outcome: _Outcome) -> str:
-    if outcome.error is not None:
-        by_sdk = isinstance(outcome.error, AgentsException)
-        return dumps({"raised": str(outcome.error), "sdk": by_sdk}).decode()
-    output = encode_tool_output(outcome.result.output)
-    return dumps({"output": output, "error": outcome.is_error}).decode()
+    error = outcome.error
+    if error is None:
+        return dumps({"output": outcome.encoded, "error": outcome.is_error}).decode()
+    recorded = {"raised": _said(error), "sdk": isinstance(error, AgentsException)}
+    if isinstance(error, asyncio.CancelledError):
+        recorded["cancelled"] = True
+    return dumps(recorded).decode()
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)[:LONGEST_ERROR]
+    except Exception:
+        return type(error).__name__
 
 
 def _decode_outcome(text: str) -> _Outcome:
     recorded = loads(text)
     if "raised" in recorded:
-        kind = AgentsException if recorded["sdk"] else ReplayedFailure
+        kind: type[BaseException] = AgentsException if recorded["sdk"] else ReplayedFailure
+        if recorded.get("cancelled"):
+            kind = asyncio.CancelledError
         return _Outcome(error=kind(recorded["raised"]))
     output = decode_tool_output(recorded["output"])
     return _Outcome(sdk.tool_result(output, is_error=recorded["error"]))
 
 
-def _encode_item(item: Any) -> str | None:
+def _encode_item(item: Any, *, limit: int) -> str | None:
+    """As recorded. An output that is not kept is replaced in the item itself."""
     if not isinstance(item, ToolCallOutputItem):
         return None
-    output = encode_tool_output(item.output)
-    return dumps({"raw_item": plain(item.raw_item), "output": output}).decode()
+    output, encoded = shown_output(item.output, limit)
+    if output is item.output:
+        output = too_large(len(dumps(item.raw_item)), limit)
+    if output is not None and output is not item.output:
+        sdk.replace_output(item, output)
+        encoded = {"json": output}
+    return dumps({"raw_item": plain(item.raw_item), "output": encoded}).decode()
 
 
 def _replayed_item(arguments: dict[str, Any], text: str) -> ToolCallOutputItem:
