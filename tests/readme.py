@@ -1,6 +1,6 @@
 """`make readme`: writes the settings table into the README."""
 
-from longrun.settings import as_markdown
+from longrun.settings_text import as_markdown
 from tests.servers import REPOSITORY
 
 

@@ -5,17 +5,17 @@ import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from longrun.errors import LongrunError
-from longrun.settings import Settings, as_markdown
+from longrun.settings import Settings
 
 app = typer.Typer(
     name="longrun",
-    help="Run agents behind the Responses API and never lose a run or an event.",
+    help="Run agents behind the OpenAI Responses API and never lose a run or an event.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -25,12 +25,14 @@ app = typer.Typer(
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DatabaseURL = Annotated[
-    str | None, typer.Option(help="Postgres, as a libpq URL. [dim]\\[default: an embedded one][/]")
+    str | None,
+    typer.Option(help="Postgres, as a libpq URL. [dim]\\[default: an embedded Postgres][/]"),
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Where the embedded Postgres lives. [dim]\\[default: .longrun][/]"),
+    typer.Option(help="Directory of the embedded Postgres. [dim]\\[default: .longrun][/]"),
 ]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
 @app.command()
@@ -38,51 +40,62 @@ def serve(
     agents: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Import strings. [dim]\\[default: the demo agents][/]", metavar="AGENT..."
+            help="Import strings of agents. [dim]\\[default: the demo agents][/]",
+            metavar="AGENT...",
         ),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="[dim]\\[default: 127.0.0.1][/]")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. [dim]\\[default: 127.0.0.1][/]")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option(help="0 takes a free one. [dim]\\[default: 8000][/]")
+        int | None,
+        typer.Option(help="Port to listen on; 0 picks a free one. [dim]\\[default: 8000][/]"),
     ] = None,
     database_url: DatabaseURL = None,
     data_dir: DataDir = None,
     log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error. [dim]\\[default: info][/]")
+        str | None,
+        typer.Option(
+            help="Lowest level logged: debug, info, warning or error. [dim]\\[default: info][/]"
+        ),
     ] = None,
 ) -> None:
-    """Serve agents, each under its name as `model`.
+    """Serve agents. Clients select one by its name, as `model`.
 
-    An agent is named by an import string: an Agent, a list or dict of them, or a callable that
-    returns one. The current directory can be imported from. Flags win over LONGRUN_* variables.
+    An import string (module:attribute) refers to an Agent, a list or dict of agents, or a callable
+    that returns one of these. Modules in the current directory can be imported. Flags override
+    LONGRUN_* variables.
 
     [bold]Example:[/] longrun serve my_app.agents:researcher --port 8080
     """
     from longrun.app import create_app
     from longrun.serving import server
 
-    settings = Settings.load(
-        agents=agents or None,
-        host=host,
-        port=port,
-        database_url=database_url,
-        data_dir=data_dir,
-        log_level=log_level,
-    )
-    _log_to_stderr(settings.log_level)
-    if settings.database_url is None:
-        console.print(f"[dim]starting the embedded Postgres in {settings.data_dir}/ …[/]")
-    application: list[Any] = []
+    try:
+        settings = Settings.load(
+            agents=agents or None,
+            host=host,
+            port=port,
+            database_url=database_url,
+            data_dir=data_dir,
+            log_level=log_level,
+        )
+        _log_to_stderr(settings.log_level)
+        application: list[Any] = []
 
-    def make_app() -> Any:
-        application.append(create_app(settings=settings))
-        return application[0]
+        def make_app() -> Any:
+            application.append(create_app(settings=settings))
+            if settings.database_url is None:
+                console.print(f"[dim]starting the embedded Postgres in {settings.data_dir}/ …[/]")
+            return application[0]
 
-    def started(url: str) -> None:
-        if settings.log_level in ("debug", "info"):
-            _say_started(url, application[0].models, settings)
+        def started(url: str) -> None:
+            if settings.log_level in ("debug", "info"):
+                _say_started(url, application[0].models, settings)
 
-    server.run(make_app, settings, started)
+        server.run(make_app, settings, started)
+    except LongrunError as error:
+        _fail("longrun cannot start", error)
 
 
 def _say_started(url: str, models: list[str], settings: Settings) -> None:
@@ -91,16 +104,16 @@ def _say_started(url: str, models: list[str], settings: Settings) -> None:
         where += f" in {settings.data_dir}/"
     console.print(f"\n[bold green]longrun[/] serves [bold]{', '.join(models)}[/] at [bold]{url}[/]")
     console.print(f"  events in {where}, schema {settings.db_schema}\n")
-    console.print("  Try:")
+    console.print("  Try it:")
     console.print(f"    open {url} in a browser")
     console.print(
         f"    curl -N {url}/v1/responses -H 'content-type: application/json' \\\n"
         f'      -d \'{{"model": "{models[0]}", "input": "a short one", "stream": true}}\''
     )
     console.print(
-        "    longrun demo        # or make demo: cut connections, other replicas, nothing lost"
+        "    longrun demo        # or make demo: dropped connections, two replicas, nothing lost"
     )
-    console.print("  Ctrl-C stops it.\n", style="dim")
+    console.print("  Press Ctrl-C to stop.\n", style="dim")
 
 
 @app.command()
@@ -108,18 +121,18 @@ def demo(
     url: Annotated[
         list[str] | None,
         typer.Option(
-            help="A server that runs already; repeatable. [dim]\\[default: starts two][/]"
+            help="URL of a running server; may be repeated. [dim]\\[default: start two][/]"
         ),
     ] = None,
     cut_after: Annotated[
-        float, typer.Option(min=0.1, help="Seconds after which each connection is cut.")
+        float, typer.Option(min=0.1, help="Seconds after which each connection is dropped.")
     ] = 5.0,
     full: Annotated[
-        bool, typer.Option("--full", help="A run of over 120 s, with connections of 120 s.")
+        bool, typer.Option("--full", help="A run of more than 120 s, over connections of 120 s.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    json: AsJSON = False,
 ) -> None:
-    """Show a long run outliving its connections, resumed on another replica, nothing lost.
+    """Watch a long run outlive its connections, resumed on another replica with nothing lost.
 
     [bold]Example:[/] longrun demo --cut-after 3
     """
@@ -132,9 +145,9 @@ def demo(
 def migrate(
     database_url: DatabaseURL = None,
     data_dir: DataDir = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    json: AsJSON = False,
 ) -> None:
-    """Apply pending migrations and say which.
+    """Apply pending migrations to the database.
 
     [bold]Example:[/] longrun migrate --database-url postgresql://localhost/app
     """
@@ -153,17 +166,21 @@ def migrate(
 
 @app.command()
 def settings(
-    json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    json: AsJSON = False,
 ) -> None:
-    """Print every setting, its variable, and what it is now.
+    """Print every setting: its variable, the value in effect, and where that came from.
+
+    Secrets are not shown. Flags of `longrun serve` are not known here.
 
     [bold]Example:[/] LONGRUN_PORT=9000 longrun settings
     """
+    from longrun import settings_text
+
+    loaded = Settings.load()
     if json:
-        print(_json(Settings.load().model_dump(mode="json")))
+        print(_json(settings_text.effective(loaded)))
     else:
-        Settings.load()
-        print(as_markdown(), end="")
+        print(settings_text.as_lines(loaded), end="")
 
 
 def _version(wanted: bool) -> None:
@@ -176,7 +193,9 @@ def _version(wanted: bool) -> None:
 def _main(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -195,8 +214,15 @@ def _log_to_stderr(level: str) -> None:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
     logging.getLogger("longrun").setLevel(level.upper())
-    # It says at every start what we say better.
+    # What it logs at every start is said better above.
     logging.getLogger("longrun.hypercorn").setLevel(logging.WARNING)
+
+
+def _fail(what: str, error: LongrunError) -> NoReturn:
+    """Say what failed, and why, as a message and not as a traceback."""
+    console.print(f"[bold red]{what}[/]")
+    console.print(error.message, markup=False)
+    sys.exit(2)
 
 
 def main() -> None:
@@ -204,6 +230,4 @@ def main() -> None:
     try:
         app()
     except LongrunError as error:
-        console.print("[bold red]longrun cannot start[/]")
-        console.print(error.message, markup=False)
-        sys.exit(2)
+        _fail("error", error)

@@ -1,15 +1,32 @@
 """Settings: one frozen object, read from `LONGRUN_*` at start, checked, and passed down."""
 
+import difflib
+import os
 import re
+import ssl
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from longrun.errors import ConfigurationError
 
 Strings = Annotated[tuple[str, ...], NoDecode]
+
+YEAR: Final = 366 * 24 * 60 * 60
+
+_PREFIX: Final = "LONGRUN_"
+
+NOT_SETTINGS: Final = frozenset({"LONGRUN_API_KEY"})
+"""Variables that begin like settings and are none: `longrun demo` sends this key."""
+
+_OF_KUBERNETES: Final = re.compile(
+    r"LONGRUN_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=tcp://)"
+)
+"""Set in every container of a namespace in which a service is called `longrun` or `longrun-…`."""
 
 
 class Settings(BaseSettings):
@@ -18,78 +35,104 @@ class Settings(BaseSettings):
     Durations are in seconds, sizes in bytes. Flags of `longrun serve` win over the environment.
 
     Raises:
-        ConfigurationError: (from `load`) a value is not allowed; names variable and value.
+        ConfigurationError: (from `load`) a value is not allowed, or a name is not a setting; names
+            variable and value.
     """
 
+    # mypy takes a default for one only where it has its name.
     model_config = SettingsConfigDict(
-        env_prefix="LONGRUN_", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix=_PREFIX,
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
     agents: Strings = Field(
-        (), description="Import strings of the agents to serve, separated by commas or spaces."
+        default=(),
+        description="Import strings of the agents to serve, separated by commas or spaces. "
+        "Unset: the demo agents.",
     )
-    host: str = Field("127.0.0.1", description="The address to listen on.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(
-        8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one."
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What is logged to standard error."
+        default="info", description="Lowest level logged to standard error."
     )
 
     database_url: SecretStr | None = Field(
-        None,
-        description="Postgres, as a libpq URL (several hosts allowed). Unset: an embedded one.",
+        default=None,
+        description="Postgres, as a libpq URL; several hosts are allowed. Unset: an embedded "
+        "Postgres.",
     )
     listen_database_url: SecretStr | None = Field(
-        None,
-        description="A direct connection for LISTEN, where database_url goes through a pooler "
+        default=None,
+        description="Direct connection for LISTEN, where database_url goes through a pooler "
         "in transaction mode. Unset: database_url.",
     )
-    data_dir: Path = Field(Path(".longrun"), description="Where the embedded Postgres lives.")
-    db_schema: str = Field(
-        "longrun", alias="LONGRUN_SCHEMA", description="The Postgres schema of all tables."
+    data_dir: Path = Field(
+        default=Path(".longrun"), description="Directory of the embedded Postgres."
     )
-    auto_migrate: bool = Field(True, description="Apply pending migrations at start.")
+    db_schema: str = Field(
+        default="longrun",
+        validation_alias="LONGRUN_SCHEMA",
+        description="Postgres schema that holds all tables.",
+    )
+    auto_migrate: bool = Field(default=True, description="Apply pending migrations at start.")
     pool_size: int = Field(
-        10,
+        default=10,
         ge=2,
         le=1000,
-        description="Connections for requests (five more serve the log and the lease).",
+        description="Maximum number of Postgres connections for requests (the log and the lease "
+        "use five more).",
     )
     statement_cache_size: int = Field(
-        100,
+        default=100,
         ge=0,
-        description="Prepared statements kept a connection; 0 for poolers that cannot keep them.",
+        le=100_000,
+        description="Prepared statements cached per connection; 0 for poolers that do not "
+        "support them.",
     )
 
     announce_interval: float = Field(
-        0.0005,
+        default=0.0005,
         ge=0,
         le=1,
-        description="The least time between two NOTIFYs of a replica; it grows with their number.",
+        description="Minimum interval between NOTIFYs of a replica; it grows with their number.",
     )
     poll_interval: float = Field(
-        2.0, gt=0, le=60, description="How often readers look by themselves; NOTIFY is a hint."
+        default=2.0,
+        gt=0,
+        le=60,
+        description="How often readers check the log when no NOTIFY arrives.",
     )
     chunk_bytes: int = Field(
-        256 * 1024, ge=1024, description="The size of a chunk of the event log."
+        default=256 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        description="Maximum size of a chunk of the event log, unless one event is larger.",
     )
     page_bytes: int = Field(
-        128 * 1024, ge=1024, description="How much history a reader takes from the log at once."
+        default=128 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        description="How much history a reader fetches from the log at a time.",
     )
     ring_bytes: int = Field(
-        1024 * 1024,
+        default=1024 * 1024,
         ge=1024,
-        description="The newest events kept in memory for each response that has local readers.",
+        description="Newest events kept in memory for each response that has readers here.",
     )
     run_buffer_bytes: int = Field(
-        1024 * 1024,
+        default=1024 * 1024,
         ge=1024,
-        description="Events of one run that may wait for their commit before the run is slowed.",
+        description="Uncommitted events of one run beyond which the run is slowed down.",
     )
 
     max_item_bytes: int = Field(
-        16 * 1024 * 1024,
+        default=16 * 1024 * 1024,
         ge=64 * 1024,
         le=128 * 1024 * 1024,
         description="Maximum size of one output item, or one tool output, as JSON. A larger tool "
@@ -97,77 +140,121 @@ class Settings(BaseSettings):
     )
 
     max_runs: int = Field(
-        100, ge=1, description="Runs that this replica executes at once; more are queued."
+        default=100,
+        ge=1,
+        le=100_000,
+        description="Maximum number of runs this replica executes at once; more are queued.",
     )
     max_queued: int = Field(
-        10_000, ge=0, description="Responses that may be queued, over all replicas; then 429."
+        default=10_000,
+        ge=0,
+        le=1_000_000_000,
+        description="Maximum number of queued responses across all replicas; beyond it, 429.",
     )
     run_timeout: float = Field(
-        1800.0, gt=0, description="The time of a response, over all attempts, queued or running."
+        default=1800.0,
+        gt=0,
+        le=YEAR,
+        description="Time limit for a response across all attempts, queue time included.",
     )
     max_attempts: int = Field(
-        3, ge=1, description="Attempts at a response before a crash makes it fail."
+        default=3,
+        ge=1,
+        le=1_000_000,
+        description="Attempts at a response after which one more crash fails it.",
     )
     lease_seconds: float = Field(
-        10.0,
+        default=10.0,
         ge=1,
+        le=YEAR,
         description="How long a frozen replica keeps its runs; a killed one loses them at once.",
     )
 
     keepalive_interval: float = Field(
-        15.0, gt=0, description="Silence on a stream before a comment line is sent."
+        default=15.0,
+        gt=0,
+        le=YEAR,
+        description="Silence on a stream after which a comment line is sent.",
     )
     send_timeout: float = Field(
-        30.0, gt=0, description="A reader that takes nothing for so long is disconnected."
+        default=30.0,
+        gt=0,
+        le=YEAR,
+        description="How long a client may take no data before it is disconnected.",
     )
     drain_seconds: float = Field(
-        20.0, ge=0, description="How long a stopping server lets its runs and requests finish."
+        default=20.0,
+        ge=0,
+        le=YEAR,
+        description="How long a stopping server lets its runs and requests finish.",
     )
     tls_certfile: Path | None = Field(
-        None, description="Serve TLS, and with it HTTP/2, with this certificate chain (PEM)."
+        default=None,
+        description="Certificate chain (PEM). With tls_keyfile: serve TLS, and HTTP/2 with it.",
     )
-    tls_keyfile: Path | None = Field(None, description="The certificate's private key (PEM).")
+    tls_keyfile: Path | None = Field(default=None, description="Private key (PEM), unencrypted.")
     max_body_bytes: int = Field(
-        32 * 1024 * 1024, ge=1024, description="Maximum size of a request body; then 413."
+        default=32 * 1024 * 1024,
+        ge=1024,
+        description="Maximum size of a request body; beyond it, 413.",
     )
     max_bodies_bytes: int = Field(
-        256 * 1024 * 1024,
+        default=256 * 1024 * 1024,
         ge=1024,
-        description="Maximum size of all request bodies being read at once; then 503.",
+        description="Maximum size of all request bodies being read at once; beyond it, 503.",
     )
     max_json_values: int = Field(
-        100_000,
+        default=100_000,
         ge=1000,
         description="Maximum number of list elements and object members in a request body.",
     )
     max_input_items: int = Field(
-        10_000, ge=1, description="Maximum number of input items in a request."
+        default=10_000, ge=1, description="Maximum number of input items in a request."
     )
-    max_tools: int = Field(1000, ge=0, description="Maximum number of tools in a request.")
+    max_tools: int = Field(default=1000, ge=0, description="Maximum number of tools in a request.")
     max_unknown_bytes: int = Field(
-        256 * 1024,
+        default=256 * 1024,
         ge=0,
-        description="Maximum size of all request parameters that longrun does not know, as JSON. "
-        "They are echoed in every snapshot of the response.",
+        description="Maximum total size of request parameters that longrun does not know, as "
+        "JSON. They are echoed in every snapshot of the response.",
     )
     max_echoed_bytes: int = Field(
-        4 * 1024 * 1024,
+        default=4 * 1024 * 1024,
         ge=1024,
-        description="Maximum size of everything that a response echoes of its request "
+        description="Maximum total size of the request parameters that a response echoes "
         "(instructions, tools, …), as JSON.",
     )
-    max_turns: int = Field(100, ge=1, description="Model turns that one run may take.")
+    max_turns: int = Field(
+        default=100, ge=1, le=1_000_000, description="Maximum number of model turns in a run."
+    )
     cancel_on_disconnect: bool = Field(
-        True,
-        description="Cancel the run of a foreground request when its client goes away.",
+        default=True,
+        description="Cancel the run of a foreground request when its client disconnects.",
     )
     retention_days: float = Field(
-        30.0, gt=0, description="How long a finished response is kept for polls and replays."
+        default=30.0,
+        gt=0,
+        le=36_600,
+        description="How long a finished response is kept for polls and replays, in days.",
     )
     cors_origins: Strings = Field(
-        (), description="Origins whose pages may call this server; `*` for all."
+        default=(), description="Origins whose pages may call this server; `*` for all."
     )
-    sdk_tracing: bool = Field(False, description="Let the Agents SDK export its traces to OpenAI.")
+    sdk_tracing: bool = Field(
+        default=False, description="Let the Agents SDK export its traces to OpenAI."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_every_name(cls, given: Any) -> Any:
+        known = set(cls.model_fields)
+        names = [name for name in given if _field(name) not in known]
+        problems = [_unknown(name, known) for name in names]
+        variables = {variable(name) for name in known}
+        problems += [_unknown(name, variables) for name in _unknown_variables(variables)]
+        if problems:
+            raise PydanticCustomError("unknown", "{said}", {"said": "\n".join(problems)})
+        return given
 
     @field_validator("agents", "cors_origins", mode="before")
     @classmethod
@@ -178,36 +265,36 @@ class Settings(BaseSettings):
     @classmethod
     def _is_identifier(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,47}", value) or value.startswith("pg_"):
-            raise ValueError(
-                "a schema name has at most 48 of a-z, 0-9 and _, no digit first, and no pg_ first"
+            raise PydanticCustomError(
+                "identifier",
+                "a schema name has at most 48 characters, all of a-z, 0-9 and _, does not begin "
+                "with a digit, and does not begin with pg_",
             )
         return value
+
+    @model_validator(mode="after")
+    def _has_whole_tls(self) -> Self:
+        problem = _tls_problem(self.tls_certfile, self.tls_keyfile)
+        if problem:
+            raise PydanticCustomError("tls", "{said}", {"said": problem})
+        return self
 
     @classmethod
     def load(cls, **given: Any) -> Self:
         """Read the environment; what is given (and not None) wins.
 
         Raises:
-            ConfigurationError: a value is not allowed; names the variable and the value.
+            ConfigurationError: a value is not allowed, or a name is not a setting; names the
+                variable and the value.
         """
         try:
-            return cls(**{_key(k): v for k, v in given.items() if v is not None})
+            return cls(**{_field(k): v for k, v in given.items() if v is not None})
         except ValidationError as error:
-            lines = []
-            for problem in error.errors():
-                name = str(problem["loc"][0]) if problem["loc"] else "?"
-                variable = name if name.startswith("LONGRUN_") else "LONGRUN_" + name.upper()
-                shown = "(hidden)" if "url" in name else repr(problem["input"])
-                lines.append(f"{variable}={shown}: {problem['msg']}")
-            raise ConfigurationError("\n".join(lines)) from None
+            raise ConfigurationError("\n".join(map(_line, error.errors()))) from None
 
     @property
     def listen_url(self) -> SecretStr | None:
         return self.listen_database_url or self.database_url
-
-
-def _key(name: str) -> str:
-    return "LONGRUN_SCHEMA" if name in {"schema", "db_schema"} else name
 
 
 def variable(name: str) -> str:
@@ -215,15 +302,61 @@ def variable(name: str) -> str:
     return "LONGRUN_SCHEMA" if name == "db_schema" else "LONGRUN_" + name.upper()
 
 
-def as_markdown() -> str:
-    """The settings table of the README, made from the fields themselves."""
-    rows = ["| variable | default | what |", "| --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
-        default = field.default
-        shown = "" if default is None or default == () else f"`{_shown(default)}`"
-        rows.append(f"| `{variable(name)}` | {shown} | {field.description} |")
-    return "\n".join(rows) + "\n"
+def _field(name: str) -> str:
+    return "db_schema" if name in {"schema", "LONGRUN_SCHEMA"} else name
 
 
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _line(problem: Any) -> str:
+    """One problem: the variable, its value, and what is allowed."""
+    if not problem["loc"]:
+        return str(problem["msg"])
+    name = _field(str(problem["loc"][0]))
+    shown = "(hidden)" if "url" in name else repr(problem["input"])
+    line = f"{variable(name)}={shown}: {problem['msg']}"
+    if name == "port" and str(problem["input"]).startswith("tcp://"):
+        line += " (Kubernetes sets it for a service called longrun: set enableServiceLinks: false)"
+    return line
+
+
+def _unknown_variables(known: set[str]) -> Iterable[str]:
+    for name, value in sorted(os.environ.items()):
+        upper = name.upper()
+        if not upper.startswith(_PREFIX) or not value or upper in known | NOT_SETTINGS:
+            continue
+        if not _OF_KUBERNETES.match(f"{upper}={value}"):
+            yield name
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    # Without what all of them have in common, which would make any two of them alike.
+    rests = {each.removeprefix(_PREFIX): each for each in known}
+    nearest = difflib.get_close_matches(name.removeprefix(_PREFIX), rests, 1)
+    hint = f"did you mean {rests[nearest[0]]}?" if nearest else "see `longrun settings`"
+    return f"{name} is not a setting; {hint}"
+
+
+def _tls_problem(certfile: Path | None, keyfile: Path | None) -> str | None:
+    """Why TLS cannot be served with these files; half of it would be served as plain text."""
+    files = {"tls_certfile": certfile, "tls_keyfile": keyfile}
+    missing = [variable(name) for name, path in files.items() if path is None]
+    if len(missing) == 1:
+        return f"{missing[0]} is not set: TLS needs both a certificate and its private key"
+    for name, path in files.items():
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            return f"{variable(name)}={str(path)!r}: cannot be read: {error.strerror}"
+    if certfile is None or keyfile is None:
+        return None
+    try:
+        # An encrypted key would otherwise be asked about on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password="")
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error)
+        return (
+            f"LONGRUN_TLS_CERTFILE={str(certfile)!r} and LONGRUN_TLS_KEYFILE={str(keyfile)!r} "
+            f"cannot be used: {reason} (both must be PEM, the key that of the certificate and "
+            "unencrypted)"
+        )
+    return None

@@ -3,7 +3,7 @@
 import ast
 import re
 
-from longrun.settings import as_markdown
+from longrun.settings_text import as_markdown
 from tests.servers import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()

@@ -1,14 +1,17 @@
 """Settings: read from the environment, checked at start, with errors that say what to do."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import mypy.api
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from longrun.errors import ConfigurationError
-from longrun.settings import Settings, as_markdown, variable
+from longrun.settings import NOT_SETTINGS, Settings, variable
+from longrun.settings_text import as_lines, as_markdown, effective
 
 
 @pytest.fixture(autouse=True)
@@ -94,8 +97,8 @@ class TestErrors:
             ("LONGRUN_CHUNK_BYTES", "1", "greater than or equal to 1024"),
             ("LONGRUN_MAX_TURNS", "0", "greater than or equal to 1"),
             ("LONGRUN_SCHEMA", "Mine", "a-z, 0-9 and _"),
-            ("LONGRUN_SCHEMA", "pg_mine", "no pg_ first"),
-            ("LONGRUN_SCHEMA", "9lives", "no digit first"),
+            ("LONGRUN_SCHEMA", "pg_mine", "does not begin with pg_"),
+            ("LONGRUN_SCHEMA", "9lives", "does not begin with a digit"),
             ("LONGRUN_SCHEMA", "a" * 49, "at most 48"),
             ("LONGRUN_SCHEMA", 'x"; DROP', "a-z, 0-9 and _"),
         ],
@@ -107,6 +110,16 @@ class TestErrors:
         message = refused()
         assert message.startswith(f"{name}={value!r}: ")
         assert said in message
+
+    @pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e999", "1e300"])
+    def test_durations_are_numbers_that_end(
+        self, monkeypatch: pytest.MonkeyPatch, value: str
+    ) -> None:
+        for name, field in Settings.model_fields.items():
+            if field.annotation is float:
+                monkeypatch.setenv(variable(name), value)
+                assert refused().startswith(f"{variable(name)}={value!r}: ")
+                monkeypatch.delenv(variable(name))
 
     def test_of_flags_are_the_same(self) -> None:
         assert refused(port=70000).startswith("LONGRUN_PORT=70000: ")
@@ -127,6 +140,142 @@ class TestErrors:
         assert "password" not in message
         made = Settings.load(database_url="postgres://user:password@host/")
         assert "password" not in f"{made!r} {made}"
+
+
+class TestUnknownNames:
+    @pytest.mark.parametrize(
+        ("name", "nearest"),
+        [
+            ("LONGRUN_POOLSIZE", "LONGRUN_POOL_SIZE"),
+            ("LONGRUN_MAX_RUN", "LONGRUN_MAX_RUNS"),
+            ("LONGRUN_DB_SCHEMA", "LONGRUN_SCHEMA"),
+            ("LONGRUN_DATABASE", "LONGRUN_DATABASE_URL"),
+        ],
+    )
+    def test_of_variables(self, monkeypatch: pytest.MonkeyPatch, name: str, nearest: str) -> None:
+        monkeypatch.setenv(name, "5")
+        assert refused() == f"{name} is not a setting; did you mean {nearest}?"
+
+    def test_of_arguments(self) -> None:
+        given: dict[str, Any] = {"max_run": 5}
+        with pytest.raises(
+            ValidationError, match="max_run is not a setting; did you mean max_runs"
+        ):
+            Settings(**given)
+        assert "did you mean max_runs" in refused(max_run=5)
+
+    def test_like_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LONGRUN_ZZZ", "5")
+        assert refused() == "LONGRUN_ZZZ is not a setting; see `longrun settings`"
+
+    def test_all_of_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LONGRUN_PORTS", "5")
+        monkeypatch.setenv("LONGRUN_HOSTS", "x")
+        assert len(refused(max_run=5).splitlines()) == 3
+
+    def test_others_that_begin_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What `longrun demo` reads, what Kubernetes sets for services, and empty ones."""
+        for name, value in {
+            **dict.fromkeys(NOT_SETTINGS, "x"),
+            "LONGRUN_SERVICE_HOST": "10.0.0.1",
+            "LONGRUN_SERVICE_PORT": "80",
+            "LONGRUN_SERVICE_PORT_HTTP": "80",
+            "LONGRUN_PORT_80_TCP_ADDR": "10.0.0.1",
+            "LONGRUN_WEB_PORT": "tcp://10.0.0.1:80",
+            "LONGRUN_WEB_PORT_80_TCP": "tcp://10.0.0.1:80",
+            "LONGRUN_NOTHING": "",
+            "longrun_port": "9",
+        }.items():
+            monkeypatch.setenv(name, value)
+        assert Settings.load().port == 9
+        monkeypatch.delenv("longrun_port")
+        monkeypatch.setenv("LONGRUN_PORT", "tcp://10.0.0.1:80")
+        assert "enableServiceLinks" in refused()
+
+    def test_types_know_them(self, tmp_path: Path) -> None:
+        """`Settings(max_runs=5)` passes mypy, and a wrong name or type does not."""
+        program = tmp_path / "program.py"
+        program.write_text(
+            "from longrun.settings import Settings\n"
+            "Settings()\n"
+            "Settings(max_runs=5, db_schema='x', tls_keyfile=None)\n"
+            "Settings(max_run=5)\n"
+            "Settings(max_runs='5')\n"
+        )
+        said = mypy.api.run(["--strict", str(program)])[0]
+        found = [line.split(": ", 1)[0].rpartition(":")[2] for line in said.splitlines()]
+        assert {line for line in found if line.isdigit()} == {"4", "5"}
+
+
+def certificate(folder: Path, name: str, password: str | None = None) -> tuple[Path, Path]:
+    """A certificate and its key, made by OpenSSL."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
+    given = ["-passout", f"pass:{password}"] if password else ["-nodes"]
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=x", *given),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+class TestTLS:
+    """Half of it was served as plain text."""
+
+    def test_both_or_none(self, tmp_path: Path) -> None:
+        cert, key = certificate(tmp_path, "one")
+        assert Settings.load(tls_certfile=cert, tls_keyfile=key).tls_keyfile == key
+        assert refused(tls_certfile=cert).startswith("LONGRUN_TLS_KEYFILE is not set: ")
+        assert refused(tls_keyfile=key).startswith("LONGRUN_TLS_CERTFILE is not set: ")
+
+    def test_files_that_cannot_be_read(self, tmp_path: Path) -> None:
+        cert, key = certificate(tmp_path, "one")
+        nowhere = tmp_path / "nowhere.pem"
+        for given, name in (
+            ({"tls_certfile": nowhere, "tls_keyfile": key}, "LONGRUN_TLS_CERTFILE"),
+            ({"tls_certfile": cert, "tls_keyfile": nowhere}, "LONGRUN_TLS_KEYFILE"),
+            ({"tls_certfile": tmp_path, "tls_keyfile": key}, "LONGRUN_TLS_CERTFILE"),
+        ):
+            assert refused(**given).startswith(f"{name}=")
+            assert "cannot be read: " in refused(**given)
+
+    def test_files_that_are_not_a_pair(self, tmp_path: Path) -> None:
+        cert, key = certificate(tmp_path, "one")
+        _, other = certificate(tmp_path, "other")
+        _, locked = certificate(tmp_path, "locked", password="secret")
+        empty = tmp_path / "empty.pem"
+        empty.touch()
+        for pair in ((cert, other), (key, cert), (cert, empty), (empty, key), (cert, locked)):
+            message = refused(tls_certfile=pair[0], tls_keyfile=pair[1])
+            assert message.startswith(f"LONGRUN_TLS_CERTFILE={str(pair[0])!r} and ")
+            assert "cannot be used: " in message
+
+
+class TestEffective:
+    def test_says_what_is_and_where_it_came_from(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LONGRUN_PORT", "9")
+        monkeypatch.setenv("LONGRUN_SCHEMA", "mine")
+        monkeypatch.setenv("LONGRUN_AGENTS", "a:b, c:d")
+        monkeypatch.setenv("LONGRUN_HOST", "")
+        found = effective(Settings.load())
+        assert found.keys() == {variable(name) for name in Settings.model_fields}
+        told = {name: (each["value"], each["source"]) for name, each in found.items()}
+        assert told["LONGRUN_PORT"] == (9, "environment")
+        assert told["LONGRUN_SCHEMA"] == ("mine", "environment")
+        assert told["LONGRUN_AGENTS"] == (["a:b", "c:d"], "environment")
+        assert told["LONGRUN_HOST"] == ("127.0.0.1", "default")
+        assert told["LONGRUN_DATA_DIR"] == (".longrun", "default")
+        lines = as_lines(Settings.load()).splitlines()
+        assert ["LONGRUN_AGENTS", "a:b", "c:d", "environment"] in [line.split() for line in lines]
+
+    def test_hides_secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LONGRUN_DATABASE_URL", "postgres://user:password@host/")
+        loaded = Settings.load()
+        assert effective(loaded)["LONGRUN_DATABASE_URL"]["value"] == "(hidden)"
+        assert "password" not in f"{effective(loaded)}{as_lines(loaded)}"
 
 
 class TestMarkdown:

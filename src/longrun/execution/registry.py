@@ -3,8 +3,9 @@
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from agents import Agent
 
@@ -71,7 +72,7 @@ def _load_one(string: str) -> list[Agent[Any]]:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
         raise ConfigurationError(
-            f"cannot import {module_name!r} (of {string!r}): {type(error).__name__}: {error}"
+            f"cannot import {module_name!r} (of {string!r}): {_described(error)}"
         ) from error
     for name in path.split("."):
         try:
@@ -81,15 +82,33 @@ def _load_one(string: str) -> list[Agent[Any]]:
     return _flatten(_called(found, string), string)
 
 
+_SHOWN_FRAMES: Final = 3
+
+_NOT_SHOWN: Final = (__file__, importlib.__file__, "<frozen importlib")
+
+
+def _described(error: Exception) -> str:
+    """The error and where in the user's code it was raised: the last frames."""
+    lines = [f"{type(error).__name__}: {error}"]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_SHOWN)
+    ]
+    for frame in frames[-_SHOWN_FRAMES:]:
+        lines.append(f"  {frame.filename}, line {frame.lineno}, in {frame.name}: {frame.line}")
+    if isinstance(error, SyntaxError):
+        lines.append(f"  {error.filename}, line {error.lineno}: {(error.text or '').strip()}")
+    return "\n".join(lines)
+
+
 def _called(found: Any, string: str) -> Any:
     if isinstance(found, Agent) or not callable(found):
         return found
     try:
         return found()
     except Exception as error:
-        raise ConfigurationError(
-            f"calling {string!r} failed: {type(error).__name__}: {error}"
-        ) from error
+        raise ConfigurationError(f"calling {string!r} failed: {_described(error)}") from error
 
 
 def _flatten(found: Any, string: str) -> list[Agent[Any]]:
@@ -104,9 +123,7 @@ def _flatten(found: Any, string: str) -> list[Agent[Any]]:
     try:
         agents = list(values)
     except Exception as error:
-        raise ConfigurationError(
-            f"listing {string!r} failed: {type(error).__name__}: {error}"
-        ) from error
+        raise ConfigurationError(f"listing {string!r} failed: {_described(error)}") from error
     for each in agents:
         if not isinstance(each, Agent):
             raise ConfigurationError(
