@@ -1,21 +1,21 @@
-"""Errors, one tree.
+"""All errors of longrun, one tree.
 
-    LongrunError                 has message, type, param, code and HTTP status
-    ├── BadRequest               400  the request is wrong; `param` names what
-    ├── NotFound                 404  unknown, or not yours
+    LongrunError                 carries message, type, param, code and HTTP status
+    ├── BadRequest               400  the request is invalid; `param` says where
+    ├── NotFound                 404  unknown, or another principal's
     ├── MethodNotAllowed         405
     ├── BodyTooLarge             413
     ├── UnsupportedMediaType     415  not JSON
     ├── TooManyRequests          429  with Retry-After
-    ├── Unavailable              503  with Retry-After: Postgres away, or draining
-    │   └── StillRunning         503  draining, and the run goes on: not to be retried
-    ├── ConfigurationError       the server does not start
-    ├── ReplayMismatch           the agent's code no longer fits what was recorded of the run
-    ├── NotStored                what a run wrote cannot be stored: it fails in these words
-    │   └── TooLarge             one event, item or step of it is larger than is allowed
+    ├── Unavailable              503  with Retry-After: Postgres is away, or the replica drains
+    │   └── StillRunning         503  draining, while the run continues elsewhere: do not retry
+    ├── ConfigurationError       the command cannot do its work; a server does not start
+    ├── ReplayMismatch           the agent's code no longer matches what was recorded of the run
+    ├── NotStored                what a run wrote cannot be stored; the run fails with this message
+    │   └── TooLarge             one of its events, items or steps exceeds the limit
     └── Fenced                   another attempt holds the response; never leaves the server
 
-Every answer that is not 2xx has the body
+Every response that is not 2xx has the body
 `{"error": {"message", "type", "param", "code"}}` (contract, "Errors"). Messages are written for
 the client; the text of any other exception goes to the log and nowhere else.
 """
@@ -24,20 +24,20 @@ from typing import ClassVar
 
 
 class LongrunError(Exception):
-    """The base of all errors of longrun.
+    """Base class of all errors of longrun.
 
     Args:
-        message: for the client; says what was wrong and what is allowed.
-        param: the request parameter at fault, if one is.
-        code: overrides the class's machine-readable code.
-        retry_after: seconds, for the `Retry-After` header.
+        message: for the client; says what is wrong and what is allowed.
+        param: the request parameter at fault, if any.
+        code: machine-readable; overrides that of the class.
+        retry_after: for the `Retry-After` header, in seconds.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
     should_retry: ClassVar[bool | None] = None
-    """Said to OpenAI's SDKs in `x-should-retry`, which retry 5xx by themselves."""
+    """The value of `x-should-retry`, for OpenAI's SDKs, which otherwise retry every 5xx."""
 
     def __init__(
         self,
@@ -97,9 +97,9 @@ class Unavailable(LongrunError):
 
 
 class StillRunning(Unavailable):
-    """This server stops while a client waits for a response, whose run goes on elsewhere.
+    """The server stops while a client waits for a response whose run continues elsewhere.
 
-    Asking again would run it twice; `GET /responses/{id}` is the way.
+    Repeating the request would start a second run; the client should GET the response instead.
     """
 
     default_code = "still_running"
@@ -107,25 +107,26 @@ class StillRunning(Unavailable):
 
     def __init__(self, response_id: str) -> None:
         super().__init__(
-            f"The server is stopping; the run goes on. Get it with GET /responses/{response_id}."
+            "The server is stopping. The run continues elsewhere: fetch the response with "
+            f"GET /responses/{response_id}."
         )
 
 
 class ConfigurationError(LongrunError):
-    """A setting, an agent or the database does not fit; the server does not start."""
+    """A setting, an agent or the database cannot be used; the command ends with this message."""
 
     default_code = "configuration"
 
 
 class NotStored(LongrunError):
-    """What an attempt wrote could not be stored and never will be. The attempt writes nothing
-    more; its response still has to be ended, as failed, with this message."""
+    """What an attempt wrote cannot be stored, now or later. The attempt writes nothing more; its
+    response must still be ended as failed, with this message."""
 
     default_code = "not_stored"
 
 
 class TooLarge(NotStored):
-    """Something that a run produced is larger than LONGRUN_MAX_ITEM_BYTES allows.
+    """Something a run produced exceeds LONGRUN_MAX_ITEM_BYTES.
 
     Args:
         what: for the client, as in "an output item".
@@ -142,12 +143,12 @@ class TooLarge(NotStored):
 
 
 class Fenced(LongrunError):
-    """The response belongs to another attempt, or is finished: this replica must not write."""
+    """The response belongs to another attempt, or has ended: this attempt must not write."""
 
     default_code = "fenced"
 
 
 class ReplayMismatch(LongrunError):
-    """The agent's code was changed so that a replay no longer fits the journal: the run fails."""
+    """The agent's code has changed, a replay no longer matches the journal, and the run fails."""
 
     default_code = "replay_mismatch"

@@ -68,7 +68,9 @@ class Share:
         if more <= 0:
             return
         if self._budget.used + more > self._budget.size:
-            raise Unavailable("The server is reading too many large requests.", retry_after=1)
+            raise Unavailable(
+                "The server is reading too many large requests; try again shortly.", retry_after=1
+            )
         self._budget.used += more
         self.charged += more
 
@@ -96,7 +98,7 @@ class Bodies:
             BadRequest: not JSON, too many values, or what `parse` raises.
         """
         _check_media_type(request)
-        too_large = BodyTooLarge(f"The body is larger than {self._limits.body_bytes} bytes.")
+        too_large = BodyTooLarge(f"The body exceeds {self._limits.body_bytes} bytes.")
         if _declared(request) > self._limits.body_bytes + DROPPED_BYTES:
             raise too_large
         parts = request.stream()
@@ -170,12 +172,12 @@ def _too_much(body: bytearray, tally: Tally, most_values: int) -> BadRequest:
     shown = f"{param}: " if param else ""
     if tally.values > most_values:
         return BadRequest(
-            f"{shown}the body holds more than {most_values} list elements and object members.",
+            f"{shown}the body has more than {most_values} list elements and object members.",
             param=param,
             code="too_many_values",
         )
     return BadRequest(
-        f"{shown}the body holds more than {MOST_ESCAPES} escape sequences.",
+        f"{shown}the body has more than {MOST_ESCAPES} escape sequences.",
         param=param,
         code="too_many_escapes",
     )

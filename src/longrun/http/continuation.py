@@ -1,4 +1,4 @@
-"""The input of a response that continues another: what that one was given, and what it gave."""
+"""The input of a response that continues another: that one's input and output, then its own."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -11,8 +11,8 @@ _CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 def continued(given: list[Item], output: Iterable[Item], new: list[Item]) -> list[Item]:
     """All input items of the next run.
 
-    A call that nobody answered (its run was cancelled, or failed) is left out: models refuse a
-    conversation in which one stands open.
+    A call without an output (its run was cancelled, or failed) is left out: models reject a
+    conversation with an unanswered call.
     """
     items = [*given, *(item for each in output if (item := _as_input(each)) is not None), *new]
     answered = {item.get("call_id") for item in items if _is_output(item)}

@@ -50,7 +50,7 @@ def _cursor(text: str, param: str) -> int:
     """A sequence number: ASCII digits alone, though Python reads `1_0`, ` 1` and `１` too."""
     if not _DIGITS.fullmatch(text) or int(text) > LARGEST_CURSOR:
         raise BadRequest(
-            f"{param} must be a sequence number: an integer from 0, in decimal digits.",
+            f"{param} must be a sequence number: a non-negative integer in ASCII digits.",
             param=param,
             code="invalid_type",
         )

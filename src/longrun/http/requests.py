@@ -37,7 +37,7 @@ MOST_PAIRS: Final = 16
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
-_ACTED_UPON: Final = (
+_ACTED_UPON: Final = {
     "frequency_penalty",
     "instructions",
     "max_output_tokens",
@@ -48,9 +48,9 @@ _ACTED_UPON: Final = (
     "tool_choice",
     "top_p",
     "truncation",
-)
+}
 
-_NOT_ECHOED: Final = (
+_NOT_ECHOED: Final = {
     "input",
     "stream",
     "include",
@@ -64,7 +64,7 @@ _NOT_ECHOED: Final = (
     "incomplete_details",
     "usage",
     "output",
-)
+}
 
 
 def _object(value: Any) -> Any:
@@ -156,9 +156,10 @@ class CreateResponse(_Options):
     user: str | None = None
     include: Annotated[list[str], Field(fail_fast=True)] | None = None
 
-    _items: list[dict[str, Any]] = PrivateAttr(default_factory=list)
-    _echoed: dict[str, Any] = PrivateAttr(default_factory=dict)
-    _tools: list[dict[str, Any]] = PrivateAttr(default_factory=list)
+    # Set by `parse`.
+    _items: list[dict[str, Any]] = PrivateAttr()
+    _echoed: dict[str, Any] = PrivateAttr()
+    _tools: list[dict[str, Any]] = PrivateAttr()
 
     @classmethod
     def parse(cls, body: Any, limits: Limits = DEFAULT_LIMITS) -> "CreateResponse":
@@ -178,10 +179,11 @@ class CreateResponse(_Options):
         parsed._check_together()
         if isinstance(parsed.input, list):
             parsed._items = checked_items(parsed.input)
-        elif parsed.input:
-            parsed._items = [{"role": "user", "content": parsed.input}]
+        else:
+            said = parsed.input
+            parsed._items = [{"role": "user", "content": said}] if said else []
         parsed._tools = parsed._function_tools()
-        parsed._echoed = parsed.model_dump(exclude_unset=True, exclude=set(_NOT_ECHOED))
+        parsed._echoed = parsed.model_dump(exclude_unset=True, exclude=_NOT_ECHOED)
         _check_echoed(parsed._echoed, limits)
         return parsed
 
@@ -197,7 +199,7 @@ class CreateResponse(_Options):
             raise BadRequest("conversation is not supported yet.", param="conversation")
         if not self.input and not self.previous_response_id:
             raise BadRequest(
-                "input is required: a string that is not empty, or a list of input items.",
+                "input is required: a non-empty string or a list of input items.",
                 param="input",
                 code="missing_required_parameter",
             )
@@ -216,7 +218,7 @@ class CreateResponse(_Options):
             where = f"tools[{place}]"
             if not tool.name:
                 raise BadRequest(
-                    f"{where}.name: a function tool needs a name.", param=f"{where}.name"
+                    f"{where}.name: a function tool must have a name.", param=f"{where}.name"
                 )
             if tool.strict:
                 param = f"{where}.parameters"
@@ -235,7 +237,7 @@ class CreateResponse(_Options):
         Args:
             items: all input items, those of previous responses included.
         """
-        given = self.model_dump(include=set(_ACTED_UPON), exclude_none=True)
+        given = self.model_dump(include=_ACTED_UPON, exclude_none=True)
         given["tools"] = self._tools
         response_id = ids.new_response_id()
         return RunRequest(
@@ -295,34 +297,37 @@ def _check_size(body: dict[str, Any], limits: Limits) -> None:
     """What would make validation long, before it begins."""
     if len(body) > MOST_PARAMETERS:
         raise BadRequest(
-            f"The body has more than {MOST_PARAMETERS} parameters.", code="too_many_parameters"
+            f"The body has more than {MOST_PARAMETERS} parameters.",
+            code="too_many_parameters",
         )
     for name, most in (("input", limits.input_items), ("tools", limits.tools)):
         value = body.get(name)
         if isinstance(value, list) and len(value) > most:
             raise BadRequest(
-                f"{name}: at most {most} are allowed, got {len(value)}.",
+                f"{name}: at most {most} elements are allowed, got {len(value)}.",
                 param=name,
                 code="array_above_max_length",
             )
     for name, value in body.items():
-        if is_too_deep(value):
+        if isinstance(value, dict | list) and is_too_deep(value):
             param = shortened(name)
             raise BadRequest(f"{param}: nested deeper than {DEEPEST} levels.", param=param)
 
 
 def _check_echoed(echoed: dict[str, Any], limits: Limits) -> None:
     """Every snapshot of the response repeats what is echoed: three at least, each in the log."""
+    if _size(echoed, limits.echoed_bytes) <= min(limits.unknown_bytes, limits.echoed_bytes):
+        return
     sizes = {name: _size(value, limits.echoed_bytes) for name, value in echoed.items()}
     unknown = {n: size for n, size in sizes.items() if n not in CreateResponse.model_fields}
     for found, most, what in (
-        (unknown, limits.unknown_bytes, "parameters that are not known here"),
-        (sizes, limits.echoed_bytes, "parameters that are echoed"),
+        (unknown, limits.unknown_bytes, "unknown parameters"),
+        (sizes, limits.echoed_bytes, "the parameters that a response echoes"),
     ):
         if sum(found.values()) > most:
             param = shortened(max(found, key=found.__getitem__))
             raise BadRequest(
-                f"{param}: too large; {what} have at most {most} bytes together.",
+                f"{param}: too large; {what} may have at most {most} bytes in total, as JSON.",
                 param=param,
                 code="parameter_too_large",
             )

@@ -139,7 +139,7 @@ class ResponsesAPI:
             raise unknown
         if not previous.finished:
             raise BadRequest(
-                f"The previous response is still {previous.status}; wait for its end.",
+                f"The previous response is still {previous.status}; wait until it has ended.",
                 param="previous_response_id",
                 code="previous_response_not_finished",
             )
@@ -176,7 +176,7 @@ class ResponsesAPI:
             with contextlib.suppress(LongrunError):
                 await self._responses.delete_unscoped(response_id)
         if stored is None:
-            raise NotFound("The response was deleted while it was waited for.")
+            raise NotFound("The response was deleted before it ended.")
         if not stored.finished:
             raise StillRunning(response_id)
         return JSONAnswer(as_response(stored))
@@ -238,7 +238,7 @@ class ResponsesAPI:
         stored = await self._known(response_id)
         if not stored.background:
             raise BadRequest(
-                "Only a background response can be cancelled; for another, close its connection.",
+                "Only background responses can be cancelled; to stop this one, disconnect.",
                 param="id",
             )
         if not stored.finished:
