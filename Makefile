@@ -13,7 +13,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check format bench soak readme clean
+.PHONY: help install run demo test check clients format bench soak readme clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -50,6 +50,27 @@ demo: $(VENV)/.run  ## Watch a run outlive its connections, on two replicas
 test: $(VENV)/.dev  ## Run the tests
 	$(BIN)/python -m pytest $(TESTS)
 
+# What the clients' tests run: environments in $(VENV)/clients, and node_modules beside the tests.
+CLIENTS := tests/contract/clients
+
+clients: $(VENV)/clients/openai2/.installed $(VENV)/clients/frameworks/.installed $(CLIENTS)/node_modules/.installed  ## Install the clients that tests/contract/clients runs
+
+$(VENV)/clients/%/.installed: $(CLIENTS)/%.txt | $(BIN)/python
+	@echo "installing the clients of $< …"
+ifdef UV
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/clients/$*
+	@$(UV) pip install --quiet --python $(VENV)/clients/$*/bin/python -r $<
+else
+	@$(BIN)/python -m venv --clear $(VENV)/clients/$*
+	@$(VENV)/clients/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+endif
+	@touch $@
+
+$(CLIENTS)/node_modules/.installed: $(CLIENTS)/package.json
+	@echo "installing the clients of $< …"
+	@cd $(CLIENTS) && npm install --silent --no-audit --no-fund --no-package-lock
+	@touch $@
+
 check: $(VENV)/.dev  ## Lint, types, and the architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,5 +91,5 @@ readme: $(VENV)/.dev  ## Write the settings table into the README
 	$(BIN)/python -m tests.readme
 
 clean:  ## Remove .venv, the embedded Postgres' data, and caches
-	rm -rf $(VENV) .longrun .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) $(CLIENTS)/node_modules .longrun .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,53 @@
+"""LangChain's `ChatOpenAI(use_responses_api=True)`."""
+
+from typing import Any
+
+from driver import KEY, LOOK, Case, main
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
+
+
+def play(case: Case) -> list[str]:
+    texts: list[str] = []
+    messages: list[Any] = []
+    for turn, said in enumerate(case.turns):
+        model: Any = ChatOpenAI(
+            model=case.model,
+            base_url=case.url(turn),
+            api_key=SecretStr(KEY),
+            use_responses_api=True,
+            use_previous_response_id=case.history == "previous",
+            max_retries=0,
+        )
+        if case.tools:
+            model = model.bind_tools([LOOK])
+        news: list[Any] = [HumanMessage(said)]
+        while news:
+            messages += news
+            answer = ask(model, messages, case.stream)
+            messages.append(answer)
+            news = [answered(case, call) for call in answer.tool_calls]
+        texts.append(answer.text)
+    return texts
+
+
+def ask(model: Any, messages: list[Any], stream: bool) -> AIMessage:
+    if not stream:
+        answer: AIMessage = model.invoke(messages)
+    else:
+        chunks = list(model.stream(messages))
+        answer = chunks[0]
+        for chunk in chunks[1:]:
+            answer = answer + chunk
+    return answer
+
+
+def answered(case: Case, call: Any) -> ToolMessage:
+    if call["name"] != LOOK["name"]:
+        raise RuntimeError(f"Tool {call['name']} not found")
+    return ToolMessage(case.look(**call["args"]), tool_call_id=call["id"])
+
+
+if __name__ == "__main__":
+    main(play)
