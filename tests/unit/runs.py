@@ -93,6 +93,7 @@ async def run(
     session: SessionFactory | None = None,
     cancel_after: int | None = None,
     later: int = 0,
+    commits: Commits | None = None,
 ) -> Commits:
     """A whole run, its first attempt.
 
@@ -100,10 +101,11 @@ async def run(
         session: makes its SDK Session.
         cancel_after: abandon it once so many events are committed.
         later: and the other tasks have had so many turns since.
+        commits: where it is to commit.
     """
     taps.install(tracing=False)
     asked = asked or request()
-    commits = Commits()
+    commits = Commits() if commits is None else commits
     assembler = Assembler(asked.response_id, asked.document)
     assembler.lifecycle("in_progress")
     events = assembler.collect().events
