@@ -38,6 +38,15 @@ runs = Gauge("longrun_runs", "Runs live on this replica.", registry=registry)
 runs_finished = Counter(
     "longrun_runs_finished", "Runs finished on this replica.", ["status"], registry=registry
 )
+tool_threads = Gauge(
+    "longrun_tool_threads",
+    "Threads in which functions run: busy, or hanging in a call that nobody waits for (abandoned).",
+    ["state"],
+    registry=registry,
+)
+tool_calls_waiting = Gauge(
+    "longrun_tool_calls_waiting", "Calls of functions that wait for a thread.", registry=registry
+)
 part_restarts = Counter(
     "longrun_part_restarts", "Restarts of background parts.", ["part"], registry=registry
 )

@@ -189,8 +189,9 @@ class Run:
                 async for event in result.stream_events():
                     self._journal.check()
                     self._take(event)
-                if sdk.ended_cancelled(result):
-                    raise Escaped("a CancelledError that nobody had asked for ended the agent")
+                cancelled = sdk.cancellation_of(result)
+                if cancelled is not None:
+                    raise Escaped("the agent raised CancelledError") from cancelled
             finally:
                 await _stop(result)
         finally:

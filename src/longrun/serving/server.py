@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -23,11 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from longrun.app import Longrun
 from longrun.errors import ConfigurationError
 from longrun.http.streams import ABORT
+from longrun.serving import stubborn
+from longrun.serving.threads import NAME, ToolThreads
 from longrun.settings import Settings
 
 log = logging.getLogger("longrun.server")
-
-THREADS: Final = "longrun-thread"
 
 LAST_ANSWERS: Final = 3.0
 """Seconds that answers which are under way have after the drain."""
@@ -49,21 +48,23 @@ def run(
         ConfigurationError: the server cannot start; says why.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _threads(settings) as pool:
-        runner.get_loop().set_default_executor(pool)
-        runner.run(_serve(make_app, settings, started))
+        loop = runner.get_loop()
+        loop.set_default_executor(pool)
+        with stubborn.left_behind(loop):
+            runner.run(_serve(make_app, settings, started))
 
 
 @contextlib.contextmanager
-def _threads(settings: Settings) -> Iterator[ThreadPoolExecutor]:
+def _threads(settings: Settings) -> Iterator[ToolThreads]:
     """Where tools run that are plain functions: room for all runs, and no hold on the process.
 
     Such a tool cannot be stopped, and Python would wait for it at the end.
     """
-    pool = ThreadPoolExecutor(max(32, 2 * settings.max_runs), thread_name_prefix=THREADS)
+    pool = ToolThreads(max(32, 2 * settings.max_runs))
     yield pool
     pool.shutdown(wait=False, cancel_futures=True)
     deadline = time.monotonic() + THREADS_WAIT
-    while any(thread.name.startswith(THREADS) for thread in threading.enumerate()):
+    while any(thread.name.startswith(NAME) for thread in threading.enumerate()):
         if time.monotonic() > deadline:
             log.warning("tools in threads do not end: exiting without them")
             logging.shutdown()
@@ -76,7 +77,7 @@ async def _serve(
 ) -> None:
     stop = asyncio.Event()
     at_once: list[Callable[[], None]] = []
-    _on_signals(stop, at_once)
+    _on_signals(stop, at_once, settings.drain_seconds)
     with _bound(settings) as listening:
         app = make_app()
         at_once.append(app.abandon)
@@ -106,9 +107,11 @@ async def _serve(
             await hypercorn_serve(connections, config, shutdown_trigger=until_stopped)  # type: ignore[arg-type]
 
 
-def _on_signals(stop: asyncio.Event, at_once: list[Callable[[], None]]) -> None:
+def _on_signals(
+    stop: asyncio.Event, at_once: list[Callable[[], None]], drain_seconds: float
+) -> None:
     """The first signal stops in order; the second at once, but for what `at_once` has to do; the
-    third does not wait for that either."""
+    third does not wait for that either. An order that comes to no end is cut short."""
     numbers = (signal.SIGTERM, signal.SIGINT)
 
     def received() -> None:
@@ -119,6 +122,7 @@ def _on_signals(stop: asyncio.Event, at_once: list[Callable[[], None]]) -> None:
             for act in at_once:
                 act()
             os._exit(1)
+        stubborn.exit_after(drain_seconds + stubborn.LAST_RESORT, loop, at_once)
         stop.set()
 
     loop = asyncio.get_running_loop()

@@ -185,10 +185,15 @@ def target_of(handoff: Handoff[Any, Any]) -> Agent[Any] | None:
     return reference() if reference else None
 
 
-def ended_cancelled(result: RunResultStreaming) -> bool:
-    """Whether the SDK's own work on a run was cancelled; then its stream just ends."""
+def cancellation_of(result: RunResultStreaming) -> asyncio.CancelledError | None:
+    """What cancelled the SDK's own work on a run, if anything did; its stream just ends then."""
     task = loop_task(result)
-    return task is not None and task.cancelled()
+    if task is not None and task.cancelled():
+        try:
+            task.result()
+        except asyncio.CancelledError as error:
+            return error
+    return None
 
 
 def loop_task(result: RunResultStreaming) -> asyncio.Task[Any] | None:
