@@ -59,7 +59,7 @@ RETURNING response.id, response.attempt;
 -- name: get_claims
 -- What was claimed, as long as it is held as this attempt.
 SELECT response.id, response.principal, response.agent, response.background, response.stored,
-    response.document, response.input, response.request,
+    response.document, response.input, response.request, response.previous_id,
     response.attempt, response.spent, response.cancelled, response.deadline_at < now() AS overdue
 FROM unnest($1::text[], $2::integer[]) WITH ORDINALITY AS claim (id, attempt, place)
 JOIN longrun.responses AS response

@@ -4,9 +4,10 @@
 WITH created AS (
     INSERT INTO longrun.responses
         (id, principal, agent, status, background, stored, attempt, spent, replica_id,
-         document, input, request, deadline_at)
+         document, input, request, previous_id, metadata_hashes, deadline_at)
     SELECT :id, :principal, :agent, :status, :background, :stored, :attempt::integer, :attempt,
-        :replica_id, :document, :input, :request, now() + make_interval(secs => :run_timeout)
+        :replica_id, :document, :input, :request, :previous_id, :metadata_hashes::bigint[],
+        now() + make_interval(secs => :run_timeout)
     WHERE :status <> 'queued' OR :max_queued > (
         SELECT count(*)
         FROM (SELECT FROM longrun.responses WHERE status = 'queued' LIMIT :max_queued) AS waiting
@@ -37,16 +38,67 @@ SELECT id, agent, status, background, document,
 FROM longrun.responses AS response
 WHERE id = $1;
 
--- name: get_exchange
--- What a next response continues: everything that this one was given and gave.
-SELECT status, input,
+-- name: read_chain
+-- What a next response continues: what each response of the chain that ends with this one was given
+-- and gave, the oldest first. Where the first one continues another that is not among them, that one
+-- was deleted or has expired.
+WITH RECURSIVE chain AS (
+    SELECT id, previous_id, 0 AS depth FROM longrun.responses
+    WHERE id = $1 AND principal = $2 AND stored
+    UNION ALL
+    SELECT previous.id, previous.previous_id, chain.depth + 1
+    FROM chain
+    JOIN longrun.responses AS previous ON previous.id = chain.previous_id
+    WHERE previous.principal = $2 AND previous.stored
+)
+SELECT chain.id, chain.previous_id, response.status, response.input,
+    ARRAY(
+        SELECT item.item FROM longrun.items AS item
+        WHERE item.response_id = chain.id
+        ORDER BY item.output_index
+    ) AS output
+FROM chain
+JOIN longrun.responses AS response ON response.id = chain.id
+ORDER BY chain.depth DESC;
+
+-- name: get_input
+SELECT input FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored;
+
+-- name: list_newest
+-- A page of a principal's responses, the newest first. Optional lines are left out where their
+-- value is not given, so that each combination has a plan of its own.
+SELECT id FROM longrun.responses
+WHERE principal = :principal AND stored
+    AND id < :after -- optional
+    AND status = :status -- optional
+    AND agent = :agent -- optional
+    AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+ORDER BY id DESC
+LIMIT :limit;
+
+-- name: list_oldest
+-- A page of a principal's responses, the oldest first; see list_newest.
+SELECT id FROM longrun.responses
+WHERE principal = :principal AND stored
+    AND id > :after -- optional
+    AND status = :status -- optional
+    AND agent = :agent -- optional
+    AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+ORDER BY id
+LIMIT :limit;
+
+-- name: get_responses
+-- These responses, in this order, as long as they are there and theirs.
+SELECT response.id, agent, status, background, document,
     ARRAY(
         SELECT item.item FROM longrun.items AS item
         WHERE item.response_id = response.id
         ORDER BY item.output_index
     ) AS output
-FROM longrun.responses AS response
-WHERE id = $1 AND principal = $2 AND stored;
+FROM unnest($1::text[]) WITH ORDINALITY AS wanted (id, place)
+JOIN longrun.responses AS response ON response.id = wanted.id
+WHERE principal = $2 AND stored
+ORDER BY wanted.place;
 
 -- name: lock_response_unscoped
 SELECT status FROM longrun.responses WHERE id = $1 FOR UPDATE;

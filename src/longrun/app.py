@@ -24,6 +24,7 @@ from longrun.execution.watch import Watch
 from longrun.execution.worker import Worker
 from longrun.fanout.hub import Hub
 from longrun.http import health
+from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, of_routing
 from longrun.http.responses import ResponsesAPI
 from longrun.settings import Settings
@@ -157,6 +158,7 @@ class Longrun:
                 *health.routes(self.problems),
                 *console_routes(),
                 *api.routes(),
+                *Lists(self._responses).routes(),
             ],
             middleware=middleware,
             exception_handlers={HTTPException: of_routing},

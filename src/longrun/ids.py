@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from typing import Final
 
 _ITEM_PREFIXES = {
     "message": "msg",
@@ -66,6 +67,15 @@ def item_id(response_id: str, output_index: int, item_type: str) -> str:
     """
     prefix = _ITEM_PREFIXES.get(item_type, "item")
     return f"{prefix}_{response_id.removeprefix('resp_')}{output_index:06x}"
+
+
+_FIRST_INPUT: Final = 0x800000
+"""Input items are numbered from here on, above all output indexes."""
+
+
+def input_item_id(response_id: str, place: int, item_type: str) -> str:
+    """The id of the input item at a place of a response's own input: the same at every look."""
+    return item_id(response_id, _FIRST_INPUT + place, item_type)
 
 
 def is_response_id(text: str) -> bool:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from longrun.store.database import Database
-from longrun.store.log_writer import Ending, Step
+from longrun.store.records import Ending, Step
 from tests.postgres import Server
 from tests.servers import REPOSITORY
 from tests.storing import REPLICA, add_response, connected, event, log_of, writing

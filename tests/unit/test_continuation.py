@@ -1,10 +1,16 @@
 """The input of a response that continues another."""
 
-from longrun.http.continuation import continued
+from typing import Any
+
+from longrun.history.continuation import context_of, mended
 
 USER = {"role": "user", "content": "hello"}
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}
 ANSWER = {"type": "function_call_output", "call_id": "c", "output": "1"}
+
+
+def continued(given: list[Any], output: list[Any], new: list[Any]) -> list[Any]:
+    return mended([*context_of([(given, output)]), *new])
 
 
 def message(text: str) -> dict[str, object]:

@@ -129,6 +129,19 @@ class TestNamedParameters:
         made = self.made(folder, "SELECT :name::text")
         assert made.bind("one", name="x") == ("SELECT $1::text", "x")
 
+    def test_an_optional_line_goes_with_its_value(self, folder: Path) -> None:
+        made = self.made(
+            folder,
+            "SELECT 1 WHERE a = :a\n    AND b = :b::text[] -- optional\n    AND c = :c -- optional",
+        )
+        assert made.bind("one", a=1, b=2, c=3)[1:] == (1, 2, 3)
+        sql, *values = made.bind("one", a=1, b=None, c=3)
+        assert re.sub(r"\s+", " ", sql) == "SELECT 1 WHERE a = $1 AND c = $2"
+        assert values == [1, 3]
+        assert made.bind("one", a=1, b=None, c=None)[1:] == (1,)
+        with pytest.raises(TypeError, match=r"no value for \['c'\]"):
+            made.bind("one", a=1, b=None)
+
     def test_names_beside_numbers(self, folder: Path) -> None:
         with pytest.raises(ValueError, match="query one: its parameters have names or numbers"):
             self.made(folder, "SELECT :a, $1")

@@ -49,7 +49,7 @@ def refused(**body: Any) -> LongrunError:
 
 def document(**body: Any) -> dict[str, Any]:
     parsed = CreateResponse.parse({**HI, **body})
-    return parsed.run_request("", "agent", parsed.items()).document
+    return parsed.run_request("", "agent", []).document
 
 
 class TestWrongBodies:
@@ -203,7 +203,7 @@ class TestWrongBodies:
     def test_any_json_is_either_a_request_or_a_bad_one(self, body: dict[str, Any]) -> None:
         try:
             parsed = CreateResponse.parse(body)
-            made = parsed.run_request("", "agent", parsed.items())
+            made = parsed.run_request("", "agent", [])
         except BadRequest as error:
             refusal = error
         else:
@@ -407,7 +407,7 @@ class TestDocuments:
         parsed = CreateResponse.parse(
             {**HI, "temperature": 0, "tools": [TOOL, {"type": "web_search"}], "user": "u"}
         )
-        made = parsed.run_request("somebody", "agent", parsed.items())
+        made = parsed.run_request("somebody", "agent", [])
         assert made.parameters["temperature"] == 0
         assert made.parameters["tools"] == [{k: v for k, v in TOOL.items() if v is not None}]
         assert "user" not in made.parameters

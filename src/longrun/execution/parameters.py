@@ -6,6 +6,7 @@ from typing import Any, Final
 from agents import Agent, FunctionTool, ModelSettings
 from openai.types.shared import Reasoning
 
+from longrun.history.continuation import mended
 from longrun.protocol import RunRequest
 
 _SAME_NAME: Final = (
@@ -38,10 +39,11 @@ def model_settings(parameters: dict[str, Any]) -> ModelSettings | None:
 
 def input_items(request: RunRequest) -> list[Any]:
     """The run's input. `instructions` go before it, for this run alone."""
+    items = mended([*request.context, *request.input])
     instructions = request.parameters.get("instructions")
     if not instructions:
-        return list(request.input)
-    return [{"role": "developer", "content": instructions}, *request.input]
+        return items
+    return [{"role": "developer", "content": instructions}, *items]
 
 
 def with_client_tools(agent: Agent[Any], parameters: dict[str, Any]) -> Agent[Any]:

@@ -6,7 +6,8 @@ from typing import Any
 from starlette.responses import Response
 
 from longrun.errors import LongrunError
-from longrun.jsontext import dumps
+from longrun.jsontext import Encoded, dumps, loads
+from longrun.store.responses import StoredResponse
 
 
 class JSONAnswer(Response):
@@ -16,6 +17,12 @@ class JSONAnswer(Response):
 
     def render(self, content: Any) -> bytes:
         return dumps(content)
+
+
+def as_response(stored: StoredResponse) -> dict[str, Any]:
+    """The Response object as it stands: the document with its status and its items."""
+    output = [Encoded(item) for item in stored.output]
+    return {**loads(stored.document), "status": stored.status, "output": output}
 
 
 def error_answer(error: LongrunError, headers: Mapping[str, str] | None = None) -> Response:

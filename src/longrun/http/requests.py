@@ -231,11 +231,11 @@ class CreateResponse(_Options):
             made.append(given)
         return made
 
-    def run_request(self, principal: str, agent: str, items: list[dict[str, Any]]) -> RunRequest:
+    def run_request(self, principal: str, agent: str, context: list[dict[str, Any]]) -> RunRequest:
         """This request as a response to be produced, with an id of its own.
 
         Args:
-            items: all input items, those of previous responses included.
+            context: the items of the responses that it continues.
         """
         given = self.model_dump(include=_ACTED_UPON, exclude_none=True)
         given["tools"] = self._tools
@@ -246,9 +246,11 @@ class CreateResponse(_Options):
             agent=agent,
             background=self.background,
             stored=self.store,
-            input=items,
+            input=self.items(),
             document=self._document(response_id, agent),
             parameters=given,
+            previous_id=self.previous_response_id,
+            context=context,
         )
 
     def _document(self, response_id: str, agent: str) -> dict[str, Any]:

@@ -15,15 +15,14 @@ from longrun import ids
 from longrun.errors import BadRequest, LongrunError, NotFound, StillRunning
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
-from longrun.http.answers import JSONAnswer
+from longrun.history.continuation import context_of
+from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.bodies import Bodies
-from longrun.http.continuation import continued
 from longrun.http.limits import Limits
 from longrun.http.problems import shortened
 from longrun.http.query import GetResponse
 from longrun.http.requests import CreateResponse
 from longrun.http.streams import EventStream, until_disconnected
-from longrun.jsontext import Encoded, loads
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.events import EventLog
@@ -96,8 +95,8 @@ class ResponsesAPI:
         """`POST /responses`"""
         body = await self._bodies.read(request, self._parse)
         agent = self._agent(body.model)
-        items = await self._all_items(body.previous_response_id, body.items())
-        run_request = body.run_request(ANYONE, agent, items)
+        context = await self._context(body.previous_response_id)
+        run_request = body.run_request(ANYONE, agent, context)
         status = await self._runs.submit(run_request)
         response_id = run_request.response_id
         if body.stream:
@@ -121,29 +120,31 @@ class ResponsesAPI:
             code="model_not_found",
         )
 
-    async def _all_items(
-        self, previous_response_id: str | None, new: list[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """The input, after that and the output of the response that is continued."""
+    async def _context(self, previous_response_id: str | None) -> list[dict[str, Any]]:
+        """What the responses that are continued were given, and gave.
+
+        Raises:
+            BadRequest: one of them is not there (any more), or has not ended.
+        """
         if previous_response_id is None:
-            return new
-        unknown = BadRequest(
-            f"Previous response with id {shortened(previous_response_id)!r} not found.",
-            param="previous_response_id",
-            code="previous_response_not_found",
-        )
-        if not ids.is_response_id(previous_response_id):
-            raise unknown
-        previous = await self._responses.exchange(previous_response_id, ANYONE)
-        if previous is None:
-            raise unknown
-        if not previous.finished:
+            return []
+        chain = []
+        if ids.is_response_id(previous_response_id):
+            chain = await self._responses.chain(previous_response_id, ANYONE)
+        missing = chain[0].previous_id if chain else previous_response_id
+        if missing is not None:
             raise BadRequest(
-                f"The previous response is still {previous.status}; wait until it has ended.",
+                f"Previous response with id {shortened(missing)!r} not found.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        if not chain[-1].finished:
+            raise BadRequest(
+                f"The previous response is still {chain[-1].status}; wait until it has ended.",
                 param="previous_response_id",
                 code="previous_response_not_finished",
             )
-        return continued(loads(previous.input), map(loads, previous.output), new)
+        return context_of(exchange.items for exchange in chain)
 
     def _stream_of_creation(self, response_id: str, run_request: RunRequest) -> EventStream:
         def disconnected() -> None:
@@ -269,9 +270,3 @@ class ResponsesAPI:
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "longrun"}
-
-
-def as_response(stored: StoredResponse) -> dict[str, Any]:
-    """The Response object as it stands: the document with its status and its items."""
-    output = [Encoded(item) for item in stored.output]
-    return {**loads(stored.document), "status": stored.status, "output": output}

@@ -3,7 +3,8 @@
 The files say `longrun.` before every name of ours, so that they can be read, and run in psql,
 as they are; a configured schema (LONGRUN_SCHEMA) takes its place here. A block with more than six
 parameters names them, `:like_this`, as psql's variables; they are numbered here, once, and bound
-by name (`Queries.bind`), so that none can end up in another's place.
+by name (`Queries.bind`), so that none can end up in another's place. A line that ends with
+`-- optional` is left out where the parameter in it has no value.
 """
 
 import re
@@ -29,6 +30,9 @@ def in_schema(sql: str, schema: str) -> str:
     return _SCHEMA.sub(f'"{schema}"', sql)
 
 
+_OPTIONAL: Final = re.compile(r"^(.*?(?<![:\w]):(?P<name>[a-z_]\w*).*) -- optional$", re.MULTILINE)
+"""A line that is left out where the parameter that it names has no value."""
+
 _TOKEN: Final = re.compile(
     r"""
     --[^\n]* | '(?:[^']|'')*' | "(?:[^"]|"")*" | ::
@@ -52,6 +56,8 @@ class Query:
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
+        self.text = text
+        self.optional = frozenset(line["name"] for line in _OPTIONAL.finditer(text))
         self.parameters: tuple[str, ...] = ()
         numbers = {token["number"] for token in _TOKEN.finditer(text)} - {None}
         self.sql = _TOKEN.sub(self._number, text)
@@ -59,6 +65,11 @@ class Query:
             raise ValueError(f"query {name}: its parameters have names or numbers, not both")
         if len(numbers) > MOST_NUMBERED:
             raise ValueError(f"query {name}: more than {MOST_NUMBERED} parameters need names")
+
+    def without(self, absent: frozenset[str]) -> "Query":
+        """The query without the optional lines of these parameters."""
+        text = _OPTIONAL.sub(lambda line: "" if line["name"] in absent else line[1], self.text)
+        return Query(self.name, text)
 
     def _number(self, token: re.Match[str]) -> str:
         name = token["name"]
@@ -87,6 +98,8 @@ class Queries:
         self.schema = schema
         self._sql = {name: in_schema(query.sql, schema) for name, query in _blocks().items()}
         self._parameters = {name: query.parameters for name, query in _blocks().items()}
+        self._with_optional_lines = {name for name, query in _blocks().items() if query.optional}
+        self._shortened: dict[tuple[str, frozenset[str]], tuple[str, tuple[str, ...]]] = {}
 
     def __getattr__(self, name: str) -> str:
         try:
@@ -105,7 +118,19 @@ class Queries:
             missing = [each for each in parameters if each not in values]
             unknown = [each for each in values if each not in parameters]
             raise TypeError(f"query {name}: no value for {missing}, no parameter {unknown}")
-        return (self._sql[name], *[values[each] for each in parameters])
+        sql = self._sql[name]
+        if name in self._with_optional_lines:
+            sql, parameters = self._without_absent(name, values)
+        return (sql, *[values[each] for each in parameters])
+
+    def _without_absent(self, name: str, values: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        query = _blocks()[name]
+        absent = frozenset(each for each in query.optional if values[each] is None)
+        if (name, absent) not in self._shortened:
+            shorter = query.without(absent)
+            sql = in_schema(shorter.sql, self.schema)
+            self._shortened[name, absent] = (sql, shorter.parameters)
+        return self._shortened[name, absent]
 
     def names(self) -> list[str]:
         return sorted(self._sql)

@@ -1,12 +1,14 @@
 """Responses: the rows that polls read, and what starts and ends them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from longrun.errors import TooManyRequests
+from longrun.jsontext import loads
 from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.database import Database
-from longrun.store.requests import columns_of
+from longrun.store.requests import columns_of, metadata_hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class StoredResponse:
 class Exchange:
     """What a response was given (a JSON array of items) and gave (one JSON text an item)."""
 
+    id: str
+    previous_id: str | None
     status: Status
     input: str
     output: list[str]
@@ -52,6 +56,24 @@ class Exchange:
     @property
     def finished(self) -> bool:
         return is_terminal(self.status)
+
+    @property
+    def items(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The items that it was given, and those that it gave."""
+        return loads(self.input), [loads(item) for item in self.output]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which responses of a principal are wanted: those after an id, in order, with these traits."""
+
+    principal: str
+    limit: int
+    newest_first: bool = True
+    after: str | None = None
+    status: str | None = None
+    agent: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class Responses:
@@ -95,10 +117,39 @@ class Responses:
         row = await self._database.fetch_row(self._queries.get_response_unscoped, response_id)
         return StoredResponse(**row) if row else None
 
-    async def exchange(self, response_id: str, principal: str) -> Exchange | None:
-        """What a next response continues, if it is there and theirs."""
-        row = await self._database.fetch_row(self._queries.get_exchange, response_id, principal)
-        return Exchange(**row) if row else None
+    async def chain(self, response_id: str, principal: str) -> list[Exchange]:
+        """The exchanges of the chain that ends with a response, the oldest first.
+
+        Empty: it is not there, or not theirs. Where the first one's `previous_id` is not None,
+        that response was deleted or has expired.
+        """
+        rows = await self._database.fetch(self._queries.read_chain, response_id, principal)
+        return [Exchange(**row) for row in rows]
+
+    async def input(self, response_id: str, principal: str) -> str | None:
+        """The input items that a response's own request brought, a JSON array."""
+        row = await self._database.fetch_row(self._queries.get_input, response_id, principal)
+        return row["input"] if row else None
+
+    async def page(self, wanted: Page) -> list[StoredResponse]:
+        """A page of a principal's responses; stable while new ones come in."""
+        traits = {
+            "principal": wanted.principal,
+            "after": wanted.after,
+            "status": wanted.status,
+            "agent": wanted.agent,
+            "metadata_hashes": metadata_hashes(wanted.metadata.items()) or None,
+            "limit": wanted.limit,
+        }
+        query = (
+            self._queries.bind("list_newest", **traits)
+            if wanted.newest_first
+            else self._queries.bind("list_oldest", **traits)
+        )
+        rows = await self._database.fetch(*query)
+        listed = [row["id"] for row in rows]
+        found = await self._database.fetch(self._queries.get_responses, listed, wanted.principal)
+        return [StoredResponse(**row) for row in found]
 
     async def delete(self, response_id: str, principal: str) -> bool:
         """Delete a response and all of its data. A run that is live finds itself fenced."""

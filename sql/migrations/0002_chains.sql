@@ -1,0 +1,15 @@
+-- breaking: older servers would run a response that continues another without what came before.
+-- Chains are stored once: a response holds what its own request brought, and whom it continues.
+-- Responses of the first schema hold their whole history in `input` and begin a chain of their own.
+
+ALTER TABLE longrun.responses
+    -- The response that this one continues; it may be deleted or expire on its own.
+    ADD COLUMN previous_id text COLLATE "C",
+    -- A hash of each `key=value` of the metadata, to be found by; null where there is none.
+    ADD COLUMN metadata_hashes bigint[];
+
+-- The lists of a principal's responses, whole and filtered, newest or oldest first.
+CREATE INDEX responses_by_status ON longrun.responses (principal, status, id DESC) WHERE stored;
+CREATE INDEX responses_by_agent ON longrun.responses (principal, agent, id DESC) WHERE stored;
+CREATE INDEX responses_by_metadata ON longrun.responses USING gin (metadata_hashes)
+    WHERE metadata_hashes IS NOT NULL;

@@ -1,0 +1,151 @@
+"""Lists, page by page: a principal's responses, and the input items of one response.
+
+A page is what comes after an id, in the order of the ids, so that it stays the same while new
+responses come in (keyset paging).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from longrun import ids
+from longrun.errors import BadRequest, NotFound
+from longrun.http.answers import JSONAnswer, as_response
+from longrun.http.problems import bad_request
+from longrun.jsontext import loads
+from longrun.protocol import Status
+from longrun.store.responses import Page, Responses
+
+Item = dict[str, Any]
+
+_METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+
+
+class ListQuery(BaseModel):
+    """The query of a list."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+    status: Status | None = None
+    model: str | None = None
+
+    @classmethod
+    def parse(cls, request: Request) -> "ListQuery":
+        """Check a query.
+
+        Raises:
+            BadRequest: names the parameter.
+        """
+        query = {key: value for key, value in request.query_params.items() if value != ""}
+        try:
+            return cls.model_validate(query)
+        except ValidationError as error:
+            raise bad_request(error, query) from None
+
+
+def metadata_of(request: Request) -> dict[str, str]:
+    """The filters `metadata[key]=value` of a query."""
+    found = ((_METADATA.fullmatch(key), value) for key, value in request.query_params.items())
+    return {match[1]: value for match, value in found if match}
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The endpoints that list.
+
+    Args:
+        principal: whom a request is made for.
+    """
+
+    responses: Responses
+    principal: Callable[[Request], str] = field(default=lambda _: "")
+
+    def routes(self) -> list[BaseRoute]:
+        """The routes, the same at the root and under `/v1`."""
+        return [
+            Route(prefix + path, endpoint, methods=["GET"])
+            for prefix in ("", "/v1")
+            for path, endpoint in (
+                ("/responses", self.list_responses),
+                ("/responses/{id}/input_items", self.list_input_items),
+            )
+        ]
+
+    async def list_responses(self, request: Request) -> Response:
+        """`GET /responses`"""
+        query = ListQuery.parse(request)
+        if query.after is not None and not ids.is_response_id(query.after):
+            raise BadRequest("after must be the id of a response.", param="after")
+        wanted = Page(
+            principal=self.principal(request),
+            # One more than is shown tells whether there are more.
+            limit=query.limit + 1,
+            newest_first=query.order == "desc",
+            after=query.after,
+            status=query.status,
+            agent=query.model,
+            metadata=metadata_of(request),
+        )
+        found = [as_response(stored) for stored in await self.responses.page(wanted)]
+        return JSONAnswer(as_list(found, query.limit))
+
+    async def list_input_items(self, request: Request) -> Response:
+        """`GET /responses/{id}/input_items`: what its own request brought."""
+        query = ListQuery.parse(request)
+        response_id = request.path_params["id"]
+        text = None
+        if ids.is_response_id(response_id):
+            text = await self.responses.input(response_id, self.principal(request))
+        if text is None:
+            raise NotFound(f"Response with id {response_id!r} not found.", param="id")
+        items = [as_input_item(item, response_id, place) for place, item in enumerate(loads(text))]
+        if query.order == "desc":
+            items.reverse()
+        return JSONAnswer(as_list(_after(items, query.after), query.limit))
+
+
+def _after(items: list[Item], after: str | None) -> list[Item]:
+    if after is None:
+        return items
+    for place, item in enumerate(items):
+        if item["id"] == after:
+            return items[place + 1 :]
+    raise BadRequest("after must be the id of one of the listed items.", param="after")
+
+
+def as_list(found: Sequence[Item], limit: int) -> dict[str, Any]:
+    """One page as the API shows it."""
+    data = list(found[:limit])
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(found) > limit,
+    }
+
+
+def as_input_item(item: Item, response_id: str, place: int) -> Item:
+    """An input item in the shape in which the API lists it, with an id that stays."""
+    kind = item.get("type", "message")
+    shown = {**item, "type": kind, "id": ids.input_item_id(response_id, place, kind)}
+    if kind == "message":
+        shown["status"] = item.get("status") or "completed"
+        if isinstance(item.get("content"), str):
+            shown["content"] = [_text_part(item)]
+    return shown
+
+
+def _text_part(item: Item) -> Item:
+    if item.get("role") == "assistant":
+        return {"type": "output_text", "text": item["content"], "annotations": [], "logprobs": []}
+    return {"type": "input_text", "text": item["content"]}
