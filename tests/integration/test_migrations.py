@@ -9,8 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
+from longrun import ids
 from longrun.errors import ConfigurationError
 from longrun.store.migrate import Migration, check_migrated, known_migrations, migrate
+from longrun.store.queries import in_schema
+from longrun.store.responses import Page, Responses
 from tests import postgres, servers
 from tests.postgres import Server
 from tests.reading import Wire
@@ -65,6 +68,37 @@ class TestTogether:
         async with migrated(database.url, schema) as mine:
             assert await migrate(mine) == []
             await check_migrated(mine)
+
+    async def test_what_the_first_schema_held_can_be_continued(
+        self, database: Server, schema: str
+    ) -> None:
+        """Its responses hold their whole history in `input`."""
+        async with opened(database.url, schema) as mine:
+            first, *later = known_migrations()
+            async with mine.transaction() as connection:
+                await connection.execute(mine.queries.create_schema)
+                await connection.execute(mine.queries.create_migrations)
+                await connection.execute(in_schema(first.sql, schema))
+                await connection.execute(
+                    mine.queries.record_migration, first.version, first.name, first.checksum, False
+                )
+            old = ids.new_response_id()
+            given = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+            await mine.execute(
+                f'INSERT INTO "{schema}".responses (id, principal, agent, status, background,'
+                " stored, attempt, spent, document, input, request, deadline_at, finished_at)"
+                " VALUES ($1, '', 'a', 'completed', true, true, 1, 1, '{}', $2, '{}', now(),"
+                " now())",
+                old,
+                json.dumps(given),
+            )
+            assert await migrate(mine) == later
+            responses = Responses(mine)
+            [exchange] = await responses.chain(old, "")
+            assert exchange.previous_id is None
+            assert exchange.items == (given, [])
+            [stored] = await responses.page(Page("", 20))
+            assert stored.id == old
 
     async def test_two_schemas_of_one_database_know_nothing_of_each_other(
         self, database: Server, schema: str

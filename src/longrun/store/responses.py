@@ -1,10 +1,11 @@
 """Responses: the rows that polls read, and what starts and ends them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from longrun.errors import TooManyRequests
+from longrun.history.continuation import context_of
 from longrun.jsontext import loads
 from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.database import Database
@@ -125,6 +126,14 @@ class Responses:
         """
         rows = await self._database.fetch(self._queries.read_chain, response_id, principal)
         return [Exchange(**row) for row in rows]
+
+    async def with_context(self, request: RunRequest) -> RunRequest:
+        """A request that was read from Postgres, with what it continues as that stands now: what
+        was deleted since its creation is not in it."""
+        if request.previous_id is None:
+            return request
+        chain = await self.chain(request.previous_id, request.principal)
+        return replace(request, context=context_of(exchange.items for exchange in chain))
 
     async def input(self, response_id: str, principal: str) -> str | None:
         """The input items that a response's own request brought, a JSON array."""
