@@ -1,6 +1,7 @@
 """Takeovers in number: many orphans, successors that die too, all replicas gone, poisonous runs."""
 
 import asyncio
+import json
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import pytest
 
 from tests import postgres
 from tests.faults.ground import Ground, following, ground
-from tests.reading import eventually
+from tests.reading import create, eventually
 from tests.storing import direct_way
 
 
@@ -58,6 +59,25 @@ async def test_the_successor_dies_too_and_then_all_of_them(found: Ground) -> Non
         await found.check(follower.response_id)
         assert follower.lines == await found.log_of(follower.response_id)
         assert (await found.row(follower.response_id))["spent"] == 3
+
+
+async def test_a_run_that_is_taken_over_knows_what_it_continues(found: Ground) -> None:
+    one, _other = found.start(2)
+    first = await create(
+        one, json.dumps({"turns": [], "deltas": 1, "delta": "said before"}), model="gated"
+    )
+    shown = json.dumps({"turns": [], "show": True, "gates": ["delta 1"]})
+    second = await create(
+        one, shown, model="gated", background=True, previous_response_id=first["id"]
+    )
+    await found.reach([second["id"]], "delta 1")
+    one.signal(signal.SIGKILL)
+    await found.all_at_attempt([second["id"]], 2)
+    found.open("delta 1")
+    await found.all_finished([second["id"]])
+    lines = await found.log_of(second["id"])
+    output = json.loads(lines[-1])["response"]["output"]
+    assert "said before" in output[-1]["content"][0]["text"]
 
 
 async def test_10_a_run_that_kills_its_replicas_is_given_up(found: Ground) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from longrun.assembly.assembler import Assembler
 from longrun.errors import BadRequest
 from longrun.execution import parameters
-from longrun.http.continuation import continued
+from longrun.history.continuation import context_of
 from longrun.http.requests import CreateResponse
 from longrun.jsontext import NotJSON, dumps, loads
 
@@ -64,7 +64,7 @@ def made_of(text: str) -> None:
     """All that is done with a request before its run begins."""
     parsed = CreateResponse.parse(loads(text))
     given = parsed.items()
-    made = parsed.run_request("", "agent", continued(given, given, given))
+    made = parsed.run_request("", "agent", context_of([(given, given)]))
     dumps(made.input), dumps(made.parameters)
     parameters.model_settings(made.parameters)
     parameters.input_items(made)

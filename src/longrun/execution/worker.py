@@ -279,13 +279,16 @@ class Worker:
     def _carry_on(self, claim: Claim) -> None:
         """Go on with a response from its finished steps. Its place is taken at once."""
 
+        request = claim.request
+
         async def start() -> Start:
             recovered = await self._recover(claim)
+            request.context.extend((await self._responses.with_context(request)).context)
             recovered.assembler.lifecycle("in_progress")
             run_log = self._writer.open(claim.id, claim.attempt, recovered.next_sequence)
             return Start(recovered.assembler, run_log, recovered.steps)
 
-        run = self._new_run(claim.request, claim.attempt, start)
+        run = self._new_run(request, claim.attempt, start)
         self._live[run.response_id] = run
         self._host(run)
 
