@@ -204,7 +204,7 @@ class TestErrors:
         await expect(page.get_by_label("Agent")).to_have_value("demo")
         await page.route("**/v1/responses", lambda route: route.abort())
         await page.get_by_role("button", name="Run", exact=True).click()
-        await expect(page.get_by_role("alert")).to_have_text("The server does not answer.")
+        await expect(page.get_by_role("alert")).to_have_text("The server is not responding.")
 
     async def test_an_unknown_run(self, page: Page, server: Replica) -> None:
         await page.goto(f"{server.url}/#resp_{'0' * 32}")

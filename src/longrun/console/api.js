@@ -30,15 +30,15 @@ async function ask(path, options) {
   try {
     answer = await fetch(path, { cache: "no-store", ...options });
   } catch {
-    throw new Problem("The server does not answer.");
+    throw new Problem("The server is not responding.");
   }
   const text = await answer.text().catch(() => "");
   const body = parsed(text);
   if (!answer.ok) {
     const said = body?.error?.message;
-    throw new Problem(said ?? `The server answered ${answer.status}.`, answer.status);
+    throw new Problem(said ?? `The server responded with status ${answer.status}.`, answer.status);
   }
-  if (body === undefined) throw new Problem("The server's answer is not JSON.", answer.status);
+  if (body === undefined) throw new Problem("The server's response is not JSON.", answer.status);
   return body;
 }
 

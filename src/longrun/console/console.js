@@ -50,7 +50,7 @@ async function cancel() {
   try {
     await post(pathOf(shown.id, "/cancel"), {});
   } catch (problem) {
-    output.error("Not cancelled", problem.message);
+    output.error("Could not cancel", problem.message);
   }
 }
 
@@ -72,7 +72,7 @@ function showFragment() {
   const known = recent.find(id);
   if (known) output.question(known.input);
   if (!/^resp_[0-9a-f]{32}$/.test(id)) {
-    output.error("Not a run", `“${id}” is not the id of a response.`);
+    output.error("No such run", `“${id}” is not the id of a response.`);
   } else {
     shown.follower = new Follower(id, { onEvent: take, onChange: changed });
   }
@@ -100,7 +100,7 @@ function changed() {
     lastState = follower.state;
     say(connectionWords(follower));
     if (follower.state === "done") output.whenShown(judge);
-    if (follower.state === "lost") output.error("The stream is lost", follower.problem);
+    if (follower.state === "lost") output.error("Stream lost", follower.problem);
   }
   drawSoon();
 }
@@ -177,7 +177,7 @@ function judge() {
   const verdict = same
     ? `All ${follower.events.toLocaleString("en")} events arrived, each once, ${over}; ` +
       "the text equals the stored response."
-    : "What arrived is not what is stored.";
+    : "What arrived differs from what is stored.";
   $("verdict").textContent = verdict;
   $("verdict").dataset.good = Boolean(same);
   say(verdict);
@@ -198,7 +198,7 @@ function showLinks(known) {
     );
   }
   lines.push(
-    "# follow it; after a cut add the last number that you have",
+    "# follow it; after a cut, pass the last sequence number received",
     `curl -N '${base}?stream=true'`,
     `curl -N '${base}?stream=true&starting_after=41'`,
   );

@@ -130,7 +130,7 @@ class ScriptedModel(Model):
             yield event
 
     async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
-        """The same turn, in the same time, as one answer."""
+        """One turn as one answer, which takes as long as its stream would."""
         async for event in self.stream_response(*args, **kwargs):
             last = event
         response = cast("api.ResponseCompletedEvent", last).response

@@ -50,7 +50,7 @@ class Report:
         ]
         if not self.same_text:
             sizes = ", ".join(f"{where} {len(text)}" for where, text in self.texts.items())
-            found.append(f"the final texts differ; their characters: {sizes}")
+            found.append(f"the final texts differ, in characters: {sizes}")
         if self.status != "completed":
             found.append(f"the response is {self.status}, not completed")
         return found
@@ -58,16 +58,16 @@ class Report:
     def rows(self) -> list[tuple[str, str, bool]]:
         rows = [("connections", str(len(self.connections)), True), ("cuts", str(self.cuts), True)]
         if self.dropped:
-            rows.append(("dropped by themselves", str(self.dropped), True))
+            rows.append(("dropped unexpectedly", str(self.dropped), True))
         rows += [
             ("events received", str(len(self.events)), True),
             ("missing", str(self.missing), not self.missing),
-            ("twice", str(self.repeated), not self.repeated),
+            ("repeated", str(self.repeated), not self.repeated),
         ]
         for name, each in self.comparisons.items():
             said = "yes, byte for byte" if each.equal else "no"
             rows.append((f"equal to the log on {name}", said, each.equal))
-        rows.append(("the same final text", "yes" if self.same_text else "no", self.same_text))
+        rows.append(("same final text", "yes" if self.same_text else "no", self.same_text))
         return rows
 
     def as_json(self) -> dict[str, Any]:

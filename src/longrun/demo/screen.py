@@ -70,7 +70,7 @@ class Screen:
             self.lines(f"✂ cut after {connection.seconds:.1f} s {where}", style="bold red")
         elif connection.end == "dropped":
             self.lines(
-                f"⚡ dropped by itself after {connection.seconds:.1f} s {where}"
+                f"⚡ dropped unexpectedly after {connection.seconds:.1f} s {where}"
                 f" ({connection.reason})",
                 style="bold red",
             )

@@ -28,10 +28,10 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says.
+    """What the command line asks for.
 
     Args:
-        urls: servers that run already; none starts two.
+        urls: running servers; with none, two are started.
         cut_after: seconds until a connection of the second act is cut.
         full: a run of over 120 s, and connections of 120 s unless `cut_after` says otherwise.
         json_output: one JSON object on standard output, and the rest on standard error.
@@ -61,7 +61,7 @@ def demonstrate(urls: list[str], cut_after: float, full: bool, json_output: bool
 
 
 async def run(options: Options) -> int:
-    """The same, within a loop. Signals end it in order, so that nothing is left behind."""
+    """Run the demonstration in this event loop. A signal stops it in order, leaving nothing."""
     this = asyncio.current_task()
     assert this is not None
     caught: list[signal.Signals] = []
@@ -100,11 +100,11 @@ async def _judged(options: Options, screen: Screen) -> int:
     screen.facts(report.rows())
     if differences:
         screen.lines(*differences, style="red")
-        screen.line("✗ What was received is not what is stored.", "bold red")
+        screen.line("✗ What was received differs from what is stored.", "bold red")
     else:
         screen.line(
-            f"✓ Nothing missing and nothing twice over {len(report.connections)} connections: "
-            "what was received is the log.",
+            f"✓ Nothing missing, nothing repeated over {len(report.connections)} connections: "
+            "what was received equals the log.",
             "bold green",
         )
     if options.json_output:
@@ -151,7 +151,7 @@ async def _short(replica: Replica, screen: Screen) -> None:
 
 
 async def _long(replicas: list[Replica], options: Options, screen: Screen) -> Reader:
-    others = "on the other replica" if len(replicas) > 1 else "with what is known: one number"
+    others = "on the other replica" if len(replicas) > 1 else "from one number"
     screen.act(2, f"A long one: cut every {options.seconds:g} s, and resumed {others}")
     screen.lines(f"? {options.question}", style="bold")
     reader = Reader(replicas, options.question, options.seconds, screen)
