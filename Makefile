@@ -84,8 +84,8 @@ format: $(VENV)/.dev  ## Format the code
 bench: $(VENV)/.dev  ## Print each figure beside its floor
 	$(BIN)/python -m tests.bench $(BENCH)
 
-soak: $(VENV)/.dev  ## Ten minutes of kills, freezes and restarts under load
-	$(BIN)/python -m tests.faults.soak --minutes 10
+soak: $(VENV)/.dev  ## Ten minutes of kills, freezes and restarts under load (SOAK=--bad-company)
+	$(BIN)/python -m tests.faults.soak $(SOAK)
 
 readme: $(VENV)/.dev  ## Write the settings table into the README
 	$(BIN)/python -m tests.readme

@@ -62,6 +62,7 @@ class Ground:
     schema: str
     folder: Path
     environment: dict[str, str]
+    agents: str = AGENTS
     replicas: list[Replica] = field(default_factory=list)
     _shared: asyncpg.Connection | None = None
     _effects_size: int = 0
@@ -79,7 +80,11 @@ class Ground:
         }
         started = [
             servers.start(
-                self.database.url, schema=self.schema, agents=AGENTS, environment=given, wait=False
+                self.database.url,
+                schema=self.schema,
+                agents=self.agents,
+                environment=given,
+                wait=False,
             )
             for _ in range(count)
         ]
@@ -442,12 +447,12 @@ class Balancer:
         self.tries: collections.Counter[str] = collections.Counter()
         self._next = itertools.count()
 
-    async def post(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def post(self, body: dict[str, Any], path: str = "/responses") -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             replica = self.replicas[next(self._next) % len(self.replicas)]
             try:
-                wire = await Wire.open(f"{replica.base_url}/responses", method="POST", json=body)
+                wire = await Wire.open(f"{replica.base_url}{path}", method="POST", json=body)
             except (OSError, TimeoutError):
                 self.tries["refused"] += 1
                 await asyncio.sleep(0.02)
@@ -483,9 +488,11 @@ async def following(
 
 
 @contextlib.contextmanager
-def ground(database: postgres.Server, schema: str, **environment: str) -> Iterator[Ground]:
+def ground(
+    database: postgres.Server, schema: str, *, agents: str = AGENTS, **environment: str
+) -> Iterator[Ground]:
     with tempfile.TemporaryDirectory(prefix="longrun-faults-") as folder:
-        found = Ground(database, schema, Path(folder), environment)
+        found = Ground(database, schema, Path(folder), environment, agents)
         try:
             yield found
         finally:

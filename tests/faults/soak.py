@@ -3,6 +3,10 @@
 Three replicas execute runs for clients that follow them, while replicas are killed, frozen and
 drained, connections are cut and Postgres is restarted. At the end every response must have ended
 well, every log be whole, every reader have had all of it once, and no finished step done twice.
+
+With --bad-company agents that misbehave in every way (`bad_agents.py`) run among the healthy ones
+instead: some take their process along. The healthy ones must complete all the same, the bad ones
+end in words, and the memory of the replicas stay flat.
 """
 
 import argparse
@@ -15,15 +19,19 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+import asyncpg
+import psutil
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from tests import postgres
+from tests.faults import bad_agents
+from tests.faults.agents import AGENTS
 from tests.faults.database import OwnPostgres
-from tests.faults.ground import Balancer, Follower, Ground, ground, script
+from tests.faults.ground import Balancer, Follower, Ground, check_events, ground, script
 from tests.servers import Replica, wait_ready
 
 REPLICAS: Final = 3
@@ -37,6 +45,13 @@ ENVIRONMENT: Final = {
     "LONGRUN_MAX_ATTEMPTS": "1000",
     "LONGRUN_MAX_RUNS": "40",
 }
+
+COMPANY_ENVIRONMENT: Final = {**ENVIRONMENT, "LONGRUN_MAX_ATTEMPTS": "3", "LONGRUN_MAX_RUNS": "100"}
+KILLER_SHARE: Final = 0.02
+"""Of the bad runs, those that take their process along."""
+
+FLAT: Final = 1.3
+"""How much more memory the last third of a soak may take than the second."""
 
 FAULTS: Final = {
     "kill": 6,
@@ -62,6 +77,7 @@ class Told:
     faults: Counter[str] = field(default_factory=Counter)
     retried: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    memory: list[tuple[float, int]] = field(default_factory=list, repr=False)
 
     def as_table(self, phase: str) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -70,6 +86,8 @@ class Told:
         table.add_row("faults", ", ".join(f"{n} x {what}" for what, n in self.faults.items()))
         table.add_row("resumed streams", f"{self.resumes}")
         table.add_row("tried again", ", ".join(f"{n} x {w}" for w, n in self.retried.items()))
+        if self.memory:
+            table.add_row("memory", f"{self.memory[-1][1] / 1e6:,.0f} MB in the largest replica")
         for problem in self.problems[:10]:
             table.add_row("[red]✗[/]", problem[:300], style="red")
         return table
@@ -103,7 +121,7 @@ class Soak:
             self.phase = "faults under load"
             keeping = group.create_task(self._keep_alive())
             loads = [group.create_task(self._load(balancer, n, group)) for n in range(CLIENTS)]
-            await self._hurt(seconds)
+            await self._disturb(balancer, seconds, group)
             self.phase = "calm: waiting for all to end"
             self._calm.set()
             await asyncio.wait(loads)
@@ -150,6 +168,10 @@ class Soak:
             await asyncio.sleep(0.1)
 
     # -- faults ---------------------------------------------------------------------------
+
+    async def _disturb(self, balancer: Balancer, seconds: float, group: asyncio.TaskGroup) -> None:
+        """What is done to the healthy runs while they run."""
+        await self._hurt(seconds)
 
     async def _hurt(self, seconds: float) -> None:
         async with asyncio.TaskGroup() as group:
@@ -224,14 +246,14 @@ class Soak:
 
     async def _look(self) -> None:
         """The truth: Postgres, the effects, and what each reader has."""
-        rows = await self._ground.sql("SELECT id, status, attempt FROM responses")
+        rows = await self._ground.sql("SELECT id, agent, status, attempt FROM responses")
         readers = {follower.response_id: follower for follower in self._followers}
         self.told.takeovers = sum(max(row["attempt"] - 1, 0) for row in rows)
         self.told.steps = await self._ground.value("SELECT count(*) FROM steps")
         async with self._ground.sharing():
             for row in rows:
                 try:
-                    events = await self._ground.check(row["id"])
+                    events = await self._check(row)
                     self.told.events += len(events)
                     if row["id"] in readers:
                         log = await self._ground.log_of(row["id"])
@@ -241,12 +263,62 @@ class Soak:
         if missing := readers.keys() - {row["id"] for row in rows}:
             self.told.problems.append(f"{len(missing)} responses are lost")
 
+    async def _check(self, row: asyncpg.Record) -> list[dict[str, Any]]:
+        """Everything that is promised of one response. Returns its events."""
+        return await self._ground.check(row["id"])
+
+
+class BadCompany(Soak):
+    """A soak in which nobody hurts the replicas but the agents that they serve."""
+
+    async def run(self, seconds: float) -> None:
+        await super().run(seconds)
+        self._look_at_memory()
+
+    async def _disturb(self, balancer: Balancer, seconds: float, group: asyncio.TaskGroup) -> None:
+        names, killers = list(bad_agents.statuses()), list(bad_agents.killers())
+        while time.monotonic() - self._began < seconds:
+            name = self._pick.choice(killers if self._pick.random() < KILLER_SHARE else names)
+            self.told.faults["killer" if name in killers else "bad agent"] += 1
+            try:
+                answer = await balancer.post({"model": name, "input": "x", "background": True})
+                if name == "stubborn":
+                    await balancer.post({}, f"/responses/{answer['id']}/cancel")
+            except AssertionError as error:
+                self.told.problems.append(f"a request failed: {error}")
+            self._weigh()
+            await asyncio.sleep(self._pick.uniform(0.05, 0.3))
+
+    def _weigh(self) -> None:
+        """The memory of the largest replica, now."""
+        sizes = [0]
+        for replica in self._replicas:
+            with contextlib.suppress(psutil.Error):
+                sizes.append(psutil.Process(replica.process.pid).memory_info().rss)
+        self.told.memory.append((time.monotonic() - self._began, max(sizes)))
+
+    def _look_at_memory(self) -> None:
+        sizes = [size for _, size in self.told.memory]
+        third = len(sizes) // 3
+        second, last = max(sizes[third:-third]), max(sizes[-third:])
+        if last > FLAT * second:
+            self.told.problems.append(f"memory grew from {second:,} to {last:,} bytes")
+
+    async def _check(self, row: asyncpg.Record) -> list[dict[str, Any]]:
+        if row["agent"] == "gated":
+            return await super()._check(row)
+        expected = bad_agents.statuses().get(row["agent"], frozenset({"failed", "cancelled"}))
+        assert row["status"] in expected, f"{row['agent']} {row['id']}: {row['status']}"
+        events = [json.loads(line) for line in await self._ground.log_of(row["id"])]
+        check_events(row["id"], events, row["status"])
+        return events
+
 
 def main() -> int:
     """0 if all was well, else 1."""
     options = _parser().parse_args()
     seed = options.seed if options.seed is not None else random.randrange(1_000_000)
-    told = asyncio.run(_soak(options.minutes * 60, seed, options.json))
+    told = asyncio.run(_soak(options.minutes * 60, seed, options.json, options.bad_company))
     if options.json:
         print(json.dumps({"seed": seed, "minutes": options.minutes, **vars(told)}, indent=2))
     else:
@@ -257,17 +329,23 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
+    parser.add_argument(
+        "--bad-company", action="store_true", help="agents that misbehave, in place of the faults"
+    )
     parser.add_argument("--seed", type=int, help="of what is left to chance; shown at the end")
     parser.add_argument("--json", action="store_true", help="one JSON document, for programs")
     return parser
 
 
-async def _soak(seconds: float, seed: int, quiet: bool) -> Told:
+async def _soak(seconds: float, seed: int, quiet: bool, bad_company: bool) -> Told:
+    agents = bad_agents.AGENTS if bad_company else AGENTS
+    environment = COMPANY_ENVIRONMENT if bad_company else ENVIRONMENT
     with (
         postgres.embedded() as server,
-        ground(server, "soak", **ENVIRONMENT) as found,
+        ground(server, "soak", agents=agents, **environment) as found,
     ):
-        soak = Soak(found, OwnPostgres(server), random.Random(seed))
+        kind = BadCompany if bad_company else Soak
+        soak = kind(found, OwnPostgres(server), random.Random(seed))
         console = Console(stderr=True, highlight=False)
         with Live(console=console, auto_refresh=False, transient=quiet) as live:
             work = asyncio.ensure_future(soak.run(seconds))
