@@ -21,7 +21,7 @@ from longrun.execution.registry import Registry
 from longrun.execution.replay import taps
 from longrun.execution.run import SessionFactory
 from longrun.execution.watch import Watch
-from longrun.execution.worker import Worker
+from longrun.execution.admission import Worker
 from longrun.fanout.hub import Hub
 from longrun.http import health
 from longrun.http.lists import Lists

@@ -10,7 +10,7 @@ from agents.usage import Usage
 from openai.types.responses import ResponseCompletedEvent
 
 from longrun.assembly.assembler import Assembler
-from longrun.execution.recovery import Recovered, recover
+from longrun.execution.takeover import Recovered, recover
 from longrun.execution.replay import taps
 from longrun.execution.run import Run, SessionFactory, Start
 from longrun.protocol import RunRequest

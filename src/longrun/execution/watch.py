@@ -13,7 +13,7 @@ from typing import Final
 
 from longrun.backoff import jittered
 from longrun.errors import LongrunError
-from longrun.execution.worker import Worker
+from longrun.execution.admission import Worker
 from longrun.store.claims import SETTLING, Claims, Surroundings
 
 log = logging.getLogger("longrun.execution.watch")

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from longrun import metrics
 from longrun.assembly.assembler import Assembler
 from longrun.errors import Fenced, LongrunError, Unavailable
-from longrun.execution.recovery import Recovered, recover
+from longrun.execution.takeover import Recovered, recover
 from longrun.execution.registry import Registry
 from longrun.execution.run import (
     Run,
@@ -26,7 +26,7 @@ from longrun.store.events import EventLog
 from longrun.store.log_writer import LogWriter
 from longrun.store.responses import NewResponse, Responses
 
-log = logging.getLogger("longrun.execution.worker")
+log = logging.getLogger("longrun.execution.admission")
 
 JSONObject = dict[str, Any]
 
