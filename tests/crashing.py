@@ -198,9 +198,9 @@ async def take_over(app: Longrun) -> None:
     rows = await app._database.fetch(
         f"SELECT DISTINCT replica_id FROM {app.settings.db_schema}.responses "
         "WHERE status = 'in_progress' AND replica_id <> $1",
-        app._worker._replica_id,
+        app._admission._replica_id,
     )
-    await app._worker.take_orphans([row["replica_id"] for row in rows])
+    await app._admission.take_orphans([row["replica_id"] for row in rows])
 
 
 class Crash(NamedTuple):
@@ -265,7 +265,7 @@ async def _until_dead(given: Crash) -> None:
             if not points:
                 request = asked(given.input)
                 plan[request.response_id] = 0
-                await app._worker.submit(request)
+                await app._admission.submit(request)
                 await finish(app, [request.response_id])
                 points = list(range(1, new.counts[request.response_id] + 1, given.step))
             requests = [(asked(given.input), n) for n in points for _ in range(given.repeat)]
@@ -273,7 +273,7 @@ async def _until_dead(given: Crash) -> None:
             new.die_after = plan
             given.plan.write_text(json.dumps(plan))
             for request, _ in requests:
-                await app._worker.submit(request)
+                await app._admission.submit(request)
             await finish(app, plan)
             os._exit(CRASHED)
 
@@ -284,7 +284,7 @@ def _leave_the_dead(app: Longrun) -> None:
     async def nothing(*given: Any) -> None:
         pass
 
-    app._worker.reconcile = nothing  # type: ignore[method-assign]
+    app._admission.reconcile = nothing  # type: ignore[method-assign]
     app._claims.release = nothing  # type: ignore[method-assign]
 
 

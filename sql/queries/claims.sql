@@ -56,6 +56,13 @@ SET status = 'in_progress', attempt = response.attempt + 1, replica_id = $1,
 WHERE response.id = $2 AND response.status IN ('queued', 'in_progress')
 RETURNING response.id, response.attempt;
 
+-- name: claim_to_end_attempt
+-- One response from the attempt that executes it here, and has broken off.
+UPDATE longrun.responses AS response
+SET attempt = response.attempt + 1, replica_id = $1
+WHERE response.id = $2 AND response.attempt = $3 AND response.status = 'in_progress'
+RETURNING response.id, response.attempt;
+
 -- name: get_claims
 -- What was claimed, as long as it is held as this attempt.
 SELECT response.id, response.principal, response.agent, response.background, response.stored,

@@ -17,11 +17,14 @@ from starlette.types import Receive, Scope, Send
 from longrun import ids
 from longrun.console import routes as console_routes
 from longrun.execution import registry
+from longrun.execution.admission import Admission
+from longrun.execution.attempts import Attempts
+from longrun.execution.ending import Ends
+from longrun.execution.host import Host
 from longrun.execution.registry import Registry
 from longrun.execution.replay import taps
 from longrun.execution.run import SessionFactory
 from longrun.execution.watch import Watch
-from longrun.execution.admission import Worker
 from longrun.fanout.hub import Hub
 from longrun.http import health
 from longrun.http.lists import Lists
@@ -91,19 +94,33 @@ class Longrun:
         )
         self._announcer = Announcer(self._database)
         self._writer = LogWriter(self._database, self._committed)
-        self._worker = Worker(
+        self._host = Host(settings.max_runs, settings.drain_seconds)
+        ends = Ends(self._claims, self._event_log, self._writer)
+        attempts = Attempts(
             served,
             responses=self._responses,
             claims=self._claims,
             event_log=self._event_log,
             writer=self._writer,
             announcer=self._announcer,
-            replica_id=replica_id,
+            ends=ends,
             settings=settings,
             session=session,
         )
+        self._admission = Admission(
+            host=self._host,
+            attempts=attempts,
+            ends=ends,
+            responses=self._responses,
+            claims=self._claims,
+            writer=self._writer,
+            announcer=self._announcer,
+            replica_id=replica_id,
+            settings=settings,
+        )
         self._watch = Watch(
-            self._worker,
+            self._admission,
+            self._host,
             self._claims,
             fit=lambda: self._listener.connected and self._lease.held,
             counted=self._announcer.adapt,
@@ -121,7 +138,7 @@ class Longrun:
         self._store_parts.add("listener", self._listener.run)
         self._store_parts.add("hub", self._hub.run)
         self._work_parts = Supervisor()
-        self._work_parts.add("worker", self._worker.run)
+        self._work_parts.add("host", self._host.run)
         self._work_parts.add("watch", self._watch.run)
         self._work_parts.add("retention", Retention(self._responses, settings).run)
 
@@ -135,7 +152,7 @@ class Longrun:
 
     def _build_asgi(self, settings: Settings) -> Starlette:
         api = ResponsesAPI(
-            runs=self._worker,
+            runs=self._admission,
             models=self.models,
             responses=self._responses,
             event_log=self._event_log,

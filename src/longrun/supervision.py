@@ -89,6 +89,6 @@ def also_on(stop: asyncio.Event, call: Callable[[], None]) -> Iterator[None]:
         waiting.cancel()
 
 
-def let_go(task: asyncio.Task[Any]) -> None:
+def let_go(task: asyncio.Future[Any]) -> None:
     """Nobody will ask what became of a task: asyncio need not complain of its exception."""
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

@@ -10,9 +10,10 @@ from agents.usage import Usage
 from openai.types.responses import ResponseCompletedEvent
 
 from longrun.assembly.assembler import Assembler
-from longrun.execution.takeover import Recovered, recover
+from longrun.execution.host import Handle
 from longrun.execution.replay import taps
 from longrun.execution.run import Run, SessionFactory, Start
+from longrun.execution.takeover import Position, read_position
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.claims import Claim
@@ -85,6 +86,9 @@ class Commits:
     async def items(self, response_id: str) -> dict[int, str]:
         return dict(self.committed_items)
 
+    async def drop_items(self, claim: Claim, indexes: Sequence[int]) -> None:
+        self.dropped.update(indexes)
+
 
 async def run(
     agent: Agent[Any],
@@ -112,37 +116,38 @@ async def run(
     commits.entries.append(Entry(events))
     run_log = commits.open(asked.response_id, 1, len(events))
 
-    async def start() -> Start:
-        return Start(assembler, run_log)
+    async def execute(handle: Handle) -> None:
+        start = Start(assembler, run_log)
+        await Run(agent, asked, handle, start, Settings(), session).execute()
 
-    producing = Run(agent, asked, 1, start, Settings(), session)
-    task = asyncio.create_task(producing.execute())
-    if cancel_after is not None:
-        while len(commits.lines) < cancel_after and not task.done():
-            await asyncio.sleep(0)
-        for _ in range(later):
-            await asyncio.sleep(0)
-        producing.abandon()
-    await task
+    async with asyncio.TaskGroup() as group:
+        handle = Handle(asked, 1, execute, group)
+        if cancel_after is not None:
+            while len(commits.lines) < cancel_after and not handle.task.done():
+                await asyncio.sleep(0)
+            for _ in range(later):
+                await asyncio.sleep(0)
+            handle.abandon()
     return commits
 
 
 async def carry_on(
     agent: Agent[Any], asked: RunRequest, commits: Commits, attempt: int = 2
-) -> Recovered:
+) -> Position:
     """The next attempt, after one died with these commits."""
     claim = Claim(request=asked, attempt=attempt, spent=attempt, cancelled=False, overdue=False)
     given: Any = commits
-    recovered = await recover(claim, given, given)
-    commits.dropped.update(recovered.dropped)
-    recovered.assembler.lifecycle("in_progress")
-    run_log = commits.open(asked.response_id, attempt, recovered.next_sequence)
+    position = await read_position(claim, given, given)
+    position.assembler.lifecycle("in_progress")
+    run_log = commits.open(asked.response_id, attempt, position.next_sequence)
 
-    async def start() -> Start:
-        return Start(recovered.assembler, run_log, recovered.steps)
+    async def execute(handle: Handle) -> None:
+        start = Start(position.assembler, run_log, position.steps)
+        await Run(agent, asked, handle, start, Settings()).execute()
 
-    await asyncio.create_task(Run(agent, asked, attempt, start, Settings()).execute())
-    return recovered
+    async with asyncio.TaskGroup() as group:
+        Handle(asked, attempt, execute, group)
+    return position
 
 
 def check(commits: Commits, **how: Any) -> oracle.Stream:

@@ -1,7 +1,7 @@
-"""Recovery: from what an earlier attempt left in Postgres to where its successor goes on."""
+"""Takeover: from what earlier attempts left in Postgres to where their successor resumes."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ _ITEM_EVENT: Final = re.compile(
 
 
 @dataclass(slots=True)
-class Recovered:
+class Position:
     """Where a response stands.
 
     `dropped`: indexes of finished items of a model turn that was not, and is asked again.
@@ -76,8 +76,8 @@ class _LogScan:
         return [found[index] for index in sorted(found)]
 
 
-async def recover(claim: Claim, claims: Claims, event_log: EventLog) -> Recovered:
-    """Read what earlier attempts of a claimed response left.
+async def read_position(claim: Claim, claims: Claims, event_log: EventLog) -> Position:
+    """Read what earlier attempts of a claimed response left; drop what does not stay of it.
 
     Raises:
         Unavailable: Postgres is away.
@@ -99,7 +99,17 @@ async def recover(claim: Claim, claims: Claims, event_log: EventLog) -> Recovere
     answered = [item["call_id"] for item in outputs if _is_output(item) and item.get("call_id")]
     dropped_calls = [call_id for index, call_id in scan.calls.items() if index not in kept]
     assembler.take_over(scan.open_items(), answered, dropped_calls)
-    return Recovered(assembler, scan.last + 1, steps, sorted(items.keys() - kept.keys()))
+    dropped = sorted(items.keys() - kept.keys())
+    if dropped:
+        await claims.drop_items(claim, dropped)
+    return Position(assembler, scan.last + 1, steps, dropped)
+
+
+def add_recorded_usage(assembler: Assembler, steps: Sequence[Step]) -> None:
+    """The usage of the turns that earlier attempts finished, for a response that only ends."""
+    for step in steps:
+        if step.scope == "" and step.kind == "model":
+            assembler.usage.add(decode_response(step.result)[0].usage)
 
 
 async def _whole_log(response_id: str, event_log: EventLog) -> AsyncIterator[Chunk]:

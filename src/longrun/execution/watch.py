@@ -13,7 +13,8 @@ from typing import Final
 
 from longrun.backoff import jittered
 from longrun.errors import LongrunError
-from longrun.execution.admission import Worker
+from longrun.execution.admission import Admission
+from longrun.execution.host import Host
 from longrun.store.claims import SETTLING, Claims, Surroundings
 
 log = logging.getLogger("longrun.execution.watch")
@@ -39,13 +40,15 @@ class Watch:
 
     def __init__(
         self,
-        worker: Worker,
+        admission: Admission,
+        host: Host,
         claims: Claims,
         *,
         fit: Callable[[], bool],
         counted: Callable[[int], None],
     ) -> None:
-        self._worker = worker
+        self._admission = admission
+        self._host = host
         self._fit = fit
         self._counted = counted
         self._claims = claims
@@ -57,12 +60,12 @@ class Watch:
         """A message of the control channel. A hint: sets flags only."""
         kind, _, rest = message.partition(" ")
         if kind == "work":
-            self._worker.work_waits = True
+            self._admission.work_waits = True
             self._work.set()
         elif kind == "taken":
             response_id, _, attempt = rest.partition(" ")
             if attempt.isdigit():
-                self._worker.taken_by_another(response_id, int(attempt))
+                self._host.abandon_earlier(response_id, int(attempt))
 
     def look_again(self) -> None:
         """Messages may have been missed."""
@@ -88,20 +91,20 @@ class Watch:
 
     async def _look(self) -> None:
         self._work.clear()
-        worker = self._worker
+        admission = self._admission
         around = await self._claims.look_around()
         self._counted(around.replicas)
         if around.overdue:
-            await worker.end_overdue(around.overdue)
-        if around.own != worker.own_summary:
-            await worker.reconcile()
+            await admission.end_overdue(around.overdue)
+        if around.own != admission.own_summary:
+            await admission.reconcile()
         dead = self._dead(around)
         if not self._fit():
             return
         if dead or around.waiting:
-            await worker.take_orphans(dead)
-        if around.waiting or worker.work_waits:
-            await worker.take_queued()
+            await admission.take_orphans(dead)
+        if around.waiting or admission.work_waits:
+            await admission.take_queued()
 
     def _dead(self, around: Surroundings) -> list[str]:
         """The replicas to be taken for dead."""
@@ -118,9 +121,9 @@ class Watch:
         pause = jittered(INTERVAL, spread=0.15)
         ends = [since + FORGIVEN - now for since in self._free_since.values()]
         pause = min([pause, *(end for end in ends if end > 0)])
-        freed = self._worker.slot_freed
+        freed = self._host.slot_freed
         waits = [stop.wait(), self._work.wait()]
-        if self._worker.work_waits:
+        if self._admission.work_waits:
             freed.clear()
             waits.append(freed.wait())
         tasks = [asyncio.ensure_future(wait) for wait in waits]

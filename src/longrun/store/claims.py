@@ -1,6 +1,6 @@
 """Claims: how a replica comes to execute a response, and how it gives one away."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -79,12 +79,14 @@ class Claims:
         found = await self._claim(self._queries.claim_to_end, response_id, cancel)
         return found[0] if found else None
 
-    async def release(self, held: Iterable[tuple[str, int]]) -> None:
-        """Hand over (response id, attempt): anybody may go on."""
-        pairs = list(held)
-        await self._database.execute(
-            self._queries.release, [id_ for id_, _ in pairs], [attempt for _, attempt in pairs]
-        )
+    async def to_end_attempt(self, response_id: str, attempt: int) -> Claim | None:
+        """One response, from this attempt of this replica; None if it does not hold it."""
+        found = await self._claim(self._queries.claim_to_end_attempt, response_id, attempt)
+        return found[0] if found else None
+
+    async def release(self, held: Mapping[str, int]) -> None:
+        """Hand over responses, by id, as the attempt that holds each: anybody may resume them."""
+        await self._database.execute(self._queries.release, list(held), list(held.values()))
 
     async def own(self) -> dict[str, int]:
         """The attempt of each response that this replica holds."""

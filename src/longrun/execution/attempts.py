@@ -1,0 +1,134 @@
+"""Attempts: each is prepared, run, and ended in words, or else handed over (invariant 10)."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from longrun import metrics
+from longrun.errors import Fenced, Unavailable
+from longrun.execution import outcomes
+from longrun.execution.ending import Ends
+from longrun.execution.host import Handle
+from longrun.execution.registry import Registry
+from longrun.execution.run import Run, SessionFactory, Start
+from longrun.execution.takeover import read_position
+from longrun.protocol import RunRequest
+from longrun.settings import Settings
+from longrun.store.announcer import Announcer
+from longrun.store.claims import Claim, Claims
+from longrun.store.events import EventLog
+from longrun.store.log_writer import LogWriter
+from longrun.store.responses import NewResponse, Responses
+
+log = logging.getLogger("longrun.execution.attempts")
+
+RETRY: Final = 1.0
+"""Seconds before it is tried again to end a response while Postgres is away."""
+
+
+class Attempts:
+    """What is done in an attempt, by its handle: a new response's first one, or a resumed one.
+
+    Args:
+        session: makes the SDK Session of each run; None for runs without one.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        responses: Responses,
+        claims: Claims,
+        event_log: EventLog,
+        writer: LogWriter,
+        announcer: Announcer,
+        ends: Ends,
+        settings: Settings,
+        session: SessionFactory | None = None,
+    ) -> None:
+        self._registry = registry
+        self._responses = responses
+        self._claims = claims
+        self._event_log = event_log
+        self._writer = writer
+        self._announcer = announcer
+        self._ends = ends
+        self._settings = settings
+        self._session = session
+
+    async def create(self, new: NewResponse, start: Start, handle: Handle) -> None:
+        """Create a response, and run it. What goes wrong with the first is told by
+        `handle.prepared`."""
+        try:
+            await self._responses.create(new)
+        except Exception as error:
+            handle.prepared.set_exception(error)
+            return
+        async with self._ending_in_words(handle):
+            await self._run(handle, new.request, start)
+
+    async def resume(self, claim: Claim, handle: Handle) -> None:
+        """Run a claimed response from its finished steps."""
+        async with self._ending_in_words(handle):
+            position = await read_position(claim, self._claims, self._event_log)
+            position.assembler.lifecycle("in_progress")
+            run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
+            start = Start(position.assembler, run_log, position.steps)
+            request = await self._responses.with_context(claim.request)
+            await self._run(handle, request, start)
+
+    async def hand_over(self, held: Mapping[str, int]) -> None:
+        """Give responses away, by id, as they are held: whoever has room resumes them.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        if held:
+            await self._claims.release(held)
+            self._announcer.tell("work")
+
+    async def _run(self, handle: Handle, request: RunRequest, start: Start) -> None:
+        handle.prepared.set_result(None)
+        agent = self._registry.get(request.agent)
+        metrics.runs.inc()
+        try:
+            await Run(agent, request, handle, start, self._settings, self._session).execute()
+        finally:
+            metrics.runs.dec()
+
+    @contextlib.asynccontextmanager
+    async def _ending_in_words(self, handle: Handle) -> AsyncIterator[None]:
+        """For what may end without having ended its response: that is somebody else's then, or
+        handed over, or it fails. It is never left to be executed again and again."""
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            # Not by us: an agent may cancel the task that it finds itself in.
+            handle.task.uncancel()
+            if handle.left:
+                await self.hand_over({handle.response_id: handle.attempt})
+            elif not handle.abandoned:
+                await self._fail(handle, error)
+        except Fenced as error:
+            log.info("run of %s is another attempt's: %s", handle.response_id, error)
+        except Unavailable as error:
+            log.warning("run of %s could not begin: %s", handle.response_id, error)
+            await self.hand_over({handle.response_id: handle.attempt})
+        except Exception as error:
+            await self._fail(handle, error)
+
+    async def _fail(self, handle: Handle, error: BaseException) -> None:
+        """End a response whose attempt broke off, by a claim: nothing that is pending of the
+        attempt can be written after it."""
+        log.error("run of %s broke off", handle.response_id, exc_info=error)
+        outcome = outcomes.of_exception(error, self._settings.max_turns)
+        while True:
+            try:
+                claim = await self._claims.to_end_attempt(handle.response_id, handle.attempt)
+                if claim is not None:
+                    await self._ends.end(claim, outcome)
+                return
+            except Unavailable:
+                await asyncio.sleep(RETRY)

@@ -1,0 +1,59 @@
+"""The end of a response: its terminal event, its status and its final snapshot, in one commit."""
+
+import contextlib
+import time
+
+from longrun import metrics
+from longrun.assembly.assembler import Assembler
+from longrun.errors import Fenced
+from longrun.execution.outcomes import Outcome
+from longrun.execution.takeover import add_recorded_usage, read_position
+from longrun.store.claims import Claim, Claims
+from longrun.store.events import EventLog
+from longrun.store.log_writer import LogWriter
+from longrun.store.records import Ending
+from longrun.store.run_log import RunLog
+
+
+async def end_response(assembler: Assembler, run_log: RunLog, outcome: Outcome) -> None:
+    """Close what is open, and end the response.
+
+    Raises:
+        Fenced: another attempt holds the response, or somebody ended it first.
+    """
+    document = assembler.end(*outcome, int(time.time()))
+    emission = assembler.collect()
+    run_log.append(emission.events, items=emission.items, ending=Ending(outcome.status, document))
+    await run_log.flush()
+    metrics.runs_finished.labels(outcome.status).inc()
+
+
+class Ends:
+    """Ends responses that are not run: cancelled, overdue, given up.
+
+    Attributes:
+        under_way: the attempt of each response that is being ended here.
+    """
+
+    def __init__(self, claims: Claims, event_log: EventLog, writer: LogWriter) -> None:
+        self.under_way: dict[str, int] = {}
+        self._claims = claims
+        self._event_log = event_log
+        self._writer = writer
+
+    async def end(self, claim: Claim, outcome: Outcome) -> None:
+        """End a claimed response. Whoever claimed it meanwhile does it instead.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        self.under_way[claim.id] = claim.attempt
+        try:
+            with contextlib.suppress(Fenced):
+                position = await read_position(claim, self._claims, self._event_log)
+                add_recorded_usage(position.assembler, position.steps)
+                run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
+                await end_response(position.assembler, run_log, outcome)
+        finally:
+            if self.under_way.get(claim.id) == claim.attempt:
+                del self.under_way[claim.id]

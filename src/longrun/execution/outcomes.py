@@ -1,0 +1,67 @@
+"""How a response ends: its terminal status, and what its client is told if it failed."""
+
+from typing import Any, Final, NamedTuple
+
+import openai
+from agents import (
+    InputGuardrailTripwireTriggered,
+    MaxTurnsExceeded,
+    OutputGuardrailTripwireTriggered,
+)
+
+from longrun.errors import LongrunError, ReplayMismatch
+from longrun.protocol import Status
+from longrun.settings import Settings
+from longrun.store.claims import Claim
+
+
+class Outcome(NamedTuple):
+    """A terminal status, and the `error` of the Response object."""
+
+    status: Status
+    error: dict[str, Any] | None = None
+
+
+COMPLETED: Final = Outcome("completed")
+INCOMPLETE: Final = Outcome("incomplete")
+CANCELLED: Final = Outcome("cancelled")
+
+
+def failed(message: str, code: str = "server_error") -> Outcome:
+    """A failure, with a code of openai's `ResponseError`."""
+    return Outcome("failed", {"code": code, "message": message})
+
+
+def instead_of_a_run(claim: Claim, settings: Settings) -> Outcome | None:
+    """How a claimed response is to be ended at once; None if it is to be run."""
+    if claim.cancelled:
+        return CANCELLED
+    if claim.overdue:
+        limit = f"{settings.run_timeout:g}"
+        return failed(f"The response took longer than {limit} seconds (LONGRUN_RUN_TIMEOUT).")
+    if claim.spent > settings.max_attempts:
+        return failed(f"The run was interrupted {claim.spent - 1} times and was given up.")
+    return None
+
+
+def of_exception(error: BaseException, max_turns: int) -> Outcome:
+    """What a client is told of an exception: never its text, unless it is an error of ours."""
+    match error:
+        case ReplayMismatch():
+            return failed(
+                "The run was interrupted, and the agent's code was changed since, so that it "
+                "cannot be resumed."
+            )
+        case LongrunError():
+            return failed(error.message)
+        case MaxTurnsExceeded():
+            return failed(f"The run took more than {max_turns} model turns.")
+        case InputGuardrailTripwireTriggered():
+            return failed("The input was refused by a guardrail of the agent.", "invalid_prompt")
+        case OutputGuardrailTripwireTriggered():
+            return failed("The output was refused by a guardrail of the agent.")
+        case openai.RateLimitError():
+            message = "The model's provider refused: too many requests."
+            return failed(message, "rate_limit_exceeded")
+        case _:
+            return failed("The agent failed.")
