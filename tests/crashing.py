@@ -194,13 +194,17 @@ async def finish(app: Longrun, response_ids: Iterable[str]) -> None:
 
 
 async def take_over(app: Longrun) -> None:
-    """Carry on all that others left, without waiting for the watch to notice."""
+    """Resume all that others left, without waiting for the watch to notice. These processes die
+    of their tests: no response is suspected of it."""
+    responses = f"{app.settings.db_schema}.responses"
     rows = await app._database.fetch(
-        f"SELECT DISTINCT replica_id FROM {app.settings.db_schema}.responses "
+        f"SELECT DISTINCT replica_id FROM {responses} "
         "WHERE status = 'in_progress' AND replica_id <> $1",
         app._admission._replica_id,
     )
-    await app._admission.take_orphans([row["replica_id"] for row in rows])
+    await app._claims.count_deaths([row["replica_id"] for row in rows])
+    await app._database.execute(f"UPDATE {responses} SET deaths = 0")
+    await app._admission.take_orphans()
 
 
 class Crash(NamedTuple):

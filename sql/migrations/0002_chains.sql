@@ -13,3 +13,13 @@ CREATE INDEX responses_by_status ON longrun.responses (principal, status, id DES
 CREATE INDEX responses_by_agent ON longrun.responses (principal, agent, id DESC) WHERE stored;
 CREATE INDEX responses_by_metadata ON longrun.responses USING gin (metadata_hashes)
     WHERE metadata_hashes IS NOT NULL;
+
+-- What is known of a response that takes its replicas along, or never gets on; and of its end.
+
+ALTER TABLE longrun.responses
+    -- Replicas that died while they executed it, in a row: none of those attempts recorded a step.
+    ADD COLUMN deaths integer NOT NULL DEFAULT 0,
+    -- Handovers in a row in which no step was recorded.
+    ADD COLUMN handovers integer NOT NULL DEFAULT 0,
+    -- Since when its holder is ending it. Others leave it alone meanwhile.
+    ADD COLUMN ending_at timestamptz;

@@ -30,36 +30,102 @@ FROM next
 WHERE response.id = next.id
 RETURNING response.id, response.attempt;
 
+-- name: count_deaths
+-- Runs of replicas that are gone are handed over, and each death is counted for each of them. It
+-- uses up an attempt only of a run that was alone: of several, one may have taken the others
+-- along. An attempt that recorded a step got on: what it died of is not what others died of.
+WITH lost AS MATERIALIZED (
+    SELECT response.id, response.replica_id,
+        CASE
+            WHEN EXISTS (
+                SELECT FROM longrun.steps AS step
+                WHERE step.response_id = response.id AND step.attempt = response.attempt
+            ) THEN 1
+            ELSE response.deaths + 1
+        END AS deaths
+    FROM longrun.responses AS response
+    WHERE response.status = 'in_progress' AND response.replica_id = ANY($1::text[])
+    ORDER BY response.id
+    FOR UPDATE OF response SKIP LOCKED
+), company AS (
+    SELECT replica_id, count(*) AS runs FROM longrun.responses
+    WHERE status = 'in_progress' AND replica_id = ANY($1::text[])
+        AND NOT cancelled AND deadline_at > now()
+    GROUP BY replica_id
+)
+UPDATE longrun.responses AS response
+SET replica_id = NULL, ending_at = NULL, deaths = lost.deaths,
+    spent = CASE WHEN company.runs = 1 THEN 1 + lost.deaths ELSE response.spent END
+FROM lost
+LEFT JOIN company ON company.replica_id = lost.replica_id
+WHERE response.id = lost.id;
+
 -- name: claim_orphans
--- Runs of replicas that are gone, and runs that were handed over, which uses up no attempt.
--- Of agents that are served here: while a new version is rolled out, not all serve the same.
+-- Runs that were handed over, of agents that are served here: while a new version is rolled out,
+-- not all serve the same. Not those that were under way in two deaths (claim_suspect), unless
+-- they are only to be ended.
 WITH next AS (
-    SELECT id, replica_id FROM longrun.responses
-    WHERE status = 'in_progress' AND (replica_id = ANY($2::text[]) OR replica_id IS NULL)
-        AND ($4::text[] IS NULL OR agent = ANY($4) OR cancelled)
+    SELECT id FROM longrun.responses
+    WHERE status = 'in_progress' AND replica_id IS NULL
+        AND ($3::text[] IS NULL OR agent = ANY($3) OR cancelled)
+        AND (deaths < 2 OR cancelled OR deadline_at < now() OR spent > $4)
     ORDER BY id
-    LIMIT $3
+    LIMIT $2
     FOR UPDATE SKIP LOCKED
 )
 UPDATE longrun.responses AS response
-SET attempt = response.attempt + 1, replica_id = $1,
-    spent = response.spent + CASE WHEN next.replica_id IS NULL THEN 0 ELSE 1 END
+SET attempt = response.attempt + 1, replica_id = $1
 FROM next
 WHERE response.id = next.id
 RETURNING response.id, response.attempt;
 
--- name: claim_to_end
--- One response, whoever holds it, in order to end it. Decides between its own end and this.
-UPDATE longrun.responses AS response
-SET status = 'in_progress', attempt = response.attempt + 1, replica_id = $1,
-    cancelled = response.cancelled OR $3
-WHERE response.id = $2 AND response.status IN ('queued', 'in_progress')
-RETURNING response.id, response.attempt;
-
--- name: claim_to_end_attempt
--- One response from the attempt that executes it here, and has broken off.
+-- name: claim_suspect
+-- One that was under way in two deaths. Whoever claims it executes nothing else meanwhile.
+WITH next AS (
+    SELECT id FROM longrun.responses
+    WHERE status = 'in_progress' AND replica_id IS NULL AND deaths >= 2
+        AND ($2::text[] IS NULL OR agent = ANY($2))
+    ORDER BY id
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
 UPDATE longrun.responses AS response
 SET attempt = response.attempt + 1, replica_id = $1
+FROM next
+WHERE response.id = next.id
+RETURNING response.id, response.attempt;
+
+-- name: claim_to_cancel
+-- One response of a principal's, whoever executes it, in order to end it. Decides between its
+-- own end and this. Not if it is being ended already.
+UPDATE longrun.responses AS response
+SET status = 'in_progress', attempt = response.attempt + 1, replica_id = $1,
+    cancelled = true, ending_at = now()
+WHERE response.id = $2 AND response.principal = $3
+    AND response.status IN ('queued', 'in_progress')
+    AND (response.ending_at IS NULL OR response.ending_at < now() - interval '1 minute')
+RETURNING response.id, response.attempt;
+
+-- name: claim_overdue
+-- Those of some responses whose time is over, whoever's they are, in order to end them. Not what
+-- is being ended already.
+WITH next AS (
+    SELECT id FROM longrun.responses
+    WHERE id = ANY($2::text[]) AND status IN ('queued', 'in_progress') AND deadline_at < now()
+        AND (ending_at IS NULL OR ending_at < now() - interval '1 minute')
+    ORDER BY id
+    FOR UPDATE
+)
+UPDATE longrun.responses AS response
+SET status = 'in_progress', attempt = response.attempt + 1, replica_id = $1, ending_at = now()
+FROM next
+WHERE response.id = next.id
+RETURNING response.id, response.attempt;
+
+-- name: claim_to_fail
+-- One response from the attempt that executes it here, and has broken off.
+UPDATE longrun.responses AS response
+SET attempt = response.attempt + 1, replica_id = $1, ending_at = now()
 WHERE response.id = $2 AND response.attempt = $3 AND response.status = 'in_progress'
 RETURNING response.id, response.attempt;
 
@@ -67,16 +133,24 @@ RETURNING response.id, response.attempt;
 -- What was claimed, as long as it is held as this attempt.
 SELECT response.id, response.principal, response.agent, response.background, response.stored,
     response.document, response.input, response.request, response.previous_id,
-    response.attempt, response.spent, response.cancelled, response.deadline_at < now() AS overdue
+    response.attempt, response.spent, response.handovers, response.cancelled,
+    response.deadline_at < now() AS overdue
 FROM unnest($1::text[], $2::integer[]) WITH ORDINALITY AS claim (id, attempt, place)
 JOIN longrun.responses AS response
     ON response.id = claim.id AND response.attempt = claim.attempt
 ORDER BY claim.place;
 
 -- name: release
--- Hand runs over: whoever is free goes on, with the next attempt.
+-- Hand runs over: whoever has room resumes them, with the next attempt.
 UPDATE longrun.responses AS response
-SET replica_id = NULL
+SET replica_id = NULL, ending_at = NULL,
+    handovers = CASE
+        WHEN EXISTS (
+            SELECT FROM longrun.steps AS step
+            WHERE step.response_id = response.id AND step.attempt = response.attempt
+        ) THEN 1
+        ELSE response.handovers + 1
+    END
 FROM unnest($1::text[], $2::integer[]) AS run (id, attempt)
 WHERE response.id = run.id AND response.attempt = run.attempt
     AND response.status = 'in_progress';

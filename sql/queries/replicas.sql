@@ -17,8 +17,9 @@ UPDATE longrun.replicas SET lease_until = now() WHERE id = $1;
 -- name: look_around
 -- Everything that a replica has to notice, in one query: of the others that hold responses,
 -- whose lease ran out and whose lock is free; what waits, what is overdue, what of its own is no
--- longer its own; how many replicas are alive. `steady`: Postgres itself has been up for some
--- time, so that leases and locks mean something.
+-- longer its own; how many replicas are alive. `suspects`: one waits that was under way in two
+-- deaths and runs alone, on the one replica that is `chosen` for these. `steady`: Postgres itself
+-- has been up for some time, so that leases and locks mean something.
 WITH others AS (
     SELECT replica.id, replica.lease_until FROM longrun.replicas AS replica
     WHERE replica.id <> $1 AND EXISTS (
@@ -39,13 +40,22 @@ SELECT
     ) AS unlocked,
     EXISTS (SELECT FROM longrun.responses WHERE status = 'queued')
         OR EXISTS (
-            SELECT FROM longrun.responses WHERE status = 'in_progress' AND replica_id IS NULL
+            SELECT FROM longrun.responses
+            WHERE status = 'in_progress' AND replica_id IS NULL
+                AND (deaths < 2 OR cancelled OR deadline_at < now() OR spent > $4)
         ) AS waiting,
+    EXISTS (
+        SELECT FROM longrun.responses
+        WHERE status = 'in_progress' AND replica_id IS NULL AND deaths >= 2
+            AND ($3::text[] IS NULL OR agent = ANY($3))
+    ) AS suspects,
+    $1 = (SELECT min(id) FROM longrun.replicas WHERE lease_until > now()) AS chosen,
     ARRAY(
         SELECT response.id FROM longrun.responses AS response
         WHERE response.status IN ('queued', 'in_progress')
             AND response.deadline_at < now()
                 - CASE WHEN response.replica_id <> $1 THEN interval '3 seconds' ELSE '0' END
+            AND (response.ending_at IS NULL OR response.ending_at < now() - interval '1 minute')
         LIMIT 1000
     ) AS overdue,
     (

@@ -163,6 +163,11 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Attempts at a response after which one more crash fails it.",
     )
+    max_handovers: int = Field(
+        100,
+        ge=1,
+        description="Handovers of a run in a row, without a finished step, before it fails.",
+    )
     lease_seconds: float = Field(
         default=10.0,
         ge=1,

@@ -355,7 +355,7 @@ async def test_case_09_a_cancelled_tool_is_not_recorded_and_its_thread_is_told(
         request = asked("go")
         await app._admission.submit(request)
         await asyncio.to_thread(thread.started.wait, 30)
-        assert await app._admission.cancel(request.response_id)
+        assert await app._admission.cancel(request.response_id, request.principal)
         thread.may_end.set()
         await asyncio.to_thread(thread.ended.wait, 30)
         await finish(app, [request.response_id])

@@ -135,7 +135,9 @@ async def carry_on(
     agent: Agent[Any], asked: RunRequest, commits: Commits, attempt: int = 2
 ) -> Position:
     """The next attempt, after one died with these commits."""
-    claim = Claim(request=asked, attempt=attempt, spent=attempt, cancelled=False, overdue=False)
+    claim = Claim(
+        request=asked, attempt=attempt, spent=attempt, handovers=0, cancelled=False, overdue=False
+    )
     given: Any = commits
     position = await read_position(claim, given, given)
     position.assembler.lifecycle("in_progress")

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from longrun.assembly.assembler import Assembler
 from longrun.errors import Unavailable
@@ -32,6 +32,7 @@ class Admission:
 
     Attributes:
         work_waits: something is queued somewhere, as far as this replica knows.
+        makes_room: nothing is taken until this replica is idle, for a run that is to be alone.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Admission:
         self._settings = settings
         self._differed: set[tuple[str, int]] = set()
         self.work_waits = False
+        self.makes_room = False
 
     # -- what http calls ------------------------------------------------------------------
 
@@ -71,7 +73,7 @@ class Admission:
         """
         if not self._host.hosting:
             raise stopping()
-        starts = self._host.room > 0 and not self.work_waits
+        starts = self.room > 0 and not self.work_waits
         assembler = Assembler(request.response_id, request.document)
         assembler.lifecycle("in_progress" if starts else "queued")
         new = NewResponse(request, assembler.collect().events, self._replica_id if starts else None)
@@ -91,22 +93,23 @@ class Admission:
         handle = self._host.begin(new.request, 1, create)
         await asyncio.shield(handle.prepared)
 
-    async def cancel(self, response_id: str) -> bool:
-        """End a response as `cancelled`, wherever it is executed. False: it had ended already.
+    async def cancel(self, response_id: str, principal: str) -> bool:
+        """End a principal's response as `cancelled`, wherever it is executed. False: it has ended,
+        or is being ended.
 
         One compare-and-set decides between this and the run's own end; whoever executes it is
         fenced by it, and told to stop.
         """
         # A task of the host's: the caller may go away, the end must come all the same.
-        outcome = await asyncio.shield(self._host.spawn(self._cancel(response_id)))
+        outcome = await asyncio.shield(self._host.spawn(self._cancel(response_id, principal)))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    async def _cancel(self, response_id: str) -> bool | Exception:
+    async def _cancel(self, response_id: str, principal: str) -> bool | Exception:
         """Raises nothing, which would end the host."""
         try:
-            claim = await self._claims.to_end(response_id, cancel=True)
+            claim = await self._claims.to_cancel(response_id, principal)
         except Exception as error:
             return error
         if claim is not None:
@@ -114,17 +117,17 @@ class Admission:
             await logged(self._ends.end(claim, CANCELLED))
         return claim is not None
 
-    def cancel_soon(self, response_id: str) -> None:
+    def cancel_soon(self, response_id: str, principal: str) -> None:
         """Cancel for a caller that cannot wait."""
         with contextlib.suppress(Unavailable):
-            self._host.spawn(self._cancel(response_id))
+            self._host.spawn(self._cancel(response_id, principal))
 
     # -- what the watch calls -------------------------------------------------------------
 
     @property
-    def has_room(self) -> bool:
-        """Whether this replica would start a run now."""
-        return self._host.room > 0
+    def room(self) -> int:
+        """How many more runs this replica would take."""
+        return 0 if self.makes_room else self._host.room
 
     @property
     def own_summary(self) -> str:
@@ -137,29 +140,40 @@ class Admission:
         """The attempt of each response that is executed, or ended, here."""
         return self._host.attempts | self._ends.under_way
 
-    async def take_orphans(self, dead: list[str]) -> None:
-        """Resume runs of dead replicas, and runs that were handed over."""
-        while self._host.room > 0:
-            found = await self._claims.orphans(dead, self._host.room)
+    async def count_deaths(self, dead: Sequence[str]) -> None:
+        """Hand over the runs of dead replicas."""
+        await self._claims.count_deaths(dead)
+
+    async def take_orphans(self) -> None:
+        """Resume runs that were handed over."""
+        while self.room > 0:
+            found = await self._claims.orphans(self.room)
             await self._take(found)
             if not found:
                 return
 
+    async def take_suspect(self) -> None:
+        """Resume a run that was under way in two deaths, once nothing else is executed here: if it
+        is what takes its replicas along, it takes no other run along."""
+        if self._host.hosting and self._host.idle:
+            with self._host.reserved():
+                claim = await self._claims.suspect()
+                if claim is not None:
+                    log.warning("%s was under way in two deaths: it runs alone", claim.id)
+                    await self._take([claim], alone=True)
+
     async def take_queued(self) -> None:
         """Start what waits in the queue, as far as there is room."""
-        while self._host.room > 0:
-            found = await self._claims.queued(self._host.room)
+        while self.room > 0:
+            found = await self._claims.queued(self.room)
             await self._take(found)
             if not found:
                 self.work_waits = False
                 return
 
-    async def end_overdue(self, overdue: Iterable[str]) -> None:
+    async def end_overdue(self, overdue: Sequence[str]) -> None:
         """End responses whose time is over, whoever executes them, or nobody."""
-        for response_id in overdue:
-            claim = await self._claims.to_end(response_id, cancel=False)
-            if claim is not None:
-                await self._take([claim])
+        await self._take(await self._claims.overdue_unscoped(overdue))
 
     async def reconcile(self) -> None:
         """Compare what is held here with what Postgres says is ours.
@@ -188,7 +202,7 @@ class Admission:
 
     # -- claims ---------------------------------------------------------------------------
 
-    async def _take(self, claims: Sequence[Claim]) -> None:
+    async def _take(self, claims: Sequence[Claim], *, alone: bool = False) -> None:
         if not self._host.hosting:
             # The drain began while Postgres was asked.
             await self._attempts.hand_over({claim.id: claim.attempt for claim in claims})
@@ -198,7 +212,7 @@ class Admission:
             outcome = instead_of_a_run(claim, self._settings)
             if outcome is None:
                 resume = functools.partial(self._attempts.resume, claim)
-                self._host.begin(claim.request, claim.attempt, resume)
+                self._host.begin(claim.request, claim.attempt, resume, alone=alone)
             else:
                 self._host.spawn(logged(self._ends.end(claim, outcome)))
 

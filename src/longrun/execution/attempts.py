@@ -126,7 +126,7 @@ class Attempts:
         outcome = outcomes.of_exception(error, self._settings.max_turns)
         while True:
             try:
-                claim = await self._claims.to_end_attempt(handle.response_id, handle.attempt)
+                claim = await self._claims.to_fail(handle.response_id, handle.attempt)
                 if claim is not None:
                     await self._ends.end(claim, outcome)
                 return

@@ -2,9 +2,10 @@
 them."""
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from longrun.errors import LongrunError, Unavailable
@@ -30,6 +31,7 @@ class Handle:
         execute: does all of the attempt, in a task of `group`.
 
     Attributes:
+        alone: nothing else begins here while it lives.
         current: what `longrun.current()` gives within it.
         prepared: done when Postgres knows of the attempt, and it is about to run; or what went
             wrong before.
@@ -44,8 +46,11 @@ class Handle:
         attempt: int,
         execute: Callable[["Handle"], Coroutine[Any, Any, None]],
         group: asyncio.TaskGroup,
+        *,
+        alone: bool = False,
     ) -> None:
         self.response_id = request.response_id
+        self.alone = alone
         self.attempt = attempt
         self.leaving = False
         self.left = False
@@ -96,6 +101,7 @@ class Host:
         self._live: dict[str, Handle] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._group: asyncio.TaskGroup | None = None
+        self._reserved = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Host runs until `stop`; then let them end, and hand over those that do not."""
@@ -122,7 +128,23 @@ class Host:
     @property
     def room(self) -> int:
         """How many more runs may begin."""
-        return self._max_runs - len(self._live) if self.hosting else 0
+        if not self.hosting or self._reserved or any(h.alone for h in self._live.values()):
+            return 0
+        return self._max_runs - len(self._live)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is executed here."""
+        return not self._live
+
+    @contextlib.contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Within the block there is no room, but for a run that is to be alone."""
+        self._reserved = True
+        try:
+            yield
+        finally:
+            self._reserved = False
 
     @property
     def attempts(self) -> dict[str, int]:
@@ -146,13 +168,18 @@ class Host:
         request: RunRequest,
         attempt: int,
         execute: Callable[[Handle], Coroutine[Any, Any, None]],
+        *,
+        alone: bool = False,
     ) -> Handle:
         """Execute an attempt; its place is taken at once.
+
+        Args:
+            alone: nothing else may begin as long as it lives.
 
         Raises:
             Unavailable: this replica is stopping.
         """
-        handle = Handle(request, attempt, execute, self._open_group())
+        handle = Handle(request, attempt, execute, self._open_group(), alone=alone)
         self._live[handle.response_id] = handle
         handle.task.add_done_callback(lambda _: self._ended(handle))
         self._track(handle.task)

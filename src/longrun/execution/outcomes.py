@@ -41,6 +41,9 @@ def instead_of_a_run(claim: Claim, settings: Settings) -> Outcome | None:
         return failed(f"The response took longer than {limit} seconds (LONGRUN_RUN_TIMEOUT).")
     if claim.spent > settings.max_attempts:
         return failed(f"The run was interrupted {claim.spent - 1} times and was given up.")
+    if claim.handovers > settings.max_handovers:
+        times = claim.handovers
+        return failed(f"The run was handed over {times} times without getting on, and given up.")
     return None
 
 

@@ -60,8 +60,10 @@ class Watch:
         """A message of the control channel. A hint: sets flags only."""
         kind, _, rest = message.partition(" ")
         if kind == "work":
+            # A replica that is full need not look: it will, once a run of its own has ended.
             self._admission.work_waits = True
-            self._work.set()
+            if self._admission.room > 0:
+                self._work.set()
         elif kind == "taken":
             response_id, _, attempt = rest.partition(" ")
             if attempt.isdigit():
@@ -101,8 +103,13 @@ class Watch:
         dead = self._dead(around)
         if not self._fit():
             return
+        if dead:
+            await admission.count_deaths(dead)
+        admission.makes_room = around.suspects and around.chosen
+        if admission.makes_room:
+            await admission.take_suspect()
         if dead or around.waiting:
-            await admission.take_orphans(dead)
+            await admission.take_orphans()
         if around.waiting or admission.work_waits:
             await admission.take_queued()
 

@@ -41,9 +41,9 @@ class Runs(Protocol):
 
     async def submit(self, request: RunRequest) -> Status: ...
 
-    async def cancel(self, response_id: str) -> bool: ...
+    async def cancel(self, response_id: str, principal: str) -> bool: ...
 
-    def cancel_soon(self, response_id: str) -> None: ...
+    def cancel_soon(self, response_id: str, principal: str) -> None: ...
 
 
 class ResponsesAPI:
@@ -149,7 +149,7 @@ class ResponsesAPI:
     def _stream_of_creation(self, response_id: str, run_request: RunRequest) -> EventStream:
         def disconnected() -> None:
             if not run_request.background and self._settings.cancel_on_disconnect:
-                self._runs.cancel_soon(response_id)
+                self._runs.cancel_soon(response_id, ANYONE)
 
         return EventStream(
             self._tail(response_id),
@@ -171,7 +171,7 @@ class ResponsesAPI:
             leaving.cancel()
             ending.cancel()
         if gone and self._settings.cancel_on_disconnect:
-            self._runs.cancel_soon(response_id)
+            self._runs.cancel_soon(response_id, ANYONE)
         stored = await self._responses.get_unscoped(response_id)
         if not run_request.stored and stored is not None and stored.finished:
             with contextlib.suppress(LongrunError):
@@ -243,7 +243,7 @@ class ResponsesAPI:
                 param="id",
             )
         if not stored.finished:
-            await self._runs.cancel(response_id)
+            await self._runs.cancel(response_id, ANYONE)
             # Also when another end came first: the answer says what won.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CANCEL_WAIT):
@@ -256,7 +256,7 @@ class ResponsesAPI:
         response_id = request.path_params["id"]
         stored = await self._known(response_id)
         if not stored.finished:
-            await self._runs.cancel(response_id)
+            await self._runs.cancel(response_id, ANYONE)
         await self._responses.delete(response_id, ANYONE)
         return JSONAnswer({"id": response_id, "object": "response", "deleted": True})
 

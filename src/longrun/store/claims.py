@@ -18,13 +18,14 @@ after this one was: before that, nobody is taken for dead."""
 class Claim:
     """A response that this replica now holds, as attempt `attempt`.
 
-    `spent` counts the attempts that were used up, this one included; `cancelled` and `overdue`
-    say that it is to be ended, not run.
+    `spent` counts the attempts that were used up, this one included; `handovers` those in a row
+    in which it did not get on; `cancelled` and `overdue` say that it is to be ended, not run.
     """
 
     request: RunRequest
     attempt: int
     spent: int
+    handovers: int
     cancelled: bool
     overdue: bool
 
@@ -40,6 +41,8 @@ class Surroundings:
     expired: list[str]
     unlocked: list[str]
     waiting: bool
+    suspects: bool
+    chosen: bool
     overdue: list[str]
     own: str
     replicas: int
@@ -62,27 +65,47 @@ class Claims:
         self._replica_id = replica_id
 
     async def look_around(self) -> Surroundings:
-        row = await self._database.fetch_row(self._queries.look_around, self._replica_id, SETTLING)
+        row = await self._database.fetch_row(
+            self._queries.look_around,
+            self._replica_id,
+            SETTLING,
+            self._agents,
+            self._database.settings.max_attempts,
+        )
         assert row is not None
         return Surroundings(**row)
+
+    async def count_deaths(self, dead: Sequence[str]) -> None:
+        """Hand over what these dead replicas were executing, and count their deaths."""
+        await self._database.execute(self._queries.count_deaths, list(dead))
 
     async def queued(self, limit: int) -> list[Claim]:
         """The next responses that wait, at most `limit`."""
         return await self._claim(self._queries.claim_queued, limit, self._agents)
 
-    async def orphans(self, dead: Sequence[str], limit: int) -> list[Claim]:
-        """Runs of these dead replicas, and runs that were handed over, at most `limit`."""
-        return await self._claim(self._queries.claim_orphans, list(dead), limit, self._agents)
+    async def orphans(self, limit: int) -> list[Claim]:
+        """Runs that were handed over, by their replicas or by the death of these; at most
+        `limit`."""
+        most = self._database.settings.max_attempts
+        return await self._claim(self._queries.claim_orphans, limit, self._agents, most)
 
-    async def to_end(self, response_id: str, *, cancel: bool) -> Claim | None:
-        """One response, from whoever holds it; None if it is finished (or gone) already."""
-        found = await self._claim(self._queries.claim_to_end, response_id, cancel)
-        return found[0] if found else None
+    async def suspect(self) -> Claim | None:
+        """A run that was under way in two deaths, to be executed alone."""
+        return _only(await self._claim(self._queries.claim_suspect, self._agents))
 
-    async def to_end_attempt(self, response_id: str, attempt: int) -> Claim | None:
+    async def to_cancel(self, response_id: str, principal: str) -> Claim | None:
+        """One response, from whoever executes it; None if it has ended, is ending or is not
+        theirs."""
+        return _only(await self._claim(self._queries.claim_to_cancel, response_id, principal))
+
+    async def overdue_unscoped(self, response_ids: Sequence[str]) -> list[Claim]:
+        """Those of these responses, whoever's they are, whose time is over and which nobody is
+        ending."""
+        return await self._claim(self._queries.claim_overdue, list(response_ids))
+
+    async def to_fail(self, response_id: str, attempt: int) -> Claim | None:
         """One response, from this attempt of this replica; None if it does not hold it."""
-        found = await self._claim(self._queries.claim_to_end_attempt, response_id, attempt)
-        return found[0] if found else None
+        return _only(await self._claim(self._queries.claim_to_fail, response_id, attempt))
 
     async def release(self, held: Mapping[str, int]) -> None:
         """Hand over responses, by id, as the attempt that holds each: anybody may resume them."""
@@ -128,11 +151,16 @@ class Claims:
         return [_claim_of(dict(row)) for row in claimed]
 
 
+def _only(claims: list[Claim]) -> Claim | None:
+    return claims[0] if claims else None
+
+
 def _claim_of(row: Mapping[str, Any]) -> Claim:
     return Claim(
         request=request_of(row),
         attempt=row["attempt"],
         spent=row["spent"],
+        handovers=row["handovers"],
         cancelled=row["cancelled"],
         overdue=row["overdue"],
     )
