@@ -290,6 +290,7 @@ def _leave_the_dead(app: Longrun) -> None:
 
     app._admission.reconcile = nothing  # type: ignore[method-assign]
     app._claims.release = nothing  # type: ignore[method-assign]
+    app._claims.to_fail = nothing  # type: ignore[assignment]
 
 
 # -- what is left -----------------------------------------------------------------------------

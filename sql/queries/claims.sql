@@ -165,6 +165,10 @@ SELECT output_index, item FROM longrun.items WHERE response_id = $1 ORDER BY out
 -- name: list_steps
 SELECT scope, kind, key, fingerprint, result FROM longrun.steps WHERE response_id = $1;
 
+-- name: list_model_turns
+SELECT scope, kind, key, fingerprint, result FROM longrun.steps
+WHERE response_id = $1 AND scope = '' AND kind = 'model';
+
 -- name: drop_items
 -- Items of a turn that was not finished: it is asked again.
 DELETE FROM longrun.items AS item

@@ -83,6 +83,23 @@ FROM (
 WHERE page.bytes_through - page.bytes < $3
 ORDER BY page.last;
 
+-- name: read_item_page
+-- Chunks after a cursor, as read_page has them, but only those in which an item begins or ends; at least one if there is any, then
+-- as many as fit into $3 bytes.
+SELECT page.first, page.last, page.data
+FROM (
+    SELECT chunk.first, chunk.last, chunk.data,
+        sum(octet_length(chunk.data)) OVER (ORDER BY chunk.last) AS bytes_through,
+        octet_length(chunk.data) AS bytes
+    FROM longrun.event_chunks AS chunk
+    WHERE chunk.response_id = $1 AND chunk.last > $2
+        AND position('{"type":"response.output_item.'::bytea IN chunk.data) > 0
+    ORDER BY chunk.last
+    LIMIT 2000
+) AS page
+WHERE page.bytes_through - page.bytes < $3
+ORDER BY page.last;
+
 -- name: read_end
 SELECT first, last, data FROM longrun.event_chunks
 WHERE response_id = $1 ORDER BY last DESC LIMIT 1;

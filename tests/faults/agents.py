@@ -177,7 +177,14 @@ async def die(context: ToolContext[Any]) -> str:
     return ""
 
 
+@function_tool
+async def crash(context: ToolContext[Any]) -> str:
+    """End the replica, as a crash in C would: no code of it can catch that."""
+    note("tool", context.tool_call_id)
+    os._exit(7)
+
+
 def agents() -> list[Agent[Any]]:
     """One agent, `gated`."""
-    tools: list[Any] = [work, stuck, block, sleep_in_thread, die]
+    tools: list[Any] = [work, stuck, block, sleep_in_thread, die, crash]
     return [Agent(name="gated", model=GatedModel(), tools=tools, hooks=Gates())]

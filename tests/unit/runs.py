@@ -80,6 +80,13 @@ class Commits:
             return []
         return [Chunk(cursor + 1, len(lines) - 1, b"\n".join(lines[cursor + 1 :]))]
 
+    async def item_page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
+        return await self.page_unscoped(response_id, cursor, limit)
+
+    async def end_unscoped(self, response_id: str) -> Chunk | None:
+        lines = self.lines
+        return Chunk(len(lines) - 1, len(lines) - 1, lines[-1]) if lines else None
+
     async def steps(self, response_id: str) -> list[Step]:
         return self.committed_steps
 

@@ -114,7 +114,7 @@ class Admission:
             return error
         if claim is not None:
             self._supersede(claim)
-            await logged(self._ends.end(claim, CANCELLED))
+            await logged(lambda: self._ends.end(claim, CANCELLED))
         return claim is not None
 
     def cancel_soon(self, response_id: str, principal: str) -> None:
@@ -214,7 +214,8 @@ class Admission:
                 resume = functools.partial(self._attempts.resume, claim)
                 self._host.begin(claim.request, claim.attempt, resume, alone=alone)
             else:
-                self._host.spawn(logged(self._ends.end(claim, outcome)))
+                end = functools.partial(self._ends.end, claim, outcome)
+                self._host.spawn(logged(end))
 
     def _supersede(self, claim: Claim) -> None:
         """Whoever executes the response as an earlier attempt must stop."""

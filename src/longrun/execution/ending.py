@@ -1,18 +1,21 @@
 """The end of a response: its terminal event, its status and its final snapshot, in one commit."""
 
 import contextlib
+import logging
 import time
 
 from longrun import metrics
 from longrun.assembly.assembler import Assembler
-from longrun.errors import Fenced
+from longrun.errors import Fenced, LongrunError
 from longrun.execution.outcomes import Outcome
-from longrun.execution.takeover import add_recorded_usage, read_position
+from longrun.execution.takeover import Position, add_recorded_usage, read_position
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
 from longrun.store.log_writer import LogWriter
 from longrun.store.records import Ending
 from longrun.store.run_log import RunLog
+
+log = logging.getLogger("longrun.execution.ending")
 
 
 async def end_response(assembler: Assembler, run_log: RunLog, outcome: Outcome) -> None:
@@ -50,10 +53,24 @@ class Ends:
         self.under_way[claim.id] = claim.attempt
         try:
             with contextlib.suppress(Fenced):
-                position = await read_position(claim, self._claims, self._event_log)
-                add_recorded_usage(position.assembler, position.steps)
+                position = await self._position(claim)
                 run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
                 await end_response(position.assembler, run_log, outcome)
         finally:
             if self.under_way.get(claim.id) == claim.attempt:
                 del self.under_way[claim.id]
+
+    async def _position(self, claim: Claim) -> Position:
+        try:
+            position = await read_position(claim, self._claims, self._event_log, to_end=True)
+            add_recorded_usage(position.assembler, position.steps)
+        except LongrunError:
+            raise
+        except Exception:
+            # It ends all the same, else it would be tried again and again.
+            log.exception("what is left of %s cannot be read: it ends without", claim.id)
+            end = await self._event_log.end_unscoped(claim.id)
+            after = end.last + 1 if end else 0
+            assembler = Assembler(claim.id, claim.request.document, next_sequence=after)
+            return Position(assembler, after, [], [])
+        return position

@@ -61,7 +61,7 @@ class Handle:
         )
         self.prepared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         let_go(self.prepared)
-        self.task = group.create_task(logged(execute(self)))
+        self.task = group.create_task(logged(lambda: execute(self)))
         self.task.add_done_callback(self._over)
 
     def abandon(self) -> None:
@@ -256,10 +256,10 @@ def stopping() -> Unavailable:
     return Unavailable("This server is stopping; try again.", retry_after=1)
 
 
-async def logged(work: Coroutine[Any, Any, None]) -> None:
+async def logged(do: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Nothing that one response does may end the host."""
     try:
-        await work
+        await do()
     except LongrunError as error:
         log.warning("work on a response was given up: %s", error)
     except Exception:

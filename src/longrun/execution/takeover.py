@@ -1,9 +1,14 @@
-"""Takeover: from what earlier attempts left in Postgres to where their successor resumes."""
+"""Takeover: from what earlier attempts left in Postgres to where their successor resumes, or ends
+the response."""
 
+import asyncio
+import contextlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import orjson
 
 from longrun.assembly.assembler import Assembler
 from longrun.assembly.items import Item
@@ -13,6 +18,8 @@ from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
 from longrun.store.records import Chunk, Step
+
+_Page = Callable[[str, int, int], Awaitable[list[Chunk]]]
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 
@@ -35,97 +42,119 @@ class Position:
 
 
 @dataclass(slots=True)
-class _LogScan:
-    """One pass over a log: how far it goes, and which items it leaves open.
+class _Items:
+    """What a log says of its items: which are open, and in which chunk each of these began."""
 
-    Only `added` and `done` are parsed. Of the rest, chunks are kept from the first item on that
-    is open, since the deltas of open items tell how far those got.
-    """
-
-    last: int = -1
     next_index: int = 0
     open: dict[int, dict[str, Any]] = field(default_factory=dict)
+    began: dict[int, int] = field(default_factory=dict)
     calls: dict[int, str] = field(default_factory=dict)
-    kept: list[Chunk] = field(default_factory=list)
 
     def read(self, chunk: Chunk) -> None:
-        self.last = chunk.last
-        self.kept.append(chunk)
         for line in _ITEM_EVENT.finditer(chunk.data):
             event = loads(line[0])
             index = event["output_index"]
             if line[1] == b"added":
                 self.open[index] = event["item"]
+                self.began[index] = chunk.first
                 self.next_index = max(self.next_index, index + 1)
                 if event["item"].get("call_id") and not _is_output(event["item"]):
                     self.calls[index] = event["item"]["call_id"]
             else:
                 self.open.pop(index, None)
-        if not self.open:
-            self.kept.clear()
 
-    def open_items(self) -> list[Item]:
-        """The open items, with what was streamed of them."""
-        found = {index: Item.from_log(index, item) for index, item in self.open.items()}
-        for chunk in self.kept:
-            for line in chunk.data.split(b"\n"):
-                event = loads(line) if found else {}
-                item = found.get(event.get("output_index", -1))
-                if item is not None and event["type"] != ITEM_ADDED:
-                    item.event(event["type"], event)
-        return [found[index] for index in sorted(found)]
+    @property
+    def first_open(self) -> int:
+        """The sequence number from which on the log has all about the items that are open."""
+        return min(self.began[index] for index in self.open)
 
 
-async def read_position(claim: Claim, claims: Claims, event_log: EventLog) -> Position:
+async def read_position(
+    claim: Claim, claims: Claims, event_log: EventLog, *, to_end: bool = False
+) -> Position:
     """Read what earlier attempts of a claimed response left; drop what does not stay of it.
+
+    Of the log only chunks in which items begin or end are read, and what comes after the start of
+    the earliest item that is open.
+
+    Args:
+        to_end: the response is ended and not run: the steps are its model turns alone.
 
     Raises:
         Unavailable: Postgres is away.
     """
-    scan = _LogScan()
-    async for chunk in _whole_log(claim.id, event_log):
-        scan.read(chunk)
-    steps = await claims.steps(claim.id)
+    found = _Items()
+    async for chunk in _pages(event_log.item_page_unscoped, claim.id):
+        found.read(chunk)
+    end = await event_log.end_unscoped(claim.id)
+    next_sequence = end.last + 1 if end else 0
+    steps = await (claims.model_turns(claim.id) if to_end else claims.steps(claim.id))
     items = await claims.items(claim.id)
     kept = _kept(items, steps)
     assembler = Assembler(
         claim.id,
         claim.request.document,
-        next_sequence=scan.last + 1,
-        next_index=scan.next_index,
+        next_sequence=next_sequence,
+        next_index=found.next_index,
         output=kept,
     )
     outputs = [loads(item) for item in kept.values()]
     answered = [item["call_id"] for item in outputs if _is_output(item) and item.get("call_id")]
-    dropped_calls = [call_id for index, call_id in scan.calls.items() if index not in kept]
-    assembler.take_over(scan.open_items(), answered, dropped_calls)
+    dropped_calls = [call_id for index, call_id in found.calls.items() if index not in kept]
+    open_items = await _open_items(claim.id, found, event_log)
+    assembler.take_over(open_items, answered, dropped_calls)
     dropped = sorted(items.keys() - kept.keys())
     if dropped:
         await claims.drop_items(claim, dropped)
-    return Position(assembler, scan.last + 1, steps, dropped)
+    return Position(assembler, next_sequence, steps, dropped)
 
 
 def add_recorded_usage(assembler: Assembler, steps: Sequence[Step]) -> None:
     """The usage of the turns that earlier attempts finished, for a response that only ends."""
-    for step in steps:
-        if step.scope == "" and step.kind == "model":
-            assembler.usage.add(decode_response(step.result)[0].usage)
+    for step in _own_turns(steps):
+        assembler.usage.add(decode_response(step.result)[0].usage)
 
 
-async def _whole_log(response_id: str, event_log: EventLog) -> AsyncIterator[Chunk]:
-    cursor = -1
-    while page := await event_log.page_unscoped(response_id, cursor, PAGE_BYTES):
-        for chunk in page:
+async def _open_items(response_id: str, found: _Items, event_log: EventLog) -> list[Item]:
+    """The items that a log leaves open, with what was streamed of them."""
+    if not found.open:
+        return []
+    items = {index: Item.from_log(index, item) for index, item in found.open.items()}
+    async for chunk in _pages(event_log.page_unscoped, response_id, found.first_open - 1):
+        for line in chunk.data.split(b"\n"):
+            event = _decoded(line)
+            item = items.get(event.get("output_index", -1))
+            if item is not None and event["type"] != ITEM_ADDED:
+                item.event(event["type"], event)
+        # A long text takes a second: the other runs have their turn.
+        await asyncio.sleep(0)
+    return [items[index] for index in sorted(items)]
+
+
+def _decoded(line: bytes) -> dict[str, Any]:
+    """An event of a log. Of open items only texts matter, and no number: orjson alone is ten times
+    as fast as `loads`."""
+    with contextlib.suppress(orjson.JSONDecodeError):
+        return dict(orjson.loads(line))
+    return dict(loads(line))
+
+
+async def _pages(page: _Page, response_id: str, cursor: int = -1) -> AsyncIterator[Chunk]:
+    while chunks := await page(response_id, cursor, PAGE_BYTES):
+        for chunk in chunks:
             yield chunk
-        cursor = page[-1].last
+        cursor = chunks[-1].last
 
 
-def _kept(items: dict[int, str], steps: list[Step]) -> dict[int, str]:
+def _own_turns(steps: Iterable[Step]) -> list[Step]:
+    return [step for step in steps if step.scope == "" and step.kind == "model"]
+
+
+def _kept(items: dict[int, str], steps: Iterable[Step]) -> dict[int, str]:
     """Items that stay: of recorded turns, and outputs of tools, which only such turns have."""
     recorded: set[int] = set()
-    for step in steps:
-        if step.scope == "" and step.kind == "model":
-            recorded.update(decode_response(step.result)[1])
+    for step in _own_turns(steps):
+        recorded.update(decode_response(step.result)[1])
     return {
         index: item for index, item in items.items() if index in recorded or _is_output(loads(item))
     }

@@ -125,6 +125,11 @@ class Claims:
         rows = await self._database.fetch(self._queries.list_steps, response_id)
         return [Step(*row) for row in rows]
 
+    async def model_turns(self, response_id: str) -> list[Step]:
+        """The finished model turns of the run itself."""
+        rows = await self._database.fetch(self._queries.list_model_turns, response_id)
+        return [Step(*row) for row in rows]
+
     async def drop_items(self, claim: Claim, indexes: Sequence[int]) -> None:
         """Remove items, if the claim still holds."""
         await self._database.execute(

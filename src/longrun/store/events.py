@@ -34,6 +34,16 @@ class EventLog:
         rows = await self._database.fetch(query, response_id, cursor, limit)
         return [Chunk(*row) for row in rows]
 
+    async def item_page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
+        """The chunks after `cursor` in which an item begins or ends, about `limit` bytes of them.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        query = self._database.queries.read_item_page
+        rows = await self._database.fetch(query, response_id, cursor, limit)
+        return [Chunk(*row) for row in rows]
+
     async def end_unscoped(self, response_id: str) -> Chunk | None:
         """The last chunk of the log; None if there is no log.
 

@@ -1,0 +1,236 @@
+"""What a claim takes and what it leaves, as Postgres decides: deaths, suspects, handovers, ends."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+
+from longrun.execution.outcomes import instead_of_a_run
+from longrun.settings import Settings
+from longrun.store.claims import Claims
+from longrun.store.database import Database
+from longrun.store.records import Step
+from tests.storing import add_response, log_of, writing
+
+SETTINGS = Settings.load()
+
+
+async def row(store: Database, response_id: str) -> asyncpg.Record:
+    found = await store.fetch_row(
+        f'SELECT * FROM "{store.settings.db_schema}".responses WHERE id = $1', response_id
+    )
+    assert found is not None
+    return found
+
+
+async def change(store: Database, response_id: str, what: str) -> None:
+    await store.execute(
+        f'UPDATE "{store.settings.db_schema}".responses SET {what} WHERE id = $1', response_id
+    )
+
+
+async def record_step(store: Database, response_id: str, attempt: int) -> None:
+    """The attempt gets on."""
+    async with writing(store) as writer:
+        run = log_of(writer, response_id, attempt)
+        run.append([], steps=[Step("", "tool", f"call_{attempt}", "{}", "{}")])
+        await run.flush()
+
+
+async def die_and_resume(store: Database, *response_ids: str) -> None:
+    """They are held by one replica, which dies; another one takes what it may."""
+    for response_id in response_ids:
+        await change(store, response_id, "replica_id = 'dead'")
+    claims = Claims(store, "next")
+    await claims.count_deaths(["dead"])
+    await claims.orphans(100)
+    while await claims.suspect():
+        pass
+
+
+class TestDeaths:
+    async def test_a_death_in_company_uses_up_no_attempt(self, store: Database) -> None:
+        ids = [await add_response(store) for _ in range(3)]
+        for deaths in range(1, 6):
+            await die_and_resume(store, *ids)
+            rows = [await row(store, id_) for id_ in ids]
+            assert [(each["deaths"], each["spent"]) for each in rows] == [(deaths, 1)] * 3
+
+    async def test_a_run_that_was_alone_answers_for_all_its_deaths(self, store: Database) -> None:
+        bad, innocent = [await add_response(store) for _ in range(2)]
+        await die_and_resume(store, bad, innocent)
+        await die_and_resume(store, bad, innocent)
+        await die_and_resume(store, bad)
+        assert ((await row(store, bad))["deaths"], (await row(store, bad))["spent"]) == (3, 4)
+        assert (await row(store, innocent))["spent"] == 1
+
+    async def test_what_is_only_ended_is_no_company(self, store: Database) -> None:
+        bad, cancelled = [await add_response(store) for _ in range(2)]
+        await change(store, cancelled, "cancelled = true")
+        await die_and_resume(store, bad, cancelled)
+        assert (await row(store, bad))["spent"] == 2
+
+    async def test_an_attempt_that_got_on_begins_the_count_anew(self, store: Database) -> None:
+        ids = [await add_response(store) for _ in range(2)]
+        for attempt in range(1, 5):
+            await record_step(store, ids[0], attempt)
+            await die_and_resume(store, *ids)
+        assert [(await row(store, id_))["deaths"] for id_ in ids] == [1, 4]
+
+    async def test_two_that_notice_count_it_once(self, store: Database) -> None:
+        ids = [await add_response(store) for _ in range(20)]
+        for response_id in ids:
+            await change(store, response_id, "replica_id = 'dead'")
+        watchers = [Claims(store, f"replica {n}") for n in range(4)]
+        await asyncio.gather(*(claims.count_deaths(["dead"]) for claims in watchers))
+        assert {(await row(store, id_))["deaths"] for id_ in ids} == {1}
+
+
+class TestSuspects:
+    async def suspect(self, store: Database, **fields: Any) -> str:
+        response_id = await add_response(store, **fields)
+        await change(store, response_id, "replica_id = NULL, deaths = 2")
+        return response_id
+
+    async def test_they_are_claimed_one_by_one_and_apart(self, store: Database) -> None:
+        ids = [await self.suspect(store) for _ in range(2)]
+        other = await add_response(store)
+        await change(store, other, "replica_id = NULL, deaths = 1")
+        claims = Claims(store, "replica")
+        assert [claim.id for claim in await claims.orphans(10)] == [other]
+        found = [await claims.suspect() for _ in range(3)]
+        assert [claim and claim.id for claim in found] == [*ids, None]
+
+    async def test_not_where_its_agent_is_not_served(self, store: Database) -> None:
+        await self.suspect(store)
+        assert await Claims(store, "replica", ["another"]).suspect() is None
+        assert not (await Claims(store, "replica", ["another"]).look_around()).suspects
+
+    async def test_one_that_is_only_to_be_ended_is_an_orphan_like_others(
+        self, store: Database
+    ) -> None:
+        ends = ("cancelled = true", "deadline_at = now()", "spent = 4")
+        ids = [await self.suspect(store) for _ in ends]
+        for response_id, end in zip(ids, ends, strict=True):
+            await change(store, response_id, end)
+        found = await Claims(store, "replica").orphans(10)
+        assert [claim.id for claim in found] == ids
+        outcomes = [instead_of_a_run(claim, SETTINGS) for claim in found]
+        assert [outcome and outcome.status for outcome in outcomes] == [
+            "cancelled",
+            "failed",
+            "failed",
+        ]
+
+    async def test_they_are_seen_apart_from_what_else_waits(self, store: Database) -> None:
+        claims = Claims(store, "replica")
+        await self.suspect(store)
+        around = await claims.look_around()
+        assert (around.waiting, around.suspects) == (False, True)
+
+    async def test_one_replica_is_chosen(self, store: Database) -> None:
+        for name in ("b", "a", "c"):
+            await store.execute(store.queries.renew_lease, f"replica_{name}", "host", 1, "1", 60.0)
+        await store.execute(store.queries.end_lease, "replica_a")
+        chosen = [
+            name
+            for name in ("a", "b", "c")
+            if (await Claims(store, f"replica_{name}").look_around()).chosen
+        ]
+        assert chosen == ["b"]
+
+
+class TestHandovers:
+    async def hand_over(self, store: Database, claims: Claims, response_id: str) -> int:
+        attempt = (await row(store, response_id))["attempt"]
+        await claims.release({response_id: attempt})
+        [claim] = await claims.orphans(1)
+        return claim.handovers
+
+    async def test_they_are_counted_until_the_run_gets_on(self, store: Database) -> None:
+        claims = Claims(store, "replica")
+        response_id = await add_response(store)
+        counted = [await self.hand_over(store, claims, response_id) for _ in range(3)]
+        await record_step(store, response_id, 4)
+        counted.append(await self.hand_over(store, claims, response_id))
+        assert counted == [1, 2, 3, 1]
+        assert (await row(store, response_id))["spent"] == 1
+
+    async def test_too_many_in_a_row_end_it_in_words(self, store: Database) -> None:
+        claims = Claims(store, "replica")
+        response_id = await add_response(store)
+        await change(store, response_id, f"handovers = {SETTINGS.max_handovers}")
+        await claims.release({response_id: 1})
+        [claim] = await claims.orphans(1)
+        outcome = instead_of_a_run(claim, SETTINGS)
+        assert outcome is not None
+        assert outcome.error is not None
+        assert (outcome.status, outcome.error["code"]) == ("failed", "server_error")
+        assert "handed over 101 times" in outcome.error["message"]
+
+
+class TestEnds:
+    """One end at a time."""
+
+    async def test_a_second_cancel_leaves_the_first_alone(self, store: Database) -> None:
+        response_id = await add_response(store, principal="me")
+        one, two = Claims(store, "one"), Claims(store, "two")
+        assert await one.to_cancel(response_id, "me") is not None
+        assert await two.to_cancel(response_id, "me") is None
+        assert (await row(store, response_id))["replica_id"] == "one"
+
+    async def test_so_do_looks_at_what_is_overdue(self, store: Database) -> None:
+        response_id = await add_response(store)
+        await change(store, response_id, "deadline_at = now() - interval '1 hour'")
+        one, two = Claims(store, "one"), Claims(store, "two")
+        assert (await two.look_around()).overdue == [response_id]
+        [claim] = await one.overdue_unscoped([response_id])
+        assert claim.overdue
+        for claims in (one, two):
+            assert (await claims.look_around()).overdue == []
+            assert await claims.overdue_unscoped([response_id]) == []
+
+    async def test_one_that_hangs_is_taken_up_by_others(self, store: Database) -> None:
+        response_id = await add_response(store, principal="me")
+        await change(store, response_id, "deadline_at = now() - interval '1 hour'")
+        assert await Claims(store, "one").to_cancel(response_id, "me") is not None
+        await change(store, response_id, "ending_at = now() - interval '61 seconds'")
+        two = Claims(store, "two")
+        assert (await two.look_around()).overdue == [response_id]
+        assert len(await two.overdue_unscoped([response_id])) == 1
+
+    async def test_one_whose_replica_died_is_ended_by_the_next(self, store: Database) -> None:
+        response_id = await add_response(store, principal="me")
+        assert await Claims(store, "dead").to_cancel(response_id, "me") is not None
+        two = Claims(store, "two")
+        await two.count_deaths(["dead"])
+        [claim] = await two.orphans(1)
+        assert claim.cancelled
+
+    async def test_nobody_cancels_anothers(self, store: Database) -> None:
+        response_id = await add_response(store, principal="me")
+        assert await Claims(store, "one").to_cancel(response_id, "you") is None
+        assert (await row(store, response_id))["attempt"] == 1
+
+    async def test_only_the_attempt_that_broke_off_is_failed(self, store: Database) -> None:
+        response_id = await add_response(store, attempt=2)
+        claims = Claims(store, "one")
+        assert await claims.to_fail(response_id, 1) is None
+        claim = await claims.to_fail(response_id, 2)
+        assert claim is not None
+        assert claim.attempt == 3
+
+
+async def test_a_claim_has_the_whole_request(store: Database) -> None:
+    response_id = await add_response(store, status="queued", principal="me")
+    [claim] = await Claims(store, "one").queued(1)
+    request = claim.request
+    assert (request.response_id, request.principal, request.agent) == (
+        response_id,
+        "me",
+        "scripted",
+    )
+    assert (request.background, request.stored, request.input) == (True, True, [])
+    assert request.document == {"id": response_id, "object": "response"}
+    assert request.parameters == {}
+    assert (claim.attempt, claim.spent) == (1, 1)
