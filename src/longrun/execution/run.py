@@ -19,7 +19,7 @@ from agents.memory import Session
 
 from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError, ReplayMismatch
-from longrun.execution.contained import Escaped, contain_tasks, contained
+from longrun.execution.contained import Escaped, being_cancelled, contain_tasks, contained
 from longrun.execution.current import Current, set_current
 from longrun.execution.ending import end_response
 from longrun.execution.host import Handle
@@ -136,8 +136,9 @@ class Run:
                 if cancelled is not None:
                     raise Escaped("the agent raised CancelledError") from cancelled
             except asyncio.CancelledError:
-                # What still ends while the run is stopped is not written any more.
-                self._log.lose(LongrunError("The run was stopped."))
+                if being_cancelled():
+                    # What still ends while the run is stopped is not written any more.
+                    self._log.lose(LongrunError("The run was stopped."))
                 raise
             finally:
                 await _stop(result)
