@@ -58,11 +58,12 @@ async def test_the_successor_dies_too_and_then_all_of_them(found: Ground) -> Non
     for follower in followers:
         await found.check(follower.response_id)
         assert follower.lines == await found.log_of(follower.response_id)
-        # Under way in two deaths: each ran alone. None has used up an attempt, unless it happened
-        # to be the only one of its replica.
         row = await found.row(follower.response_id)
-        assert (row["attempt"], row["deaths"]) == (3, 2)
-        assert row["spent"] in (1, 3)
+        assert row["attempt"] == 3
+        # The second attempt got on, if the first one's other tool had not been recorded yet.
+        assert row["deaths"] in (1, 2)
+        # None has used up an attempt, unless it happened to be the only one of its replica.
+        assert row["spent"] in (1, 1 + row["deaths"])
 
 
 async def test_a_run_that_is_taken_over_knows_what_it_continues(found: Ground) -> None:
