@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         description="Attempts at a response after which one more crash fails it.",
     )
     max_handovers: int = Field(
-        100,
+        default=100,
         ge=1,
         description="Handovers of a run in a row, without a finished step, before it fails.",
     )
