@@ -266,6 +266,17 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) else value
 
+    @field_validator("database_url", "listen_database_url")
+    @classmethod
+    def _is_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _is_postgres_url(value.get_secret_value()):
+            raise PydanticCustomError(
+                "postgres_url",
+                "not a Postgres URL like postgresql://user:password@host:5432/database (in user "
+                "and password, # is written %23, / %2F, : %3A, ? %3F, @ %40)",
+            )
+        return value
+
     @field_validator("db_schema")
     @classmethod
     def _is_identifier(cls, value: str) -> str:
@@ -276,6 +287,17 @@ class Settings(BaseSettings):
                 "with a digit, and does not begin with pg_",
             )
         return value
+
+    @model_validator(mode="after")
+    def _has_room_for_a_body(self) -> Self:
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise PydanticCustomError(
+                "bodies",
+                "LONGRUN_MAX_BODIES_BYTES={all} is less than LONGRUN_MAX_BODY_BYTES={one}: no "
+                "body of that size could ever be read",
+                {"all": self.max_bodies_bytes, "one": self.max_body_bytes},
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_whole_tls(self) -> Self:
@@ -309,6 +331,18 @@ def variable(name: str) -> str:
 
 def _field(name: str) -> str:
     return "db_schema" if name in {"schema", "LONGRUN_SCHEMA"} else name
+
+
+_POSTGRES_URL: Final = re.compile(
+    r"postgres(ql)?://([^/?#@]*@)?"  # user and password
+    r"((\[[^]/?#@]*\]|[^][/?#@:,]*)(:\d*)?(,|(?=[/?]|$)))*"  # hosts and ports
+    r"(/[^?#@]*)?(\?([^=&#]+=[^&#]*(&|$))*)?"  # database and options
+)
+
+
+def _is_postgres_url(text: str) -> bool:
+    """Whether asyncpg can read it. Where it cannot, it says so with a part of the password."""
+    return _POSTGRES_URL.fullmatch(text) is not None
 
 
 def _line(problem: Any) -> str:

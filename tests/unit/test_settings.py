@@ -121,6 +121,11 @@ class TestErrors:
                 assert refused().startswith(f"{variable(name)}={value!r}: ")
                 monkeypatch.delenv(variable(name))
 
+    def test_a_body_that_could_never_be_read(self) -> None:
+        assert "LONGRUN_MAX_BODIES_BYTES=2048 is less than" in refused(
+            max_bodies_bytes=2048, max_body_bytes=4096
+        )
+
     def test_of_flags_are_the_same(self) -> None:
         assert refused(port=70000).startswith("LONGRUN_PORT=70000: ")
         assert refused(schema="Mine").startswith("LONGRUN_SCHEMA='Mine': ")
@@ -140,6 +145,48 @@ class TestErrors:
         assert "password" not in message
         made = Settings.load(database_url="postgres://user:password@host/")
         assert "password" not in f"{made!r} {made}"
+
+
+class TestURLs:
+    """asyncpg's error of a URL that it cannot read has a part of the password in it."""
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql://user:password@host:5432/database",
+            "postgres://user:p%23a%2Fs%3As%40@host/",
+            "postgresql://host",
+            "postgresql:///database?host=/tmp&port=5433",
+            "postgresql://postgres@/postgres?host=%2Ftmp%2Fx&port=5432",
+            "postgresql://user@one:5432,two:5433,three/db?target_session_attrs=read-write",
+            "postgresql://[::1]:5432/db?sslmode=require&application_name=a",
+        ],
+    )
+    def test_that_are(self, url: str) -> None:
+        made = Settings.load(database_url=url, listen_database_url=url)
+        assert made.database_url == SecretStr(url)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql://user:secret#word@host/db",
+            "postgresql://user:secret?word@host/db",
+            "postgresql://user:secret/word@host/db",
+            "postgresql://user:12?secret@host/db",
+            "postgresql://user:sec@ret@host/db",
+            "postgresql://host:secret/db",
+            "http://user:secret@host/",
+            "host=secret dbname=x",
+            "secret",
+        ],
+    )
+    def test_that_are_none(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+        for name in ("LONGRUN_DATABASE_URL", "LONGRUN_LISTEN_DATABASE_URL"):
+            monkeypatch.setenv(name, url)
+            message = refused()
+            assert message.startswith(f"{name}=(hidden): not a Postgres URL")
+            assert "secret" not in message
+            monkeypatch.delenv(name)
 
 
 class TestUnknownNames:
