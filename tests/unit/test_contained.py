@@ -217,7 +217,10 @@ async def test_in_a_task_of_its_own(raised: str) -> None:
     assert ended in commits.committed_items[1][1]
 
 
-async def test_a_tool_that_ends_by_its_own_cancelled_error_is_recorded_and_told() -> None:
+@pytest.mark.parametrize("itself", [False, True])
+async def test_a_tool_that_ends_by_its_own_cancelled_error_is_recorded_and_told(
+    itself: bool,
+) -> None:
     """As the SDK has it: its failure function makes an output of it. It does not run again."""
     calls: list[int] = []
 
@@ -225,7 +228,13 @@ async def test_a_tool_that_ends_by_its_own_cancelled_error_is_recorded_and_told(
     async def breaks() -> str:
         """Break."""
         calls.append(1)
-        raise asyncio.CancelledError("of its own")
+        if not itself:
+            raise asyncio.CancelledError("of its own")
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(1)
+        return "never"
 
     def made() -> Agent[Any]:
         model = Played(turn(call("breaks", "{}")), turn(message("told")))

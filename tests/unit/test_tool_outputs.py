@@ -3,11 +3,13 @@ gives the same again."""
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from agents import Agent, CustomTool, ItemHelpers, ShellTool, function_tool
 from openai.types.responses import ResponseFunctionToolCall
+from pydantic import BaseModel, Field
 
 from longrun.execution.replay.results import (
     decode_tool_output,
@@ -137,6 +139,36 @@ async def test_it_is_shown_as_by_the_sdk_alone_and_again_at_a_replay(kind: str) 
     [step] = [step for step in commits.committed_steps if step.kind == "tool"]
     recorded = decode_tool_output(loads(step.result)["output"])
     assert shown(recorded) == shown(output)
+
+
+class Place(BaseModel):
+    city: str = Field(serialization_alias="City")
+    degrees: float
+
+
+@dataclass
+class Point:
+    x: int
+
+
+@pytest.mark.parametrize("output", [Place(city="Rome", degrees=2.5), Point(3)])
+async def test_one_of_a_declared_type_comes_back_at_a_replay(output: Any) -> None:
+    @function_tool(output_type=type(output))
+    async def give() -> Any:
+        """Give it."""
+        return output
+
+    def agent(*turns: Any) -> Agent[Any]:
+        return Agent(name="agent", model=Played(*turns), tools=[give])
+
+    asked = request()
+    done = turn(message("done"))
+    first = await runs.run(agent(turn(call("give", "{}")), done), asked)
+    kinds = [{step.kind for step in entry.steps} for entry in first.entries]
+    again = first.died_after(kinds.index({"tool"}) + 1)
+    await runs.carry_on(agent(done), asked, again)
+    assert status(again) == "completed"
+    assert outputs(again) == outputs(first)
 
 
 @pytest.mark.parametrize("make", [*ODD.values(), *RICHLY.values()], ids=[*ODD, *RICHLY])

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from agents import Agent, Handoff, RunResultStreaming
 from agents.models.interface import Model
+from pydantic_core import to_json
 
 from longrun.errors import ConfigurationError
 
@@ -88,6 +89,8 @@ NAMES: Final = (
     *GUARDRAILS,
     *ACTIONS,
     _name("agents:FunctionTool", "_is_agent_tool"),
+    _name("agents:FunctionTool", "output_json_schema"),
+    _name("agents:FunctionTool", "_output_type_adapter"),
     _name("agents:Handoff", "_agent_ref"),
     _name("agents.tool", "_FunctionToolInvocationResult", "output", "is_sdk_generated_error"),
     _name("agents.tool:_FunctionToolInvocationResult", "is_sdk_generated_error"),
@@ -207,6 +210,16 @@ def loop_task(result: RunResultStreaming) -> asyncio.Task[Any] | None:
 def is_agent_tool(tool: Any) -> bool:
     """Whether a tool is an agent, which is a run inside the run."""
     return bool(tool._is_agent_tool)
+
+
+def declared_json(tool: Any, output: Any) -> str | None:
+    """Of a tool with a declared type of output: the output as JSON, which that type reads again.
+    None for a tool without, and for text, which is JSON then."""
+    if getattr(tool, "output_json_schema", None) is None or isinstance(output, str):
+        return None
+    adapter = tool._output_type_adapter
+    encoded: bytes = to_json(output) if adapter is None else adapter.dump_json(output)
+    return encoded.decode()
 
 
 def tool_result(output: Any, *, is_error: bool = False) -> Any:

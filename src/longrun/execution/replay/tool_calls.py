@@ -73,6 +73,7 @@ class ToolCalls:
         self._current = current
         self._show_output = show_output
         self._unshown: dict[str, Step] = {}
+        self._cut_short: dict[str, Due] = {}
 
     # -- function tools -------------------------------------------------------------------
 
@@ -84,14 +85,15 @@ class ToolCalls:
 
         async def call() -> _Outcome:
             if is_at_most_once(tool) and not await self._may_start(due):
-                return self._returned(sdk.tool_result(OUTCOME_UNKNOWN))
+                return self._returned(tool, sdk.tool_result(OUTCOME_UNKNOWN, is_error=True))
             try:
                 with contained(f"tool {tool.name!r}", cancels=False), within(self._inside(due)):
-                    return self._returned(await do())
+                    return self._returned(tool, await do())
             except LongrunError:
                 raise
             except asyncio.CancelledError as error:
                 if being_cancelled():
+                    self._cut_short[due.key] = due
                     raise
                 # Its own: the SDK makes an output of it, or fails the run.
                 return _Outcome(error=error)
@@ -114,7 +116,7 @@ class ToolCalls:
             with contained(f"agent tool {tool.name!r}", cancels=False):
                 result = await do()
             self._journal.check_reached(scope.inside(context.tool_call_id).path, "model", "tool")
-            return self._returned(result)
+            return self._returned(tool, result)
 
         outcome = await self._once.value(
             due,
@@ -126,9 +128,14 @@ class ToolCalls:
         )
         return outcome.get()
 
-    def _returned(self, result: Any) -> "_Outcome":
+    def _returned(self, tool: Any, result: Any) -> "_Outcome":
+        """What the SDK and the record get of a tool's result."""
         output, encoded = shown_output(result.output, self._log.max_item_bytes)
-        return _Outcome(sdk.tool_result(output, is_error=sdk.is_error(result)), encoded)
+        if output is not result.output:
+            # Words: no declared type of output fits them.
+            return _Outcome(sdk.tool_result(output, is_error=True), encoded)
+        declared = None if sdk.is_error(result) else sdk.declared_json(tool, output)
+        return _Outcome(result, encoded if declared is None else {"json": declared})
 
     async def _keep_outcome(self, step: Step, outcome: "_Outcome") -> None:
         """The run's own results wait for their output items, which guardrails may still change;
@@ -145,7 +152,13 @@ class ToolCalls:
         item = None
         if isinstance(tool, FunctionTool) and tool.output_json_schema is None and context.tool_call:
             item = ItemHelpers.tool_call_output_item(context.tool_call, result)
-        step = self._unshown.pop(key_of(context.tool_call_id), None)
+        key = key_of(context.tool_call_id)
+        step = self._unshown.pop(key, None)
+        cut_short = self._cut_short.pop(key, None)
+        if cut_short is not None:
+            # It cancelled its own task, and the SDK made an output of that.
+            outcome = self._returned(tool, sdk.tool_result(result, is_error=True))
+            step = cut_short.finished(_encode_outcome(outcome))
         await self._show_output(item, [step] if step else [])
 
     def record_unshown(self) -> None:
