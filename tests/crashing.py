@@ -194,7 +194,7 @@ async def finish(app: Longrun, response_ids: Iterable[str]) -> None:
 
 
 async def take_over(app: Longrun) -> None:
-    """Resume all that others left, without waiting for the watch to notice. These processes die
+    """Take over all that others left, without waiting for the watch to notice. These processes die
     of their tests: no response is suspected of it."""
     responses = f"{app.settings.db_schema}.responses"
     rows = await app._database.fetch(
@@ -213,7 +213,7 @@ class Crash(NamedTuple):
     `points`: the last effects of the responses that it starts; empty: first one response that
     lives, then one for each of its effects, or for each of these `step`s. `repeat` starts so many
     for each.
-    `over`: it starts none, but carries on these, each up to its last effect.
+    `over`: it starts none, but takes over these, each up to its last effect.
     """
 
     served: Served
@@ -408,7 +408,7 @@ def check_effects(effects: Sequence[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def recovering(crashed: Crash, process: str = "last", **settings: Any) -> Any:
-    """A replica in this very process that carries on what a crashed one left."""
+    """A replica in this very process that takes over what a crashed one left."""
     new = Fate(crashed.effects, process)
     with _watched(new):
         async with replica(crashed.served, crashed.url, crashed.schema, **settings) as app:
@@ -416,7 +416,7 @@ async def recovering(crashed: Crash, process: str = "last", **settings: Any) -> 
 
 
 async def recover_all(crashed: Crash, plan: Iterable[str], process: str = "last") -> None:
-    """Carry on everything, to its end."""
+    """Take over everything, to its end."""
     async with recovering(crashed, process) as app:
         await take_over(app)
         await finish(app, plan)

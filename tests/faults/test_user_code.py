@@ -56,7 +56,7 @@ async def cancel(replica: Replica, response_id: str) -> None:
 
 @with_settings()
 async def test_what_would_end_a_process_ends_one_run(replica: Replica) -> None:
-    """Each beside a run that goes on all the while."""
+    """Each beside a run that is live all the while."""
     healthy = await submit(replica, "healthy", deltas=2000, pause=0.003)
     names = [f"{place} {name}" for place in PLACES for name in RAISED]
     calls = {"turns": [[["breaks", {}]]]}

@@ -60,7 +60,7 @@ async def test_every_crash_point(
 
 
 async def check_all(crashed: Crash, plan: dict[str, Any], *, same_output: bool = True) -> int:
-    """Each ended as the one that lived. Returns how many were carried on."""
+    """Each ended as the one that lived. Returns how many were taken over."""
     effects = effects_of(crashed.effects)
     normal = await left_of(crashed.url, crashed.schema, next(iter(plan)))
     complete = check_log(normal).response

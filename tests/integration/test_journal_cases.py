@@ -51,10 +51,10 @@ class Ground:
         self.effects = folder / "effects"
         self.plan = folder / "plan"
 
-    async def carried_on(
+    async def taken_over(
         self, served: Served, *points: str, after: Served | None = None, given: Any = "go"
     ) -> list[Left]:
-        """What is left of responses that died after these effects and were carried on."""
+        """What is left of responses that died after these effects and were taken over."""
         crashed = Crash(served, self.url, SCHEMA, self.effects, self.plan, given, "first", points)
         plan = crash(crashed)
         await recover_all(crashed._replace(served=after or served), plan)
@@ -90,7 +90,7 @@ async def test_case_01_agents_as_tools_have_their_inner_steps_recorded_never_the
     ground: Ground,
 ) -> None:
     served = Served(inside.nested)
-    [left] = await ground.carried_on(served, "commit tool /call_1/call_2/call_1")
+    [left] = await ground.taken_over(served, "commit tool /call_1/call_2/call_1")
     assert outputs(left)["call_1"] == "found"
     assert {("/call_1", "model", "1"), ("/call_1/call_2", "tool", "call_1")} <= keys(left)
     assert not {("", "tool", "call_1"), ("", "tool", "call_2")} & keys(left)
@@ -98,7 +98,7 @@ async def test_case_01_agents_as_tools_have_their_inner_steps_recorded_never_the
 
 async def test_case_02_a_handoffs_callback_is_a_step_keyed_by_its_turn(ground: Ground) -> None:
     served = Served(inside.handing_off)
-    recorded, interrupted = await ground.carried_on(
+    recorded, interrupted = await ground.taken_over(
         served, "commit handoff second", "start handoff second"
     )
     assert ("", "handoff", "1") in keys(recorded)
@@ -111,7 +111,7 @@ async def test_case_03_keys_are_scope_and_turn_or_call_id_never_a_models_ids(
     ground: Ground,
 ) -> None:
     """The same call ids at three depths, and `__fake_id__` everywhere."""
-    [left] = await ground.carried_on(Served(inside.nested), "start model agent::1")
+    [left] = await ground.taken_over(Served(inside.nested), "start model agent::1")
     assert keys(left) == {
         *(("", "model", turn) for turn in "01"),
         ("", "tool", "call_3"),
@@ -195,7 +195,7 @@ async def test_case_04_changed_code_fails_the_run_and_says_so(
 ) -> None:
     """Also within an agent as a tool, whose error function would swallow it."""
     was, died_after, now = CHANGES[change]
-    [left] = await ground.carried_on(Served(was), died_after, after=Served(now))
+    [left] = await ground.taken_over(Served(was), died_after, after=Served(now))
     assert left.status == "failed"
     assert "code was changed" in left.document["error"]["message"]
     assert "ReplayMismatch" in caplog.text
@@ -219,7 +219,7 @@ async def test_case_04_changed_instructions_are_a_warning(
     ground: Ground, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        [left] = await ground.carried_on(Served(inside.instructed), "start model second::0")
+        [left] = await ground.taken_over(Served(inside.instructed), "start model second::0")
     assert left.status == "completed"
     assert "its input_digest differs" in caplog.text
 
@@ -268,7 +268,7 @@ async def test_case_05_a_session_is_read_from_the_record_and_not_written_twice(
 ) -> None:
     """It is the one session of a user, who was here before."""
     with outside.files():
-        [left] = await ground.carried_on(Served(calling.sequential, session=outside.session), point)
+        [left] = await ground.taken_over(Served(calling.sequential, session=outside.session), point)
         [response_id] = effects_of(ground.effects)
         session = SQLiteSession(response_id, outside.SESSIONS / response_id)
         held = [dict(item) for item in await session.get_items()]
@@ -297,14 +297,14 @@ def remembering() -> Agent[Any]:
 async def test_case_06_what_a_tool_writes_to_the_context_is_lost_its_result_is_not(
     ground: Ground,
 ) -> None:
-    [left] = await ground.carried_on(Served(remembering), "commit tool /call_1")
+    [left] = await ground.taken_over(Served(remembering), "commit tool /call_1")
     assert outputs(left) == {"call_1": "before: None", "call_2": "before: None"}
 
 
 async def test_case_07_guardrails_run_again_their_models_are_not_asked_again(
     ground: Ground,
 ) -> None:
-    await ground.carried_on(Served(inside.guarded), "start model agent::1")
+    await ground.taken_over(Served(inside.guarded), "start model agent::1")
     [happened] = ground.happened
     for name in ("guard in", "guard before", "guard after"):
         assert [line.split()[0] for line in happened if name in line].count("last") >= 1
@@ -315,7 +315,7 @@ async def test_case_07_guardrails_run_again_their_models_are_not_asked_again(
 @pytest.mark.parametrize("kind", ["shell", "custom", "patch", "computer", "local_shell"])
 async def test_case_08_executors_of_other_tools_are_steps(kind: str, ground: Ground) -> None:
     served = Served(functools.partial(actions.acting, kind))
-    done, under_way = await ground.carried_on(
+    done, under_way = await ground.taken_over(
         served, f"commit tool /call_{kind}", f"start tool /call_{kind}"
     )
     started = [str(lines).count(f"start tool /call_{kind}") for lines in ground.happened]
@@ -424,7 +424,7 @@ def inner_approval() -> Agent[Any]:
 async def test_case_11_of_an_agent_that_waits_for_approval_only_inner_steps_are_recorded(
     ground: Ground,
 ) -> None:
-    [left] = await ground.carried_on(Served(inner_approval), "commit model inner:/call_1:1")
+    [left] = await ground.taken_over(Served(inner_approval), "commit model inner:/call_1:1")
     assert keys(left) == {
         ("", "model", "0"),
         ("/call_1", "model", "0"),
@@ -450,7 +450,7 @@ def moody() -> Agent[Any]:
 async def test_case_12_a_turn_that_was_streaming_is_asked_again_what_was_open_is_incomplete(
     ground: Ground,
 ) -> None:
-    [left] = await ground.carried_on(Served(moody), "commit events")
+    [left] = await ground.taken_over(Served(moody), "commit events")
     assert texts(left) == ["in attempt 2 this"]
     stream = check_log(left)
     incomplete = [

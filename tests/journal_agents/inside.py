@@ -99,7 +99,7 @@ def nested_streamed() -> Agent[Any]:
 
 
 def nested_failing() -> Agent[Any]:
-    """A tool that raises in an agent as a tool; the outer agent is told, and goes on."""
+    """A tool that raises in an agent as a tool; the outer agent is told, and continues."""
     inner = agent("inner", [calls("raises", "call_1")], [says("never")], tools=[raises])
     return agent(
         "agent",

@@ -138,7 +138,7 @@ async def run(
     return commits
 
 
-async def carry_on(
+async def take_over(
     agent: Agent[Any], asked: RunRequest, commits: Commits, attempt: int = 2
 ) -> Position:
     """The next attempt, after one died with these commits."""

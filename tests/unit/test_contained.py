@@ -248,7 +248,7 @@ async def test_a_tool_that_ends_by_its_own_cancelled_error_is_recorded_and_told(
     kinds = [{step.kind for step in entry.steps} for entry in commits.entries]
     again = commits.died_after(kinds.index({"tool"}) + 1)
     replaying = Agent(name="agent", model=Played(turn(message("told"))), tools=[breaks])
-    await runs.carry_on(replaying, asked, again)
+    await runs.take_over(replaying, asked, again)
     assert status(again) == "completed"
     assert [item for _, item in again.committed_items if "An error occurred" in item]
     assert calls == [1]

@@ -1,4 +1,4 @@
-"""A run that dies at any commit and is carried on: one response all the same."""
+"""A run that dies at any commit and is taken over: one response all the same."""
 
 import itertools
 import json
@@ -85,7 +85,7 @@ class TestEveryCommit:
             commits = whole.died_after(commit)
             finished, before = len(commits.turns), len(commits.lines)
             agent, model = scripted()
-            await runs.carry_on(agent, given, commits)
+            await runs.take_over(agent, given, commits)
             stream = runs.check(commits)
             assert model.turns == 3 - finished, "a finished turn was asked again, or not finished"
             assert kinds(stream.output) == WHOLE
@@ -113,12 +113,12 @@ class TestEveryCommit:
         whole = await runs.run(scripted()[0], given)
         for first in range(2, len(whole.entries), 4):
             once = whole.died_after(first)
-            await runs.carry_on(scripted()[0], given, once)
+            await runs.take_over(scripted()[0], given, once)
             for second in range(first + 1, len(once.entries), 3):
                 twice = once.died_after(second)
                 finished = len(twice.turns)
                 agent, model = scripted()
-                await runs.carry_on(agent, given, twice, attempt=3)
+                await runs.take_over(agent, given, twice, attempt=3)
                 stream = runs.check(twice)
                 assert kinds(stream.output) == WHOLE
                 assert model.turns == 3 - finished
@@ -130,7 +130,7 @@ class TestEveryCommit:
         whole = await runs.run(scripted(new_call_ids=False)[0], given)
         for commit in range(1, len(whole.entries)):
             commits = whole.died_after(commit)
-            await runs.carry_on(scripted(new_call_ids=False)[0], given, commits)
+            await runs.take_over(scripted(new_call_ids=False)[0], given, commits)
             runs.check(commits)
 
 
@@ -165,6 +165,6 @@ class TestWhatWasLeftOpen:
         for commit in range(1, last):
             commits = whole.died_after(commit)
             again = Agent(name="agent", model=Played(turn(message("Anew."))))
-            await runs.carry_on(again, given, commits)
+            await runs.take_over(again, given, commits)
             stream = runs.check(commits)
             assert [item["content"][0]["text"] for item in stream.output] == ["Anew."]

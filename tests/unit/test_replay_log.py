@@ -144,8 +144,8 @@ async def test_a_replay_begins_nothing_before_it_knows_that_it_holds_the_respons
     taken = TakenByAnother(entries=left.entries)
     effects.clear()
     async with asyncio.timeout(20):
-        await runs.carry_on(paying(turn(message("never"))), asked, taken)
+        await runs.take_over(paying(turn(message("never"))), asked, taken)
     assert effects == []
-    await runs.carry_on(paying(turn(message("done"))), asked, left)
+    await runs.take_over(paying(turn(message("done"))), asked, left)
     assert effects == ["tool"]
     assert status(left) == "completed"

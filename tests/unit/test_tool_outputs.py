@@ -166,7 +166,7 @@ async def test_one_of_a_declared_type_comes_back_at_a_replay(output: Any) -> Non
     first = await runs.run(agent(turn(call("give", "{}")), done), asked)
     kinds = [{step.kind for step in entry.steps} for entry in first.entries]
     again = first.died_after(kinds.index({"tool"}) + 1)
-    await runs.carry_on(agent(done), asked, again)
+    await runs.take_over(agent(done), asked, again)
     assert status(again) == "completed"
     assert outputs(again) == outputs(first)
 
