@@ -5,10 +5,11 @@ import http.client
 import json
 import time
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.contract.conftest import MAX_BODY_BYTES
 from tests.contract.test_errors import answer, refusal, refused_body
@@ -19,13 +20,17 @@ from tests.unit.test_any_request import body as any_body
 FUNCTION = {"type": "function", "name": "theirs", "strict": True}
 
 
-def post(replica: Replica, content: bytes) -> tuple[int, bytes]:
-    """Status and body of the answer to a POST."""
+def quoted(text: str | bytes) -> str:
+    return quote(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"), "")
+
+
+def ask(
+    replica: Replica, method: str, path: str, content: bytes | None = None
+) -> tuple[int, bytes]:
+    """Status and body of the answer."""
     connection = http.client.HTTPConnection(urlsplit(replica.url).netloc, timeout=60)
     try:
-        connection.request(
-            "POST", "/v1/responses", content, headers={"Content-Type": "application/json"}
-        )
+        connection.request(method, path, content, {"Content-Type": "application/json"})
         answered = connection.getresponse()
         return answered.status, answered.read()
     finally:
@@ -42,7 +47,9 @@ class TestAnything:
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     def test_is_answered_or_refused(self, two: list[Replica], body: dict[str, Any]) -> None:
-        status, answered = post(two[0], json.dumps({**body, "model": "scripted"}).encode())
+        status, answered = ask(
+            two[0], "POST", "/v1/responses", json.dumps({**body, "model": "scripted"}).encode()
+        )
         if status == 200:
             assert answered
             return
@@ -50,6 +57,31 @@ class TestAnything:
         error = json.loads(answered)["error"]
         assert error.keys() == {"message", "type", "param", "code"}
         assert error["type"] == "invalid_request_error"
+
+    @given(
+        st.sampled_from(["GET", "DELETE"]),
+        st.text(max_size=8) | st.binary(max_size=8),
+        st.dictionaries(
+            st.sampled_from(["stream", "starting_after", "include", "limit"]),
+            st.text(max_size=8) | st.integers().map(str) | st.binary(max_size=4),
+        ),
+    )
+    @settings(
+        max_examples=40,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    def test_that_is_asked_for_is_unknown(
+        self, two: list[Replica], method: str, id: str | bytes, query: dict[str, Any]
+    ) -> None:
+        path = f"/v1/responses/{quoted(id)}?" + "&".join(
+            f"{name}={quoted(value)}" for name, value in query.items()
+        )
+        status, answered = ask(two[0], method, path)
+        assert status in (400, 404, 405), answered
+        assert json.loads(answered)["error"].keys() == {"message", "type", "param", "code"}
 
 
 class TestOddTypes:

@@ -1,6 +1,7 @@
 """Settings: read from the environment, checked at start, with errors that say what to do."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 from longrun.errors import ConfigurationError
 from longrun.settings import NOT_SETTINGS, Settings, variable
 from longrun.settings_text import as_lines, as_markdown, effective
+from tests.servers import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -238,6 +240,15 @@ class TestUnknownNames:
         monkeypatch.delenv("longrun_port")
         monkeypatch.setenv("LONGRUN_PORT", "tcp://10.0.0.1:80")
         assert "enableServiceLinks" in refused()
+
+    def test_code_and_documents_name_none(self) -> None:
+        """Each variable that is named there is a setting, or known to be none."""
+        known = {variable(name) for name in Settings.model_fields} | NOT_SETTINGS
+        for path in [*REPOSITORY.glob("src/**/*.py"), *REPOSITORY.rglob("*.md")]:
+            if ".venv" in path.parts:
+                continue
+            named = set(re.findall(r"\bLONGRUN_[A-Z0-9_]*[A-Z0-9]\b", path.read_text()))
+            assert named <= known | {"LONGRUN_SERVICE_HOST"}, path
 
     def test_types_know_them(self, tmp_path: Path) -> None:
         """`Settings(max_runs=5)` passes mypy, and a wrong name or type does not."""

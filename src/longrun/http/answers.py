@@ -11,7 +11,7 @@ from longrun.store.responses import StoredResponse
 
 
 class JSONAnswer(Response):
-    """A JSON body, encoded with our encoder (agents produce what others refuse)."""
+    """A JSON body, encoded by `jsontext`, which takes what agents produce and others refuse."""
 
     media_type = "application/json"
 
