@@ -1,4 +1,4 @@
-"""A proxy before Postgres that cuts a connection at a chosen moment."""
+"""A proxy before Postgres that cuts a connection at a chosen moment, or lets none through."""
 
 import asyncio
 import contextlib
@@ -20,6 +20,8 @@ class Proxy:
         loss: `request`: before Postgres gets it; `answer`: after Postgres has done it, and
             before the client hears of it.
         cuts: how often that was done.
+        refusing: the SQLSTATE that every new connection is refused with.
+        refused: how many were.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -31,9 +33,19 @@ class Proxy:
         self.marker: bytes | None = None
         self.loss: Loss = "answer"
         self.cuts = 0
+        self.refusing: str | None = None
+        self.refused = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
+        if self.refusing is not None:
+            self.refused += 1
+            await reader.read(1 << 16)
+            fields = f"SFATAL\0VFATAL\0C{self.refusing}\0Mrefused by the test\0\0".encode()
+            writer.write(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+            await writer.drain()
+            writer.close()
+            return
         up_reader, up_writer = await asyncio.open_unix_connection(self._server)
         losing = asyncio.Event()
         back = asyncio.ensure_future(self._answers(up_reader, writer, losing))

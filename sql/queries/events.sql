@@ -1,55 +1,92 @@
 -- name: append_log
--- One commit for everything that is pending: events, items, steps and ends of many runs.
+-- One commit for everything that is pending: events, items, steps and ends of many runs, each a
+-- number in the batch that its rows name, so that two attempts at one response are never mixed.
 -- A run's rows are written only while its attempt is the current one: `held` checks that and
 -- locks the response against a claim, in the same statement as the writes. A claim in turn
--- makes this wait and then find nothing. Returns the responses that were held; all rows of the
--- others are refused.
+-- makes this wait and then find nothing. And they are written only where they follow the log
+-- (`follows`): each chunk begins where the one before it ended, the first of them at the end of
+-- what is committed. Returns the runs that were held; all rows of the others are refused, and
+-- all rows of those that do not follow.
 WITH held AS MATERIALIZED (
-    SELECT response.id, response.attempt
-    FROM unnest(:response_ids::text[], :attempts::integer[]) AS run (response_id, attempt)
-    JOIN longrun.responses AS response
-        ON response.id = run.response_id AND response.attempt = run.attempt
-    WHERE response.status = 'in_progress'
-    ORDER BY response.id
-    FOR SHARE OF response
+    SELECT run.n, run.first, response.id, response.attempt
+    FROM (
+        -- In one order everywhere, so that two of these never wait for each other. The condition
+        -- is always true, and makes the planner expect one run: it then keeps its plan instead of
+        -- making a new one each time, which takes as long as a small append.
+        SELECT run.n, run.response_id, run.attempt, run.first
+        FROM unnest(:response_ids::text[], :attempts::integer[], :firsts::bigint[])
+            WITH ORDINALITY AS run (response_id, attempt, first, n)
+        WHERE run.n % 1 = 0
+        ORDER BY run.response_id COLLATE "C"
+    ) AS run
+    CROSS JOIN LATERAL (
+        -- By its key for each: a join would rather read all that are in progress, many times.
+        SELECT response.id, response.attempt FROM longrun.responses AS response
+        WHERE response.id = run.response_id AND response.attempt = run.attempt
+            AND response.status = 'in_progress'
+        FOR SHARE
+    ) AS response
+), torn AS (
+    SELECT chunk.run
+    FROM unnest(:chunk_runs::integer[], :chunk_firsts::bigint[], :chunk_lasts::bigint[])
+        WITH ORDINALITY AS chunk (run, first, last, n)
+    WHERE chunk.run = (:chunk_runs::integer[])[chunk.n - 1]
+        AND chunk.first <> (:chunk_lasts::bigint[])[chunk.n - 1] + 1
+), checked AS MATERIALIZED (
+    SELECT held.n, held.id, held.attempt,
+        held.first = 1 + coalesce(
+            (
+                SELECT chunk.last FROM longrun.event_chunks AS chunk
+                WHERE chunk.response_id = held.id ORDER BY chunk.last DESC LIMIT 1
+            ),
+            -1
+        ) AND held.n NOT IN (SELECT torn.run FROM torn) AS follows
+    FROM held
 ), new_chunks AS (
     INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
-    SELECT chunk.response_id, chunk.first, chunk.last, held.attempt, chunk.data
+    SELECT run.id, chunk.first, chunk.last, run.attempt, chunk.data
     FROM unnest(
-        :chunk_response_ids::text[], :chunk_firsts::bigint[], :chunk_lasts::bigint[],
+        :chunk_runs::integer[], :chunk_firsts::bigint[], :chunk_lasts::bigint[],
         :chunk_data::bytea[]
-    ) AS chunk (response_id, first, last, data)
-    JOIN held ON held.id = chunk.response_id
+    ) AS chunk (run, first, last, data)
+    JOIN checked AS run ON run.n = chunk.run AND run.follows
 ), new_items AS (
     INSERT INTO longrun.items (response_id, output_index, item)
-    SELECT item.response_id, item.output_index, item.item
-    FROM unnest(:item_response_ids::text[], :item_indexes::integer[], :items::text[])
-        AS item (response_id, output_index, item)
-    JOIN held ON held.id = item.response_id
+    SELECT run.id, item.output_index, item.item
+    FROM unnest(:item_runs::integer[], :item_indexes::integer[], :items::text[])
+        AS item (run, output_index, item)
+    JOIN checked AS run ON run.n = item.run AND run.follows
 ), new_steps AS (
     INSERT INTO longrun.steps (response_id, scope, kind, key, attempt, fingerprint, result)
-    SELECT step.response_id, step.scope, step.kind, step.key, held.attempt,
-        step.fingerprint, step.result
+    SELECT run.id, step.scope, step.kind, step.key, run.attempt, step.fingerprint, step.result
     FROM unnest(
-        :step_response_ids::text[], :step_scopes::text[], :step_kinds::text[],
-        :step_keys::text[], :step_fingerprints::text[], :step_results::text[]
-    ) AS step (response_id, scope, kind, key, fingerprint, result)
-    JOIN held ON held.id = step.response_id
+        :step_runs::integer[], :step_scopes::text[], :step_kinds::text[], :step_keys::text[],
+        :step_fingerprints::text[], :step_results::text[]
+    ) AS step (run, scope, kind, key, fingerprint, result)
+    JOIN checked AS run ON run.n = step.run AND run.follows
 ), ended AS (
     UPDATE longrun.responses AS response
     SET status = ending.status, document = ending.document, finished_at = now(),
         replica_id = NULL
-    FROM unnest(:ending_response_ids::text[], :ending_statuses::text[], :ending_documents::text[])
-        AS ending (response_id, status, document)
-    JOIN held ON held.id = ending.response_id
-    WHERE response.id = ending.response_id
+    FROM (
+        SELECT run.id, ending.status, ending.document
+        FROM unnest(:ending_runs::integer[], :ending_statuses::text[], :ending_documents::text[])
+            AS ending (run, status, document)
+        JOIN checked AS run ON run.n = ending.run AND run.follows
+        OFFSET 0  -- few: found first, and not by looking at every response of the batch
+    ) AS ending
+    WHERE response.id = ending.id
+), durable AS MATERIALIZED (
+    -- What is acknowledged must not be lost, whatever the server's default is.
+    SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+        THEN set_config('synchronous_commit', 'on', true) END
 )
-SELECT id FROM held;
+SELECT checked.n, checked.follows FROM durable CROSS JOIN checked;
 
 -- name: find_chunks
 -- Which of these chunks are in the log, written by these very attempts. Asked when it is not
 -- known whether an append committed.
-SELECT chunk.response_id
+SELECT chunk.response_id, chunk.attempt
 FROM unnest($1::text[], $2::bigint[], $3::integer[]) AS wanted (response_id, last, attempt)
 JOIN longrun.event_chunks AS chunk
     ON chunk.response_id = wanted.response_id
@@ -57,8 +94,8 @@ JOIN longrun.event_chunks AS chunk
     AND chunk.attempt = wanted.attempt;
 
 -- name: find_steps
--- The same for appends that brought only steps.
-SELECT step.response_id
+-- Which of these steps are recorded, by these very attempts: for appends without events.
+SELECT step.response_id, step.attempt
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[])
     AS wanted (response_id, scope, kind, key, attempt)
 JOIN longrun.steps AS step

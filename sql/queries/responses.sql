@@ -13,9 +13,13 @@ WITH created AS (
         FROM (SELECT FROM longrun.responses WHERE status = 'queued' LIMIT :max_queued) AS waiting
     )
     RETURNING id, attempt
+), durable AS MATERIALIZED (
+    -- As in append_log.
+    SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+        THEN set_config('synchronous_commit', 'on', true) END
 )
 INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
-SELECT id, 0, :last, attempt, :events FROM created
+SELECT created.id, 0, :last, created.attempt, :events FROM durable CROSS JOIN created
 RETURNING response_id;
 
 -- name: get_response

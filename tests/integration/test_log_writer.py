@@ -6,7 +6,7 @@ import random
 import pytest
 
 from longrun import metrics
-from longrun.errors import Fenced, LongrunError
+from longrun.errors import Fenced, NotStored
 from longrun.store.database import Database
 from longrun.store.log_writer import LogWriter
 from longrun.store.records import Chunk, Ending, Step
@@ -319,12 +319,12 @@ class TestPoison:
         [
             ((0, "a\x00b"), None),
             ((0, "\ud800"), None),
-            ((0, None), None),
+            ((None, "{}"), None),
             ((-1, "{}"), None),
             ((2**40, "{}"), None),
             (None, Step("", "nonsense", "0", "{}", "{}")),
         ],
-        ids=["NUL", "surrogate", "null", "negative index", "large index", "kind of step"],
+        ids=["NUL", "surrogate", "null index", "negative index", "large index", "kind of step"],
     )
     async def test_what_postgres_refuses_fails_its_own_run_alone(
         self, store: Database, item: object, step: Step | None
@@ -343,7 +343,7 @@ class TestPoison:
                 append(run, 2)
             results = await asyncio.gather(*(r.flush() for r in runs), return_exceptions=True)
             assert [type(result) for result in results] == [
-                LongrunError if place == 2 else type(None) for place in range(5)
+                NotStored if place == 2 else type(None) for place in range(5)
             ]
             for place, run in enumerate(runs):
                 if place != 2:
@@ -360,7 +360,7 @@ class TestPoison:
             run.append([event(1)], items=[(0, "{}")])
             await run.flush()
             run.append([event(2)], items=[(0, "{}")])
-            with pytest.raises(LongrunError):
+            with pytest.raises(NotStored):
                 await run.flush()
         assert len(await logged(store, response_id)) == 2
 
@@ -442,7 +442,7 @@ class TestLostConnections:
                     killed = await terminate(
                         database.url,
                         application="longrun log writer",
-                        query=f'%"{schema}".event_chunks%',
+                        query=f'%"{schema}".responses%',
                     )
                     assert killed >= 1
                     await eventually(lambda: writer.failing_since is not None)
@@ -461,7 +461,7 @@ class TestLostConnections:
             nonlocal killed
             while not done.is_set():
                 await asyncio.sleep(chance.uniform(0.01, 0.1))
-                pattern = f'%"{store.settings.db_schema}".event_chunks%'
+                pattern = f'%"{store.settings.db_schema}".responses%'
                 killed += await terminate(
                     database.url, application="longrun log writer", query=pattern
                 )

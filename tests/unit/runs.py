@@ -120,7 +120,7 @@ async def run(
     assembler = Assembler(asked.response_id, asked.document)
     assembler.lifecycle("in_progress")
     events = assembler.collect().events
-    commits.entries.append(Entry(events))
+    commits.entries.append(Entry(events, 0))
     run_log = commits.open(asked.response_id, 1, len(events))
 
     async def execute(handle: Handle) -> None:

@@ -86,7 +86,7 @@ class TestBlocks:
         text = "-- a head\n\n-- name: one\n-- why\nSELECT 1\n  + 1;\n\n\n-- name: two\nSELECT 2"
         (folder / "a.sql").write_text(text)
         made = Queries("longrun")
-        assert made.one == "-- why\nSELECT 1\n  + 1"
+        assert made.one == "SELECT 1\n  + 1"
         assert made.two == "SELECT 2"
 
 
@@ -107,7 +107,6 @@ class TestNamedParameters:
             "SELECT 1::text, a::text[]",
             "SELECT ':a', 'it''s :a'",
             'SELECT ":a"',
-            "SELECT 1 -- of :a, isn't it\n  + 2",
             "SELECT list[1:n], list[m:n]",
             "SELECT now() + make_interval(secs => 2), '12:30:00'::time",
         ],
@@ -116,6 +115,10 @@ class TestNamedParameters:
         made = self.made(folder, sql)
         assert made.one == sql
         assert made.bind("one") == (sql,)
+
+    def test_comments_are_left_out(self, folder: Path) -> None:
+        made = self.made(folder, "SELECT 1 -- of :a, isn't it\n\n  -- :b\n  + 2, '-- no'")
+        assert made.bind("one") == ("SELECT 1\n  + 2, '-- no'",)
 
     @pytest.mark.parametrize("values", [{}, {"a": 1}, {"a": 1, "c": 2}, {"a": 1, "b": 2, "c": 3}])
     def test_a_value_that_is_missing_wrong_or_one_too_many(

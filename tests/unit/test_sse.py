@@ -12,7 +12,7 @@ from openai._streaming import SSEDecoder
 
 from longrun.http import sse
 from longrun.jsontext import dumps, loads
-from longrun.store.log_writer import into_chunks
+from longrun.store.batch import into_chunks
 from longrun.store.records import Chunk
 
 thorough = settings(max_examples=150, deadline=None, print_blob=True)

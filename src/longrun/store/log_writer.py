@@ -2,63 +2,38 @@
 
 It takes everything that is pending from all runs of this replica and writes it in one
 statement and one commit; while that commit runs, the next batch gathers. An idle server so
-adds no wait, and a busy one makes larger batches.
+adds no wait, and a busy one makes larger batches. A run that brings very much, or whose batch
+Postgres could not write in time, is written alone, on a connection beside the others'.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from longrun import metrics
 from longrun.backoff import Backoff
-from longrun.errors import Fenced, LongrunError
-from longrun.store.database import Database
-from longrun.store.records import Chunk, Step
-from longrun.store.run_log import Entry, RunLog
-from longrun.store.sqlstates import FAILURES, is_gone
+from longrun.errors import Fenced, LongrunError, NotStored
+from longrun.store.batch import Share, append_columns, first_steps, last_chunks, share_of
+from longrun.store.database import Database, Lane
+from longrun.store.records import Chunk
+from longrun.store.run_log import RunLog
+from longrun.store.sqlstates import Meaning, meaning
 from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.log_writer")
 
 BATCH_BYTES: Final = 8 * 1024 * 1024
+"""About what a batch brings at most. A run that brings more by itself is written alone."""
+
+TRIES_ALONE: Final = 4
+"""How often what cannot be cut any further is tried while other appends come through."""
+
+FIRST_BACKOFF: Final = 0.05
 LONGEST_BACKOFF: Final = 2.0
 
-
-@dataclass(slots=True)
-class _Share:
-    """One run's share of a batch."""
-
-    run: RunLog
-    entries: list[Entry]
-    chunks: list[Chunk] = field(default_factory=list)
-
-    @property
-    def size(self) -> int:
-        return sum(entry.size for entry in self.entries)
-
-    @property
-    def first_step(self) -> Step | None:
-        return next((step for entry in self.entries for step in entry.steps), None)
-
-
-def into_chunks(first: int, events: Iterable[bytes], chunk_bytes: int) -> list[Chunk]:
-    """Join events into chunks of at most `chunk_bytes`, unless one event alone is larger."""
-    chunks: list[Chunk] = []
-    lines: list[bytes] = []
-    size = 0
-    for event in events:
-        if lines and size + len(event) + 1 > chunk_bytes:
-            chunks.append(Chunk(first, first + len(lines) - 1, b"\n".join(lines)))
-            first += len(lines)
-            lines, size = [], 0
-        lines.append(event)
-        size += len(event) + 1
-    if lines:
-        chunks.append(Chunk(first, first + len(lines) - 1, b"\n".join(lines)))
-    return chunks
+NOT_STORED: Final = "The run's events could not be stored."
 
 
 class LogWriter:
@@ -73,9 +48,14 @@ class LogWriter:
         self._settings = database.settings
         self._queries = database.queries
         self._lane = database.lane("log writer")
+        self._lane_of_one = database.lane("log writer, one run")
         self._committed = committed
         self._waiting: dict[RunLog, None] = {}
+        self._alone: set[RunLog] = set()
+        self._group: asyncio.TaskGroup
         self._work = asyncio.Event()
+        self._appends = 0
+        self._ended = False
         self.failing_since: float | None = None
 
     def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
@@ -90,157 +70,228 @@ class LogWriter:
         )
 
     def wake(self, run: RunLog) -> None:
-        if run.lost is not None:
-            run.lose(run.lost)
-            return
-        self._waiting[run] = None
-        self._work.set()
+        """Something of this run is to be written."""
+        if run.lost is not None or self._ended:
+            run.lose(LongrunError("The log writer has stopped."))
+        elif run not in self._alone:
+            self._waiting[run] = None
+            self._work.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Write until `stop` is set and nothing is pending."""
-        with also_on(stop, self._work.set):
-            while not (stop.is_set() and not self._waiting):
-                await self._work.wait()
-                self._work.clear()
-                while self._waiting:
-                    await self._write(self._next_batch())
+        """Write until `stop` is set and nothing is pending.
 
-    def _next_batch(self) -> list[_Share]:
+        However this ends, nobody waits for a commit that will not come: runs of which something
+        was under way have lost their logs. What waits is written once it is started again.
+        """
+        self._ended, ends = False, True
+        try:
+            with also_on(stop, self._work.set):
+                async with asyncio.TaskGroup() as self._group:
+                    await self._write_all(stop)
+        except Exception:
+            ends = stop.is_set()
+            raise
+        finally:
+            if ends:
+                self._ended = True
+                for run in list(self._waiting):
+                    self.wake(run)
+                self._waiting.clear()
+
+    async def _write_all(self, stop: asyncio.Event) -> None:
+        self._work.set()
+        while not (stop.is_set() and not self._waiting and not self._alone):
+            await self._work.wait()
+            self._work.clear()
+            while self._waiting:
+                await self._write(self._next_batch())
+
+    def _next_batch(self) -> list[Share]:
         """The next batch: every waiting run in turn, up to BATCH_BYTES.
 
-        A run has one share of a batch: its events are numbered from what is committed. What is
+        A run has one share of a batch: that it follows the log is looked at for a share. What is
         left of it waits for the next.
         """
         batch, left, size = [], [], 0
         while self._waiting and size < BATCH_BYTES:
             run = next(iter(self._waiting))
             del self._waiting[run]
-            share = _Share(run, run.next_entries(BATCH_BYTES - size))
+            share = share_of(run, BATCH_BYTES - size, self._settings.chunk_bytes)
+            if share is None:
+                continue
+            if share.size > BATCH_BYTES:
+                self._write_apart([share])
+                continue
             if run.has_entries:
                 left.append(run)
-            if not share.entries:
-                continue
-            events = (event for entry in share.entries for event in entry.events)
-            share.chunks = into_chunks(run.first_pending, events, self._settings.chunk_bytes)
             size += share.size
             batch.append(share)
         self._waiting.update(dict.fromkeys(left))
         return batch
 
-    async def _write(self, batch: list[_Share]) -> None:
+    async def _write(self, batch: list[Share]) -> None:
         """Commit a batch, however long it takes; no error of one run harms another."""
-        backoff = Backoff(0.05, LONGEST_BACKOFF)
-        while batch:
-            try:
-                batch = await self._try(batch)
-                self.failing_since = None
-            except Exception as error:
-                metrics.append_failures.inc()
-                if not is_gone(error):
-                    batch = await self._isolate(batch, error)
+        todo = [batch]
+        backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
+        try:
+            while todo:
+                shares = [share for share in todo.pop() if not share.done]
+                if not shares:
                     continue
-                self.failing_since = self.failing_since or time.monotonic()
-                log.warning("append failed, trying again: %s: %s", type(error).__name__, error)
-                await backoff.pause()
-                batch = await self._not_yet_committed(batch)
+                match await self._try(self._lane, shares):
+                    case None:
+                        backoff.reset()
+                    case Meaning.OWN:
+                        half = len(shares) // 2
+                        todo += [shares[half:], shares[:half]]
+                    case Meaning.BUSY:
+                        self._write_apart(shares)
+                    case _:
+                        todo.append(shares)
+                        await backoff.pause()
+        except BaseException:
+            _lose(share for share in batch if share.run not in self._alone)
+            raise
 
-    async def _try(self, batch: list[_Share]) -> list[_Share]:
-        """One append. Returns what is left to do: nothing."""
+    # -- runs that are written alone -------------------------------------------------------
+
+    def _write_apart(self, shares: Sequence[Share]) -> None:
+        """Write each of these by itself, the smallest first, while the others go on."""
+        for share in sorted(shares, key=lambda share: share.size):
+            self._alone.add(share.run)
+            self._waiting.pop(share.run, None)
+            self._group.create_task(self._write_alone(share))
+
+    async def _write_alone(self, share: Share) -> None:
+        """Commit a share, in ever smaller parts if Postgres cannot write it in time.
+
+        A part that cannot be cut any further, and fails again and again while what others bring
+        is written, is given up, and its run with it.
+        """
+        run, most = share.run, len(share.pieces)
+        tries, seen = 0, self._appends
+        backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
+        try:
+            while share.pieces and run.lost is None:
+                part = Share(run, share.pieces[:most])
+                failure = await self._try(self._lane_of_one, [part])
+                if failure is None:
+                    share.pieces = share.pieces[most:]
+                    tries, seen = 0, self._appends
+                    backoff.reset()
+                    continue
+                if failure is Meaning.BUSY and most > 1:
+                    most //= 2
+                elif failure is Meaning.BUSY and self._appends > seen:
+                    tries, seen = tries + 1, self._appends
+                    if tries == TRIES_ALONE:
+                        log.error("append for %s was given up: it takes too long", run.response_id)
+                        _lose([part])
+                await backoff.pause()
+        except Exception:
+            log.exception("the log of %s could not be written alone", run.response_id)
+        finally:
+            if share.pieces:
+                _lose([share])
+            self._alone.discard(run)
+            if run.has_entries:
+                self._waiting[run] = None
+            self._work.set()
+
+    # -- one append ------------------------------------------------------------------------
+
+    async def _try(self, lane: Lane, shares: list[Share]) -> Meaning | None:
+        """One append. None: all of these are done, a single one whose own fault it was too; else
+        what the error means."""
+        try:
+            try:
+                await self._append(lane, shares)
+            except Exception as error:
+                if len(shares) > 1 or meaning(error) is not Meaning.OWN:
+                    raise
+                await self._settle_committed(lane, shares)
+                if not shares[0].done:
+                    metrics.append_failures.inc()
+                    response_id = shares[0].run.response_id
+                    log.error("append for %s was refused", response_id, exc_info=error)
+                    _lose(shares)
+        except Exception as error:
+            metrics.append_failures.inc()
+            return self._failure(shares, error)
+        return None
+
+    def _failure(self, shares: list[Share], error: Exception) -> Meaning:
+        what, name = meaning(error), type(error).__name__
+        log.warning("append of %d runs failed (%s): %s: %s", len(shares), what.name, name, error)
+        if what not in (Meaning.OWN, Meaning.BUSY):
+            self.failing_since = self.failing_since or time.monotonic()
+        return what
+
+    async def _append(self, lane: Lane, shares: list[Share]) -> None:
+        """Settle what was committed. What was refused has lost its log, unless it is there
+        already, from an append whose answer was lost."""
         started = time.perf_counter()
-        held = await self._append(batch)
+        rows = await lane.fetch(*self._queries.bind("append_log", **append_columns(shares)))
         metrics.append_seconds.observe(time.perf_counter() - started)
         metrics.appends.inc()
-        refused = []
-        for share in batch:
-            if share.run.response_id in held:
+        self._appends += 1
+        self.failing_since = None
+        follows: dict[int, bool] = {row["n"]: row["follows"] for row in rows}
+        refused = {}
+        for n, share in enumerate(shares, 1):
+            if follows.get(n):
                 self._settle(share)
             else:
-                refused.append(share)
-        for share in await self._not_yet_committed(refused):
+                refused[n] = share
+        if refused:
+            await self._settle_committed(lane, list(refused.values()))
+            for n, share in refused.items():
+                if not share.done:
+                    self._refuse(share, held=n in follows)
+
+    def _refuse(self, share: Share, *, held: bool) -> None:
+        share.done = True
+        run = share.run
+        if not held:
             metrics.fenced.inc()
-            share.run.lose(Fenced(f"attempt {share.run.attempt} does not hold the response"))
-        return []
+            run.lose(Fenced(f"attempt {run.attempt} does not hold the response"))
+            return
+        # Commits that Postgres had acknowledged are gone, in a failover for one: or we are wrong.
+        # Either way nothing may be written behind a gap.
+        log.error("the log of %s does not end where it did, at %d", run.response_id, share.first)
+        run.lose(NotStored("The database has lost events of this run that it had confirmed."))
 
-    def _settle(self, share: _Share) -> None:
-        share.run.settle(share.entries)
-        if share.chunks:
-            metrics.events_appended.inc(share.chunks[-1].last - share.chunks[0].first + 1)
-            self._committed(share.run.response_id, share.chunks)
+    def _settle(self, share: Share) -> None:
+        share.done = True
+        share.run.settle(list(share.entries))
+        chunks = share.chunks
+        if chunks:
+            metrics.events_appended.inc(chunks[-1].last - chunks[0].first + 1)
+            self._committed(share.run.response_id, chunks)
 
-    async def _append(self, batch: list[_Share]) -> set[str]:
-        rows = await self._lane.fetch(*self._queries.bind("append_log", **_columns(batch)))
-        return {row["id"] for row in rows}
+    async def _settle_committed(self, lane: Lane, shares: list[Share]) -> None:
+        """Settle what is in the log already.
 
-    async def _not_yet_committed(self, batch: list[_Share]) -> list[_Share]:
-        """Settle what is in the log already, from a commit whose answer was lost; give the rest.
-
-        A batch commits whole or not at all, so the last chunk of a share, written by the same
+        An append commits whole or not at all, so the last chunk of a share, written by the same
         attempt, tells; for one that brought no events, its first step does.
         """
-        if not batch:
-            return []
         try:
-            found = await self._find(batch)
-        except FAILURES as error:
-            if not is_gone(error):
+            rows = await lane.fetch(self._queries.find_chunks, *last_chunks(shares))
+            rows += await lane.fetch(self._queries.find_steps, *first_steps(shares))
+        except Exception as error:
+            if meaning(error) is not Meaning.OWN:
                 raise
-            return batch
-        for share in batch:
-            if share.run.response_id in found:
+            # What Postgres does not take for a question, it has not taken for a row.
+            rows = []
+        found = {(row["response_id"], row["attempt"]) for row in rows}
+        for share in shares:
+            if share.key in found:
                 self._settle(share)
-        return [share for share in batch if share.run.response_id not in found]
-
-    async def _find(self, batch: list[_Share]) -> set[str]:
-        """The responses of a batch whose share of it is committed."""
-        chunks = [
-            (share.run.response_id, share.chunks[-1].last, share.run.attempt)
-            for share in batch
-            if share.chunks
-        ]
-        steps = [
-            (share.run.response_id, *share.first_step[:3], share.run.attempt)
-            for share in batch
-            if not share.chunks and share.first_step
-        ]
-        rows = await self._lane.fetch(self._queries.find_chunks, *_transposed(chunks, 3))
-        rows += await self._lane.fetch(self._queries.find_steps, *_transposed(steps, 5))
-        return {row["response_id"] for row in rows}
-
-    async def _isolate(self, batch: list[_Share], error: Exception) -> list[_Share]:
-        """A batch was refused for what one run wrote: find out which, and fail only that one."""
-        left = await self._not_yet_committed(batch)
-        if len(left) > 1:
-            log.warning("append of %d runs was refused, writing them one by one", len(left))
-            for share in left:
-                await self._write([share])
-        elif left:
-            run = left[0].run
-            log.error("append for %s was refused", run.response_id, exc_info=error)
-            run.lose(LongrunError("The run's events could not be stored."))
-        return []
 
 
-def _columns(batch: list[_Share]) -> dict[str, list[Any]]:
-    """The parameters of `append_log`, a list for each column."""
-    chunks = [(share.run.response_id, *chunk) for share in batch for chunk in share.chunks]
-    entries = [(share.run.response_id, entry) for share in batch for entry in share.entries]
-    items = [(id_, *item) for id_, entry in entries for item in entry.items]
-    steps = [(id_, *step) for id_, entry in entries for step in entry.steps]
-    endings = [(id_, *entry.ending) for id_, entry in entries if entry.ending]
-    return {
-        "response_ids": [share.run.response_id for share in batch],
-        "attempts": [share.run.attempt for share in batch],
-        **_named(chunks, "chunk_response_ids", "chunk_firsts", "chunk_lasts", "chunk_data"),
-        **_named(items, "item_response_ids", "item_indexes", "items"),
-        **_named(steps, "step_response_ids", *(f"step_{name}s" for name in Step._fields)),
-        **_named(endings, "ending_response_ids", "ending_statuses", "ending_documents"),
-    }
-
-
-def _named(rows: Sequence[Sequence[object]], *names: str) -> dict[str, list[Any]]:
-    """Rows as columns, each under its name."""
-    return dict(zip(names, _transposed(rows, len(names)), strict=True))
-
-
-def _transposed(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+def _lose(shares: Iterable[Share]) -> None:
+    """The runs of these shares have lost their logs, unless they are done."""
+    for share in shares:
+        if not share.done:
+            share.done = True
+            share.run.lose(NotStored(NOT_STORED))

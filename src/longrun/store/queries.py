@@ -50,6 +50,8 @@ MOST_NUMBERED: Final = 6
 class Query:
     """One block: its SQL with $1…$n, and the names of these parameters if the file names them.
 
+    Comments stay in the file: pg_stat_activity shows the first kilobyte of a statement.
+
     Raises:
         ValueError: parameters with names beside numbered ones, or too many numbered ones.
     """
@@ -60,7 +62,8 @@ class Query:
         self.optional = frozenset(line["name"] for line in _OPTIONAL.finditer(text))
         self.parameters: tuple[str, ...] = ()
         numbers = {token["number"] for token in _TOKEN.finditer(text)} - {None}
-        self.sql = _TOKEN.sub(self._number, text)
+        sql = _TOKEN.sub(self._in_place_of, text)
+        self.sql = "\n".join(line.rstrip() for line in sql.splitlines() if line.strip())
         if self.parameters and numbers:
             raise ValueError(f"query {name}: its parameters have names or numbers, not both")
         if len(numbers) > MOST_NUMBERED:
@@ -71,10 +74,10 @@ class Query:
         text = _OPTIONAL.sub(lambda line: "" if line["name"] in absent else line[1], self.text)
         return Query(self.name, text)
 
-    def _number(self, token: re.Match[str]) -> str:
+    def _in_place_of(self, token: re.Match[str]) -> str:
         name = token["name"]
         if name is None:
-            return token[0]
+            return "" if token[0].startswith("--") else token[0]
         if name not in self.parameters:
             self.parameters += (name,)
         return f"${self.parameters.index(name) + 1}"

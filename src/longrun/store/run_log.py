@@ -9,8 +9,9 @@ from typing import Final
 from longrun.errors import LongrunError, TooLarge
 from longrun.store.records import Ending, Step
 
-ENTRY_BYTES: Final = 64 * 1024
-"""What an entry has at least before events that bring nothing else begin another one."""
+ENTRY_BYTES: Final = 32 * 1024
+"""What an entry has at least before events that bring nothing else begin another one. Chunks are
+made of whole entries where they can be: a fraction of one."""
 
 ENVELOPE_BYTES: Final = 64 * 1024
 """What an event may have around its item."""
@@ -29,9 +30,13 @@ _WHOLE: Final = (b'{"type":"response.created"', b'{"type":"response.in_progress"
 
 @dataclass(slots=True)
 class Entry:
-    """What calls of `append` hand over; it is committed whole or not at all."""
+    """What calls of `append` hand over; it is committed whole or not at all.
+
+    `first` is the number of its first event, or the next one where it has none.
+    """
 
     events: list[bytes]
+    first: int
     items: Sequence[tuple[int, str]] = ()
     steps: Sequence[Step] = ()
     ending: Ending | None = None
@@ -84,7 +89,6 @@ class RunLog:
         self._wake = wake
         self._buffer_bytes = buffer_bytes
         self._entries: deque[Entry] = deque()
-        self._first = next_sequence
         self._pending_bytes = 0
         self._output_size = 0
         self._appended = 0
@@ -113,8 +117,9 @@ class RunLog:
                 return
         last = self._entries[-1] if self._entries else None
         if items or steps or ending or last is None or last.ending or last.size >= ENTRY_BYTES:
+            size += sum([len(item) for _, item in items])
             size += sum([len(step.result) for step in steps])
-            self._entries.append(Entry([*events], items, steps, ending, size))
+            self._entries.append(Entry([*events], self.next_sequence, items, steps, ending, size))
             self._appended += 1
         else:
             # Deltas come one by one and by the thousand: an entry for each would be most of the
@@ -192,7 +197,6 @@ class RunLog:
     def settle(self, entries: Sequence[Entry]) -> None:
         """These entries are committed."""
         self._pending_bytes -= sum(entry.size for entry in entries)
-        self._first += sum(len(entry.events) for entry in entries)
         self._committed += len(entries)
         self._changed.set()
 
@@ -203,8 +207,3 @@ class RunLog:
         self._entries.clear()
         self._pending_bytes = 0
         self._changed.set()
-
-    @property
-    def first_pending(self) -> int:
-        """The number of the first event that is not committed."""
-        return self._first

@@ -1,0 +1,153 @@
+"""A batch of the log writer: each run's share of it, and the columns that are sent of it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from longrun.store.records import Chunk, Step
+from longrun.store.run_log import Entry, RunLog
+
+
+@dataclass(slots=True)
+class Piece:
+    """Entries that are never torn apart, with the chunks that their events make.
+
+    Where one chunk ends and the next begins is settled when entries are first sent, and stays as
+    it is however a share is cut later: should an append that was given up still be under way, it
+    and the one that is sent in its place have their first chunk's key in common, so that only one
+    of the two can commit.
+    """
+
+    entries: list[Entry]
+    chunks: list[Chunk]
+    size: int
+
+
+@dataclass(slots=True)
+class Share:
+    """What one run has in a batch. `done`: it is committed, or the run has lost its log."""
+
+    run: RunLog
+    pieces: list[Piece]
+    done: bool = False
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.run.response_id, self.run.attempt
+
+    @property
+    def first(self) -> int:
+        """The number of its first event; the end of the log where it has none."""
+        return self.pieces[0].entries[0].first
+
+    @property
+    def size(self) -> int:
+        return sum(piece.size for piece in self.pieces)
+
+    @property
+    def entries(self) -> Iterator[Entry]:
+        return (entry for piece in self.pieces for entry in piece.entries)
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        return [chunk for piece in self.pieces for chunk in piece.chunks]
+
+    @property
+    def first_step(self) -> Step | None:
+        return next((step for entry in self.entries for step in entry.steps), None)
+
+
+def share_of(run: RunLog, limit: int, chunk_bytes: int) -> Share | None:
+    """Take about `limit` bytes of what is pending of a run, at least one entry if there is any."""
+    entries = run.next_entries(limit)
+    return Share(run, list(_pieces(entries, chunk_bytes))) if entries else None
+
+
+def _pieces(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[Piece]:
+    """Small entries share a piece, as far as their events fit into one chunk."""
+    gathered: list[Entry] = []
+    size = 0
+    for entry in entries:
+        joined = entry.size + len(entry.events)
+        if gathered and size + joined > chunk_bytes:
+            yield _piece(gathered, chunk_bytes)
+            gathered, size = [], 0
+        gathered.append(entry)
+        size += joined
+    if gathered:
+        yield _piece(gathered, chunk_bytes)
+
+
+def _piece(entries: list[Entry], chunk_bytes: int) -> Piece:
+    events = (event for entry in entries for event in entry.events)
+    chunks = into_chunks(entries[0].first, events, chunk_bytes)
+    return Piece(entries, chunks, sum(entry.size for entry in entries))
+
+
+def into_chunks(first: int, events: Iterable[bytes], chunk_bytes: int) -> list[Chunk]:
+    """Join events into chunks of at most `chunk_bytes`, unless one event alone is larger."""
+    chunks: list[Chunk] = []
+    lines: list[bytes] = []
+    size = 0
+    for event in events:
+        if lines and size + len(event) + 1 > chunk_bytes:
+            chunks.append(Chunk(first, first + len(lines) - 1, b"\n".join(lines)))
+            first += len(lines)
+            lines, size = [], 0
+        lines.append(event)
+        size += len(event) + 1
+    if lines:
+        chunks.append(Chunk(first, first + len(lines) - 1, b"\n".join(lines)))
+    return chunks
+
+
+def append_columns(batch: Sequence[Share]) -> dict[str, list[Any]]:
+    """The parameters of `append_log`. Rows name their run by its number in the batch, from 1."""
+    shares = list(enumerate(batch, 1))
+    chunks = [(n, *chunk) for n, share in shares for chunk in share.chunks]
+    entries = [(n, entry) for n, share in shares for entry in share.entries]
+    items = [(n, *item) for n, entry in entries for item in entry.items]
+    steps = [(n, *step) for n, entry in entries for step in entry.steps]
+    endings = [(n, *entry.ending) for n, entry in entries if entry.ending]
+    return {
+        "response_ids": [share.run.response_id for share in batch],
+        "attempts": [share.run.attempt for share in batch],
+        "firsts": [share.first for share in batch],
+        **_named(chunks, "chunk_runs", "chunk_firsts", "chunk_lasts", "chunk_data"),
+        **_named(items, "item_runs", "item_indexes", "items"),
+        **_named(steps, "step_runs", *(f"step_{name}s" for name in Step._fields)),
+        **_named(endings, "ending_runs", "ending_statuses", "ending_documents"),
+    }
+
+
+def last_chunks(batch: Sequence[Share]) -> list[list[Any]]:
+    """The parameters of `find_chunks`: of each share its last chunk, which tells of all of it."""
+    return _transposed(
+        [
+            (share.run.response_id, share.chunks[-1].last, share.run.attempt)
+            for share in batch
+            if share.chunks
+        ],
+        3,
+    )
+
+
+def first_steps(batch: Sequence[Share]) -> list[list[Any]]:
+    """The parameters of `find_steps`: the first step of each share that brings no events."""
+    return _transposed(
+        [
+            (share.run.response_id, *share.first_step[:3], share.run.attempt)
+            for share in batch
+            if not share.chunks and share.first_step
+        ],
+        5,
+    )
+
+
+def _named(rows: Sequence[Sequence[object]], *names: str) -> dict[str, list[Any]]:
+    """Rows as columns, each under its name."""
+    return dict(zip(names, _transposed(rows, len(names)), strict=True))
+
+
+def _transposed(rows: Sequence[Sequence[object]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
