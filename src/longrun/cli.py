@@ -16,6 +16,7 @@ from longrun.settings import Settings
 app = typer.Typer(
     name="longrun",
     help="Run agents behind the OpenAI Responses API and never lose a run or an event.",
+    epilog="[bold]Example:[/] longrun serve my_app.agents:researcher",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,7 +42,7 @@ def serve(
         list[str] | None,
         typer.Argument(
             help="Import strings of agents. [dim]\\[default: the demo agents][/]",
-            metavar="AGENT...",
+            metavar="AGENT",
         ),
     ] = None,
     host: Annotated[
@@ -170,7 +171,7 @@ def settings(
 ) -> None:
     """Print every setting: its variable, the value in effect, and where that came from.
 
-    Secrets are not shown. Flags of `longrun serve` are not known here.
+    Secrets are hidden. Flags given to `longrun serve` are not taken into account.
 
     [bold]Example:[/] LONGRUN_PORT=9000 longrun settings
     """

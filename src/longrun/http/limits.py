@@ -11,8 +11,9 @@ DEEPEST: Final = 200
 MOST_PARAMETERS: Final = 1000
 """Names in an object whose names are looked at: the body itself, a tool, `reasoning`, `text`."""
 
-MOST_ESCAPES: Final = 4_000_000
-"""Backslashes in a body: 32 MB of nothing else take five times as long to write as plain text."""
+MOST_ESCAPES: Final = 2_000_000
+"""Escape sequences in a body: 16 million, in 32 MB, take six times as long to write as plain text.
+Text of 32 MB with a line end in each 30 characters has one million."""
 
 
 MOST_DIGITS: Final = 100
