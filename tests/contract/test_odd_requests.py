@@ -83,6 +83,40 @@ class TestAnything:
         assert status in (400, 404, 405), answered
         assert json.loads(answered)["error"].keys() == {"message", "type", "param", "code"}
 
+    @given(
+        st.dictionaries(
+            st.sampled_from(
+                ["after", "limit", "order", "status", "model", "metadata[a]", "metadata["]
+            ),
+            st.text(max_size=8) | st.binary(max_size=4) | st.sampled_from(["\0", "1_0", "desc"]),
+        )
+    )
+    @settings(
+        max_examples=40,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    def test_that_is_listed(self, two: list[Replica], query: dict[str, Any]) -> None:
+        text = "&".join(f"{quoted(name)}={quoted(value)}" for name, value in query.items())
+        status, answered = ask(two[0], "GET", f"/v1/responses?{text}")
+        assert status in (200, 400), answered
+
+
+class TestLists:
+    @pytest.mark.parametrize(
+        ("query", "param"),
+        [
+            ("model=%00", "model"),
+            ("after=%00", "after"),
+            *((f"limit={odd}", "limit") for odd in ("1_0", "%202", "5.0", "%2B1", "%EF%BC%91")),
+        ],
+    )
+    async def test_odd_queries(self, two: list[Replica], query: str, param: str) -> None:
+        status, error = await refusal(two[0], f"/v1/responses?{query}")
+        assert (status, error["param"]) == (400, param)
+
 
 class TestOddTypes:
     @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from starlette.routing import BaseRoute, Route
 from longrun import ids
 from longrun.errors import BadRequest, NotFound
 from longrun.http.answers import JSONAnswer, as_response
-from longrun.http.problems import bad_request
+from longrun.http.problems import bad_request, shortened
+from longrun.http.query import Integer, Text
 from longrun.jsontext import loads
 from longrun.protocol import Status
 from longrun.store.responses import Page, Responses
@@ -32,11 +33,11 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    after: str | None = None
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    after: Text | None = None
+    limit: Annotated[Integer, Field(ge=1, le=100)] = 20
     order: Literal["asc", "desc"] = "desc"
     status: Status | None = None
-    model: str | None = None
+    model: Text | None = None
 
     @classmethod
     def parse(cls, request: Request) -> "ListQuery":
@@ -106,7 +107,7 @@ class Lists:
         if ids.is_response_id(response_id):
             text = await self.responses.input(response_id, self.principal(request))
         if text is None:
-            raise NotFound(f"Response with id {response_id!r} not found.", param="id")
+            raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
         items = [as_input_item(item, response_id, place) for place, item in enumerate(loads(text))]
         if query.order == "desc":
             items.reverse()

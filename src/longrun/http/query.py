@@ -1,9 +1,11 @@
-"""The query of `GET /responses/{id}`: checked, with an error that names the parameter."""
+"""Queries: checked, with an error that names the parameter."""
 
 import re
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Annotated, Any, Final, Self
 
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from longrun.errors import BadRequest
@@ -12,6 +14,25 @@ LARGEST_CURSOR: Final = 2**63 - 1
 """What a bigint of Postgres can hold."""
 
 _DIGITS: Final = re.compile("[0-9]{1,19}")
+
+
+def _of_digits(value: Any) -> Any:
+    if isinstance(value, str) and not _DIGITS.fullmatch(value):
+        raise PydanticCustomError("int_parsing", "Input should be an integer in ASCII digits")
+    return value
+
+
+def _without_nul(value: str) -> str:
+    if "\0" in value:
+        raise PydanticCustomError("string_nul", "Input should not contain NUL")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_of_digits)]
+"""Not all that Python reads as one: `1_0`, `5.0`, ` 1`, `+1`, `１`."""
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+"""Text that Postgres can compare; it has no NUL in any text."""
 
 _BOOLEANS: Final = {
     **dict.fromkeys(("true", "1", "t", "yes", "y", "on"), True),
