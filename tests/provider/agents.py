@@ -17,6 +17,7 @@ says what it has:
     ids-KIND     (litellm) `tools` with the call ids of `adapter.CALL_IDS`
 """
 
+import json
 import os
 from typing import Any
 
@@ -216,3 +217,35 @@ async def _shell(request: Any) -> str:
 
 async def _write(context: Any, text: str) -> str:
     return f"wrote {text}"
+
+
+LOOK = {"call": "look", "arguments": {"word": "cat"}}
+ADD = {"call": "add", "arguments": {"a": 1, "b": 2}}
+
+
+def script(*turns: Any) -> str:
+    return json.dumps({"turns": list(turns)})
+
+
+def turns_of(name: str) -> list[Any]:
+    """Turns that use all that an agent has."""
+    family, _, kind = name.partition("-")
+    by_kind: dict[str, list[Any]] = {
+        "plain": [],
+        "tools": [[LOOK, ADD], [{"call": "fail"}]],
+        "handoff": [[{"call": f"transfer_to_{family}_tools"}], [LOOK]],
+        "nested": [[{"call": "expert", "arguments": {"input": script([LOOK])}}]],
+        "structured": [[LOOK]],
+        "reasoning": [[{"reasoning": "hm"}, LOOK], [{"reasoning": "so"}, {"text": "there"}]],
+        "encrypted": [[{"reasoning": "hm"}, LOOK], [{"reasoning": "so"}, {"text": "there"}]],
+        "hosted": [
+            [LOOK, {"web_search": "cats"}],
+            [{"file_search": ["cats"]}, {"code": "1"}, {"image": "cat"}, {"text": "there"}],
+        ],
+        "local": [
+            [{"shell": ["ls"]}, {"custom": "write", "input": "x"}],
+            [{"apply_patch": {"type": "delete_file", "path": "a"}}],
+            [{"computer": {"type": "screenshot"}}],
+        ],
+    }
+    return by_kind.get(kind, by_kind["tools"])

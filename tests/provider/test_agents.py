@@ -2,7 +2,6 @@
 
 What fails in longrun with one of these is longrun's."""
 
-import json
 from typing import Any
 
 import pytest
@@ -11,39 +10,8 @@ from openai import AsyncOpenAI, BadRequestError
 from pydantic import ValidationError
 
 from tests.provider import agents as served
+from tests.provider.agents import LOOK, script, turns_of
 from tests.provider.server import Provider
-
-LOOK = {"call": "look", "arguments": {"word": "cat"}}
-ADD = {"call": "add", "arguments": {"a": 1, "b": 2}}
-
-
-def script(*turns: Any) -> str:
-    return json.dumps({"turns": list(turns)})
-
-
-def scripts(name: str) -> list[Any]:
-    """The turns that an agent can take."""
-    family, _, kind = name.partition("-")
-    by_kind: dict[str, list[Any]] = {
-        "plain": [],
-        "tools": [[LOOK, ADD], [{"call": "fail"}]],
-        "handoff": [[{"call": f"transfer_to_{family}_tools"}], [LOOK]],
-        "nested": [[{"call": "expert", "arguments": {"input": script([LOOK])}}]],
-        "structured": [[LOOK]],
-        "reasoning": [[{"reasoning": "hm"}, LOOK], [{"reasoning": "so"}, {"text": "there"}]],
-        "encrypted": [[{"reasoning": "hm"}, LOOK], [{"reasoning": "so"}, {"text": "there"}]],
-        "hosted": [
-            [LOOK, {"web_search": "cats"}],
-            [{"file_search": ["cats"]}, {"code": "1"}, {"image": "cat"}, {"text": "there"}],
-        ],
-        "local": [
-            [{"shell": ["ls"]}, {"custom": "write", "input": "x"}],
-            [{"apply_patch": {"type": "delete_file", "path": "a"}}],
-            [{"computer": {"type": "screenshot"}}],
-        ],
-    }
-    return by_kind.get(kind, by_kind["tools"])
-
 
 NAMES = [
     *(
@@ -65,7 +33,7 @@ async def test_two_turns(
     config = RunConfig(tracing_disabled=True)
     history: list[Any] = []
     for _ in range(2):
-        history.append({"role": "user", "content": script(*scripts(name))})
+        history.append({"role": "user", "content": script(*turns_of(name))})
         if stream:
             result: Any = Runner.run_streamed(by_name[name], history, run_config=config)
             async for _event in result.stream_events():

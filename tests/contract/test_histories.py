@@ -1,0 +1,157 @@
+"""Three turns of every agent of `tests/provider`, in the four ways in which clients go on.
+
+The provider refuses what real ones refuse; the turns go to two replicas in turn.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests import servers
+from tests.postgres import Server
+from tests.provider import agents as served
+from tests.provider.adapter import CALL_IDS
+from tests.provider.agents import script, turns_of
+from tests.provider.server import Provider
+from tests.servers import Replica
+
+WAYS = ("previous", "reference", "whole", "bare")
+"""`previous_response_id`, `item_reference`, all items with our ids, all items without ids."""
+
+KINDS = ("plain", "tools", "handoff", "nested", "structured", "reasoning")
+
+AGENTS = [
+    *(f"{family}-{kind}" for family in served.FAMILIES for kind in KINDS),
+    *("responses-encrypted", "responses-hosted", "responses-local"),
+]
+
+GAPS = [
+    (".* by reference", "item_reference goes to the provider as it is"),
+    (
+        "(chat|litellm)-.* by (previous|bare)",
+        "an agent on Chat Completions cannot go on: its items come back without ids",
+    ),
+    (
+        "responses-(reasoning|encrypted) by (whole|bare)|responses-encrypted by previous",
+        "reasoning goes to the provider under our id and with a status",
+    ),
+    (
+        "responses-hosted by .*",
+        "hosted calls go to the provider without their id, or under ours",
+    ),
+    (
+        "responses-local by .*",
+        "what only the SDK or longrun wrote (`shell_output`, `status`) goes to the provider",
+    ),
+    (
+        "call ids (counted|same|name|empty|none)",
+        "call ids that repeat end the run, or drop an output",
+    ),
+]
+"""What does not work yet: a pattern of `AGENT by WAY`, and why. Each is an xfail that turns into an
+error when it works, so that its line here goes."""
+
+
+@pytest.fixture(scope="module")
+def replicas(database: Server, running_provider: Provider) -> Iterator[list[Replica]]:
+    """Two replicas with the agents of `tests/provider`."""
+    with servers.replicas(
+        2,
+        database.url,
+        schema="histories",
+        agents=served.AGENTS,
+        environment=served.environment(running_provider),
+    ) as started:
+        yield started
+
+
+def parameters() -> list[Any]:
+    made = [(agent, way) for agent in AGENTS for way in WAYS]
+    return [
+        pytest.param(*each, id=" by ".join(each), marks=gap(" by ".join(each))) for each in made
+    ]
+
+
+def gap(name: str) -> list[pytest.MarkDecorator]:
+    why = [reason for pattern, reason in GAPS if re.fullmatch(pattern, name)]
+    return [pytest.mark.xfail(strict=True, reason=why[0])] if why else []
+
+
+@pytest.mark.parametrize(("agent", "way"), parameters())
+async def test_three_turns(
+    replicas: list[Replica], provider: Provider, agent: str, way: str
+) -> None:
+    items: list[Any] = []
+    texts: list[str] = []
+    previous: str | None = None
+    # The last shows what the model is given; an output type does not let it.
+    last = script() if agent.endswith("structured") else json.dumps({"show": True})
+    for turn, said in enumerate([*[script(*turns_of(agent))] * 2, last]):
+        news = [{"role": "user", "content": said}]
+        items += news
+        url = replicas[turn % 2].base_url
+        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            response = await client.responses.create(
+                model=agent,
+                input=news if way == "previous" else items,
+                **({"previous_response_id": previous} if previous else {}),
+            )
+        assert provider.refused == []
+        assert response.status == "completed", response.error
+        previous = response.id if way == "previous" else None
+        items += [going_back(item.to_dict(), way) for item in response.output]
+        texts.append(response.output_text)
+    if not agent.endswith("structured"):
+        given = json.loads(texts[-1])
+        assert texts[0]
+        assert texts[0] == texts[1]
+        assert [role for role, _ in said_in(given)].count("user") == 3
+        assert [text for role, text in said_in(given) if role == "assistant"] == texts[:2]
+        assert "provider_data" not in json.dumps(given)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=gap(f"call ids {kind}")) for kind in CALL_IDS]
+)
+async def test_call_ids_are_unique_whatever_the_adapter_gives(
+    replicas: list[Replica], provider: Provider, kind: str
+) -> None:
+    """In one turn of the user's: two calls at once, then another."""
+    words = ("cat", "dog", "cow")
+    first, second, third = ({"call": "look", "arguments": {"word": word}} for word in words)
+    url = replicas[0].base_url
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        response = await client.responses.create(
+            model=f"litellm-ids-{kind}", input=script([first, second], [third])
+        )
+    assert response.status == "completed", response.error
+    assert provider.refused == []
+    items = [item.to_dict() for item in response.output]
+    shown = [item["call_id"] for item in items if item["type"] == "function_call"]
+    assert all(isinstance(call_id, str) and call_id for call_id in shown)
+    assert len(shown) == len(set(shown))
+    found = [
+        message["content"] for message in provider.asked[-1].items if message["role"] == "tool"
+    ]
+    assert found == [f"found {word}" for word in words]
+
+
+def going_back(item: dict[str, Any], way: str) -> dict[str, Any]:
+    if way == "reference":
+        return {"type": "item_reference", "id": item["id"]}
+    if way == "bare":
+        return {name: value for name, value in item.items() if name != "id"}
+    return item
+
+
+def said_in(given: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Who said what, in the input or the messages of a model."""
+    for item in given:
+        content = item.get("content")
+        if item.get("role") in ("user", "assistant") and content:
+            parts = [content] if isinstance(content, str) else [p.get("text") for p in content]
+            yield item["role"], "".join(parts)
