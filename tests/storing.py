@@ -37,7 +37,7 @@ async def opened(
 
 @contextlib.asynccontextmanager
 async def migrated(url: str, schema: str, **settings: Any) -> AsyncIterator[Database]:
-    """The same, with all tables."""
+    """The pools of a replica, on a schema with all tables."""
     async with opened(url, schema, **settings) as database:
         await migrate(database)
         yield database

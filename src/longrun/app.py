@@ -278,8 +278,8 @@ def create_app(
         agents: what to serve; left out, what the settings name, or else the demo agents.
         settings: left out, read from the environment.
         session: makes an Agents SDK Session for each run, from `longrun.current()`. What a run
-            does with it is recorded, so that a run that is carried on finds what it found. It is
-            closed when the run ends, if it can be.
+            does with it is recorded, so that a run that is taken over finds what it found before.
+            It is closed when the run ends, if it can be.
 
     Raises:
         ConfigurationError: a setting is not allowed, an agent cannot be served, a name is twice.

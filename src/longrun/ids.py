@@ -62,8 +62,8 @@ def new_replica_id() -> str:
 def item_id(response_id: str, output_index: int, item_type: str) -> str:
     """The id of the output item at an index of a response.
 
-    Derived, not drawn: an index is used once over all attempts, so the id is unique, and
-    a run that is carried on by another replica gives its items the ids that they had.
+    Derived, not drawn: an index is used once over all attempts, so the id is unique, and a run
+    that is taken over gives its items the ids that they had.
     """
     prefix = _ITEM_PREFIXES.get(item_type, "item")
     return f"{prefix}_{response_id.removeprefix('resp_')}{output_index:06x}"

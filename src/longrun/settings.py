@@ -319,10 +319,6 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise ConfigurationError("\n".join(map(_line, error.errors()))) from None
 
-    @property
-    def listen_url(self) -> SecretStr | None:
-        return self.listen_database_url or self.database_url
-
 
 def variable(name: str) -> str:
     """The environment variable of a field."""

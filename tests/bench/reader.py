@@ -95,7 +95,7 @@ def reading(
 
 
 def read(streams: Sequence[Stream], *, times: int = 1, bodies: bool = False) -> Readings:
-    """The same, to the end."""
+    """Read all of these streams, to their ends."""
     with reading(streams, times=times, bodies=bodies) as begun:
         begun.wait_open()
         return begun.read()

@@ -132,7 +132,7 @@ def _number(value: float) -> str:
 
 
 def as_json(results: Sequence[Result]) -> str:
-    """The same for programs."""
+    """All figures as one JSON document, for programs."""
     return json.dumps([_as_dict(result) for result in results], indent=2)
 
 

@@ -45,7 +45,7 @@ async def answer(
 async def refusal(
     replica: Replica, path: str, method: str = "GET", **options: Any
 ) -> tuple[int, dict[str, Any]]:
-    """The same for a request that must fail: status and error, which must have its four keys."""
+    """Send a request that must fail: status and error, which must have its four keys."""
     status, body = await answer(replica, path, method, **options)
     assert body.keys() == {"error"}
     assert body["error"].keys() == {"message", "type", "param", "code"}

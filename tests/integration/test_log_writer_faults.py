@@ -57,7 +57,7 @@ async def cuttable(database: Server, schema: str) -> AsyncIterator[tuple[Databas
 
 @contextlib.asynccontextmanager
 async def with_setting(database: Server, schema: str, setting: str) -> AsyncIterator[Database]:
-    """The same, with a setting of the role's own."""
+    """The store of a role that may be hurt, and that has a setting of its own."""
     async with migrated(database.url, schema):
         pass
     async with direct_way(database.url, schema) as way, connected(database.url) as admin:

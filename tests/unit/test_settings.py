@@ -79,12 +79,6 @@ class TestSources:
         with pytest.raises(ValidationError):
             Settings.load().port = 1
 
-    def test_listening_goes_where_it_is_told(self) -> None:
-        one, other = SecretStr("postgres://one"), SecretStr("postgres://other")
-        assert Settings.load(database_url=one).listen_url == one
-        assert Settings.load(database_url=one, listen_database_url=other).listen_url == other
-        assert Settings.load().listen_url is None
-
 
 class TestErrors:
     @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A scripted model: a full Responses event sequence for each turn, with no model behind it.
 
-It keeps no state. Which turn it is in is read from the input that it is given, so a run that
-another replica carries on goes on with the same words and the same calls.
+It keeps no state. Which turn it is in, it reads from its input, so a run that another replica takes
+over continues with the same words and the same calls.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ def sql_folder() -> Path:
 
 
 def in_schema(sql: str, schema: str) -> str:
-    """The same SQL for another schema than `longrun`."""
+    """SQL of these files, for another schema than `longrun`."""
     return _SCHEMA.sub(f'"{schema}"', sql)
 
 

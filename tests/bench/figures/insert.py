@@ -54,7 +54,7 @@ async def _plain(parent: processes.Parent, url: str, ids: list[str], seconds: fl
 
 
 async def _log_writer(parent: processes.Parent, url: str, ids: list[str], seconds: float) -> Rate:
-    """The same through runs and their log writer, fenced."""
+    """Events per second through runs and their log writer, fenced."""
     events = store.deltas(EVENTS)
     async with store.opened(url, SCHEMA) as database:
         replica = Writing(database, announcing=False)
