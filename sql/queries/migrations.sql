@@ -2,7 +2,11 @@
 -- One migrator at a time, in the whole cluster, for this schema.
 SELECT pg_advisory_xact_lock(hashtextextended('longrun migrate ' || $1, 0));
 
+-- name: find_schema
+SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) AS exists;
+
 -- name: create_schema
+-- Only where there is none: it needs the right to create one even if there is.
 CREATE SCHEMA IF NOT EXISTS longrun;
 
 -- name: create_migrations

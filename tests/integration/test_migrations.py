@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -146,6 +146,49 @@ class TestRefused:
         async with opened(database.url, schema) as mine:
             with pytest.raises(ConfigurationError, match="run `longrun migrate`"):
                 await check_migrated(mine)
+
+
+class TestRights:
+    @pytest.fixture
+    async def app(self, database: Server, schema: str) -> AsyncIterator[str]:
+        """The URL of a role that owns nothing and may create nothing."""
+        role = f"app_{schema}"
+        async with connected(database.url) as connection:
+            await connection.execute(f"CREATE ROLE {role} LOGIN")
+            yield database.url.replace("//postgres@", f"//{role}@")
+            await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+    async def _grant(self, url: str, schema: str) -> None:
+        role = f"app_{schema}"
+        await change(url, f'GRANT USAGE ON SCHEMA "{schema}" TO {role}')
+        tables = f'ON ALL TABLES IN SCHEMA "{schema}"'
+        await change(url, f"GRANT SELECT, INSERT, UPDATE, DELETE {tables} TO {role}")
+
+    async def test_none_to_create_is_needed_when_nothing_is_pending(
+        self, database: Server, schema: str, app: str
+    ) -> None:
+        async with migrated(database.url, schema):
+            await self._grant(database.url, schema)
+        async with opened(app, schema) as mine:
+            assert await migrate(mine) == []
+        with servers.replicas(1, app, schema=schema) as (replica,):
+            body = {"model": "scripted", "input": "hello"}
+            url = f"{replica.base_url}/responses"
+            async with await Wire.open(url, method="POST", json=body) as wire:
+                await wire.rest()
+            assert wire.status == 200
+
+    async def test_what_is_missing_is_said(self, schema: str, app: str) -> None:
+        async with opened(app, schema) as mine:
+            with pytest.raises(ConfigurationError, match=r"pending.*denied.*CREATE on"):
+                await migrate(mine)
+
+    async def test_a_schema_that_it_may_not_even_use(
+        self, database: Server, schema: str, app: str
+    ) -> None:
+        async with migrated(database.url, schema), opened(app, schema) as mine:
+            with pytest.raises(ConfigurationError, match=rf"no right .*{schema}.*USAGE"):
+                await migrate(mine)
 
 
 def unknown_migration(schema: str, *, breaking: bool) -> str:

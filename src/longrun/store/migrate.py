@@ -72,13 +72,33 @@ async def migrate(database: Database) -> list[Migration]:
     """Apply what is pending, all in one transaction, and return it.
 
     Any number of replicas may call this at once: the first does it, the others wait and find
-    nothing to do.
+    nothing to do. Where nothing is pending, nothing is written and no right to create is needed.
+
+    Raises:
+        ConfigurationError: a migration does not fit, or the role lacks a right; says which.
     """
+    if not (todo := await _pending(database)):
+        return []
+    try:
+        return await _apply(database)
+    except asyncpg.InsufficientPrivilegeError as error:
+        schema = database.queries.schema
+        raise ConfigurationError(
+            f"{len(todo)} migrations are pending in schema {schema!r}, and the role in "
+            f"LONGRUN_DATABASE_URL has no right to apply them: {error}. A role that owns the "
+            "schema (or, where there is none, has CREATE on the database) has to run "
+            "`longrun migrate`"
+        ) from error
+
+
+async def _apply(database: Database) -> list[Migration]:
     queries = database.queries
     async with database.transaction() as connection:
         await connection.execute(queries.lock_migrations, queries.schema, timeout=600)
-        await connection.execute(queries.create_schema)
-        await connection.execute(queries.create_migrations)
+        if not await connection.fetchval(queries.find_schema, queries.schema):
+            await connection.execute(queries.create_schema)
+        if not await connection.fetchval(queries.has_migrations, _table(database)):
+            await connection.execute(queries.create_migrations)
         todo = pending(known_migrations(), await connection.fetch(queries.list_migrations))
         for migration in todo:
             await connection.execute(in_schema(migration.sql, queries.schema), timeout=600)
@@ -92,18 +112,32 @@ async def migrate(database: Database) -> list[Migration]:
     return todo
 
 
+async def _pending(database: Database) -> list[Migration]:
+    queries = database.queries
+    try:
+        row = await database.fetch_row(queries.has_migrations, _table(database))
+        applied = await database.fetch(queries.list_migrations) if row and row[0] else []
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"the role in LONGRUN_DATABASE_URL has no right to use schema {queries.schema!r}: "
+            f"{error}. It needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on "
+            "its tables"
+        ) from error
+    return pending(known_migrations(), applied)
+
+
+def _table(database: Database) -> str:
+    return f'"{database.queries.schema}".migrations'
+
+
 async def check_migrated(database: Database) -> None:
     """Refuse a database that is older, or breakingly newer, than this code.
 
     Raises:
         ConfigurationError: says what to do.
     """
-    queries = database.queries
-    row = await database.fetch_row(queries.has_migrations, f'"{queries.schema}".migrations')
-    applied = await database.fetch(queries.list_migrations) if row and row[0] else []
-    todo = pending(known_migrations(), applied)
-    if todo:
+    if todo := await _pending(database):
         raise ConfigurationError(
-            f"{len(todo)} migrations are pending in schema {queries.schema!r} "
+            f"{len(todo)} migrations are pending in schema {database.queries.schema!r} "
             "and LONGRUN_AUTO_MIGRATE is false: run `longrun migrate`"
         )
