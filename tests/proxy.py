@@ -1,4 +1,5 @@
-"""A proxy before Postgres that cuts a connection at a chosen moment, or lets none through."""
+"""A proxy before Postgres that cuts connections at a chosen moment, lets none through, or swallows
+everything."""
 
 import asyncio
 import contextlib
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
-Loss = Literal["request", "answer"]
+Loss = Literal["request", "answer", "silence"]
 
 
 class Proxy:
@@ -18,10 +19,13 @@ class Proxy:
     Attributes:
         marker: bytes of a request; the connection that sends them is cut, once.
         loss: `request`: before Postgres gets it; `answer`: after Postgres has done it, and
-            before the client hears of it.
+            before the client hears of it; `silence`: nothing passes on that connection any
+            more, and nobody hangs up.
         cuts: how often that was done.
         refusing: the SQLSTATE that every new connection is refused with.
         refused: how many were.
+        silent: nothing passes, in no direction and on no connection, and nobody hangs up. What
+            was sent meanwhile is lost.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -35,6 +39,14 @@ class Proxy:
         self.cuts = 0
         self.refusing: str | None = None
         self.refused = 0
+        self.silent = False
+        self.tcp_url = ""
+        self._connections = 0
+        self._muted: set[int] = set()
+
+    def mute(self) -> None:
+        """Connections that are open now are dead from now on, and stay open; new ones work."""
+        self._muted.update(range(self._connections + 1))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -46,18 +58,24 @@ class Proxy:
             await writer.drain()
             writer.close()
             return
-        up_reader, up_writer = await asyncio.open_unix_connection(self._server)
+        self._connections += 1
+        number = self._connections
+        try:
+            up_reader, up_writer = await asyncio.open_unix_connection(self._server)
+        except BaseException:
+            writer.transport.abort()
+            raise
         losing = asyncio.Event()
-        back = asyncio.ensure_future(self._answers(up_reader, writer, losing))
-        forth = asyncio.ensure_future(self._requests(reader, up_writer, losing, back))
+        back = asyncio.ensure_future(self._answers(up_reader, writer, losing, number))
+        forth = asyncio.ensure_future(self._requests(reader, up_writer, losing, back, number))
         try:
             await asyncio.wait((back, forth), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for each_writer in (writer, up_writer):
+                each_writer.transport.abort()
             for each in (back, forth):
                 each.cancel()
             await asyncio.gather(back, forth, return_exceptions=True)
-            for each_writer in (writer, up_writer):
-                each_writer.transport.abort()
 
     async def _requests(
         self,
@@ -65,11 +83,17 @@ class Proxy:
         up: asyncio.StreamWriter,
         losing: asyncio.Event,
         answers: asyncio.Future[None],
+        number: int,
     ) -> None:
         while data := await reader.read(1 << 20):
+            if self._swallows(number):
+                continue
             if self.marker is not None and self.marker in data:
                 self.marker = None
                 self.cuts += 1
+                if self.loss == "silence":
+                    self._muted.add(number)
+                    continue
                 if self.loss == "request":
                     return
                 losing.set()
@@ -79,10 +103,19 @@ class Proxy:
             up.write(data)
             await up.drain()
 
+    def _swallows(self, number: int) -> bool:
+        return self.silent or number in self._muted
+
     async def _answers(
-        self, up: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+        self,
+        up: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        losing: asyncio.Event,
+        number: int,
     ) -> None:
         while data := await up.read(1 << 20):
+            if self._swallows(number):
+                continue
             if losing.is_set():
                 return
             writer.write(data)
@@ -106,11 +139,19 @@ async def before(url: str) -> AsyncIterator[Proxy]:
             tasks.discard(task)
 
     server = await asyncio.start_unix_server(connected, proxy.socket)
+    tcp = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = tcp.sockets[0].getsockname()[1]
+    proxy.tcp_url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     try:
         yield proxy
     finally:
         server.close()
+        tcp.close()
+        for _ in range(5):  # one that was accepted just now gets to its first step
+            await asyncio.sleep(0)
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(5):  # an aborted transport closes in the next turn of the loop
+            await asyncio.sleep(0)
         shutil.rmtree(folder, ignore_errors=True)

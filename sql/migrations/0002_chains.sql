@@ -23,3 +23,10 @@ ALTER TABLE longrun.responses
     ADD COLUMN handovers integer NOT NULL DEFAULT 0,
     -- Since when its holder is ending it. Others leave it alone meanwhile.
     ADD COLUMN ending_at timestamptz;
+
+-- Until when a finished response is kept at least, because its log is being read somewhere.
+ALTER TABLE longrun.responses ADD COLUMN read_until timestamptz;
+
+-- What was not to be stored is looked for each minute, among all that is.
+CREATE INDEX responses_unstored ON longrun.responses (finished_at)
+    WHERE NOT stored AND finished_at IS NOT NULL;

@@ -163,6 +163,10 @@ LEFT JOIN LATERAL (
 ) AS news ON true
 ORDER BY wanted.response_id, news.last;
 
+-- name: notification_usage
+-- How full the queue is. A full one stays full for NOTIFY, whatever was read, until this is asked.
+SELECT pg_notification_queue_usage();
+
 -- name: announce
 -- Each text is one message. Never in the transaction of an append: a notifying commit holds a
 -- lock that is one for the whole cluster.

@@ -73,3 +73,19 @@ WHERE replica.lease_until < now() - interval '10 minutes' AND NOT EXISTS (
     SELECT FROM longrun.responses AS response
     WHERE response.status = 'in_progress' AND response.replica_id = replica.id
 );
+
+-- name: greet
+-- On every new connection. Postgres is to notice a peer that is dead, and which locks rows or
+-- reads no notifications; by its settings it would do so after hours.
+SELECT pg_backend_pid() AS pid,
+    set_config('tcp_keepalives_idle', $1, false),
+    set_config('tcp_keepalives_interval', $2, false),
+    set_config('tcp_keepalives_count', $3, false),
+    set_config('tcp_user_timeout', $4, false);
+
+-- name: beat
+SELECT true;
+
+-- name: find_working
+-- Which of these processes are at work on a statement. (A state that is not shown may be any.)
+SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::integer[]) AND state IS DISTINCT FROM 'idle';

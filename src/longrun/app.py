@@ -40,6 +40,7 @@ from longrun.store.listener import Listener
 from longrun.store.log_writer import LogWriter
 from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
+from longrun.store.pulse import Pulse
 from longrun.store.records import Chunk
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
@@ -92,6 +93,7 @@ class Longrun:
             poll_interval=settings.poll_interval,
             deaf=lambda: not self._listener.connected,
         )
+        self._pulse = Pulse(self._database, lost=self._hub.send_elsewhere)
         self._announcer = Announcer(self._database)
         self._writer = LogWriter(self._database, self._committed)
         self._host = Host(settings.max_runs, settings.drain_seconds)
@@ -122,6 +124,7 @@ class Longrun:
             self._admission,
             self._host,
             self._claims,
+            lease_seconds=settings.lease_seconds,
             fit=lambda: self._listener.connected and self._lease.held,
             counted=self._announcer.adapt,
         )
@@ -137,10 +140,13 @@ class Longrun:
         self._store_parts.add("announcer", self._announcer.run)
         self._store_parts.add("listener", self._listener.run)
         self._store_parts.add("hub", self._hub.run)
+        self._store_parts.add("pulse", self._pulse.run)
         self._work_parts = Supervisor()
         self._work_parts.add("host", self._host.run)
         self._work_parts.add("watch", self._watch.run)
-        self._work_parts.add("retention", Retention(self._responses, settings).run)
+        self._work_parts.add(
+            "retention", Retention(self._responses, settings, self._hub.reading).run
+        )
 
     def _committed(self, response_id: str, chunks: list[Chunk]) -> None:
         self._hub.committed(response_id, chunks)
@@ -148,7 +154,7 @@ class Longrun:
 
     def _caught_up(self) -> None:
         self._hub.look_again()
-        self._watch.look_again()
+        self._watch.reconnected()
 
     def _build_asgi(self, settings: Settings) -> Starlette:
         api = ResponsesAPI(
@@ -193,6 +199,8 @@ class Longrun:
         found = ["draining"] if self._draining else []
         if not self._running:
             found.append("not running")
+        if self._pulse.silent_since is not None:
+            found.append("Postgres does not answer")
         if not self._listener.connected:
             found.append("LISTEN connection down")
         if not self._lease.held:

@@ -17,12 +17,12 @@ Run = Callable[[asyncio.Event], Awaitable[None]]
 
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 1.0
-"""Seconds. Short: what fails is mostly Postgres being away, and all waits for it to be back."""
+"""Seconds. Short, since the usual failure is that Postgres is away, and everything waits for it."""
 
 
 @dataclass(slots=True)
 class Part:
-    """One background part and how it fares.
+    """One background part and its state.
 
     `failing` is set from a failure until the part has run for as long as its backoff again.
     """
@@ -90,5 +90,5 @@ def also_on(stop: asyncio.Event, call: Callable[[], None]) -> Iterator[None]:
 
 
 def let_go(task: asyncio.Future[Any]) -> None:
-    """Nobody will ask what became of a task: asyncio need not complain of its exception."""
+    """Let go of a task whose outcome nobody will ask for: asyncio does not report its exception."""
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

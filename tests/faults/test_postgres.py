@@ -5,6 +5,8 @@ Each on a Postgres of its own, since it is hurt.
 
 import asyncio
 import json
+import signal
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -14,10 +16,11 @@ import asyncpg
 import psutil
 import pytest
 
-from tests import postgres
+from tests import postgres, proxy, servers
+from tests.faults.agents import AGENTS
 from tests.faults.database import OwnPostgres
 from tests.faults.ground import Follower, Ground, following, ground
-from tests.reading import KEEPALIVE, Wire, eventually, stream_url
+from tests.reading import KEEPALIVE, Wire, eventually, metric, parse, stream_url
 from tests.servers import Replica
 
 
@@ -29,7 +32,8 @@ def own() -> Iterator[OwnPostgres]:
 
 @pytest.fixture
 def found(own: OwnPostgres, schema: str) -> Iterator[Ground]:
-    with ground(own.server, f"trouble_{schema}", LONGRUN_RUN_BUFFER_BYTES="65536") as made:
+    environment = {"LONGRUN_RUN_BUFFER_BYTES": "65536", "LONGRUN_MAX_ITEM_BYTES": str(1 << 26)}
+    with ground(own.server, f"trouble_{schema}", **environment) as made:
         made.start(2)
         yield made
 
@@ -138,6 +142,68 @@ async def test_a_postgres_that_hangs(found: Ground, own: OwnPostgres) -> None:
     await found.check_all(ids, followers)
 
 
+async def test_a_replica_that_cannot_reach_it_sends_its_readers_elsewhere(
+    found: Ground, own: OwnPostgres
+) -> None:
+    """Its packets are swallowed; the other replica's are not."""
+    near = found.replicas[0]
+    (response_id,) = await found.submit(near, gates=("in b",))
+    await found.reach([response_id], "in b")
+    async with proxy.before(own.server.url) as way:
+        environment = {**near.environment, "LONGRUN_DATABASE_URL": way.url}
+        far = await asyncio.to_thread(
+            servers.start, way.url, schema=found.schema, agents=AGENTS, environment=environment
+        )
+        found.replicas.append(far)
+        async with await Wire.open(stream_url(far, response_id)) as wire:
+            await wire.until(lambda body: body.count(b"\n\n") > 3)
+            way.silent = True
+            await wire.rest(timeout=60)
+        assert wire.complete
+        reading = parse(wire.body)
+        assert reading.rest == b""
+        assert not reading.done
+        status, problems = await asyncio.to_thread(ready, far)
+        assert status == 503
+        assert "Postgres does not answer" in problems
+        found.open("in b")
+        async with await Wire.open(stream_url(near, response_id, reading.numbers[-1])) as resumed:
+            await resumed.rest()
+        assert parse(resumed.body).done
+        way.silent = False
+        await eventually(lambda: is_ready(far), timeout=30)
+        far.end()
+
+
+async def test_a_replica_stops_in_time_while_postgres_hangs(
+    found: Ground, own: OwnPostgres
+) -> None:
+    one, two = found.replicas
+    ids = await found.submit(one, 3, gates=("in b",))
+    await found.reach(ids, "in b")
+    async with following([two], ids) as followers:
+        stream = await Wire.open(stream_url(one, ids[0]))
+        await stream.until(lambda body: body.count(b"\n\n") > 3)
+        own.freeze(True)
+        try:
+            polls = [ask(one, f"/responses/{ids[0]}") for _ in range(5)]
+            one.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(one.wait, 45) == 0
+        finally:
+            own.freeze(False)
+        for each in (stream, *polls):
+            each.close()
+        found.open("in b")
+    await found.check_all(ids, followers)
+
+
+def ask(replica: Replica, path: str) -> socket.socket:
+    """A request whose answer nobody waits for."""
+    connection = socket.create_connection(("127.0.0.1", int(replica.url.rsplit(":")[-1])))
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return connection
+
+
 async def test_a_crash_of_one_backend(found: Ground, own: OwnPostgres) -> None:
     """Postgres ends all connections and recovers; its start time stays, its locks are gone."""
     one, two = found.replicas
@@ -181,8 +247,14 @@ async def test_a_full_notification_queue(found: Ground, own: OwnPostgres) -> Non
         await eventually(lambda: all(follower.done for follower in followers))
         await deaf.execute("ROLLBACK")
     await check_unmoved(found, followers)
-    # Once there is room again, all is as fast as before.
+    # Once there is room again, all is as fast as before, without anybody else's asking.
+    said = await metric(one, "longrun_announcements_total")
     (after,) = await found.submit(one)
+
+    async def announces() -> bool:
+        return await metric(one, "longrun_announcements_total") > said
+
+    await eventually(announces)
     async with following([two], [after]):
         pass
     await asyncio.to_thread(own.stop, "fast")

@@ -367,6 +367,10 @@ ALSO_WRONG = {
     "a choice": setting("LONGRUN_LOG_LEVEL", "loud"),
     "a truth": setting("LONGRUN_AUTO_MIGRATE", "perhaps"),
     "a schema": setting("LONGRUN_SCHEMA", "No-Name"),
+    "a password that is not percent-encoded": Wrong(
+        ("LONGRUN_DATABASE_URL", "%23"),
+        environment=(("LONGRUN_DATABASE_URL", "postgresql://x:secret-password#1@127.0.0.1/x"),),
+    ),
     "a URL": Wrong(
         ("LONGRUN_DATABASE_URL",), environment=(("LONGRUN_DATABASE_URL", "http://x:pass@y/"),)
     ),

@@ -71,7 +71,12 @@ class Watched:
         given: Any = self
         admission: Any = self.admission
         self.watch = Watch(
-            admission, self.host, given, fit=lambda: self.fit, counted=lambda count: None
+            admission,
+            self.host,
+            given,
+            lease_seconds=0.0,
+            fit=lambda: self.fit,
+            counted=lambda count: None,
         )
 
     async def look_around(self) -> Surroundings:
@@ -194,6 +199,21 @@ class TestWhoIsDead:
         watched.around = seen(expired=["a"])
         async with watched.running():
             watched.watch.look_again()
+            await watched.until_looked(3)
+            assert watched.admission.asked == []
+
+    async def test_nobody_for_a_lease_after_a_connection_was_lost(self, watched: Watched) -> None:
+        """Perhaps it was a failover: the other server has been up for days, the locks are free
+        and the leases over, and the others are just about to renew them there."""
+        watched.watch._lease_seconds = 60.0
+        watched.watch.reconnected()
+        async with watched.running():
+            watched.around = seen(expired=["a"])
+            watched.watch.look_again()
+            await watched.until_looked(2)
+            assert watched.admission.asked == [("count_deaths", ["a"]), "take_orphans"]
+            watched.admission.asked.clear()
+            watched.watch.reconnected()
             await watched.until_looked(3)
             assert watched.admission.asked == []
 

@@ -44,16 +44,19 @@ class Watch:
         host: Host,
         claims: Claims,
         *,
+        lease_seconds: float,
         fit: Callable[[], bool],
         counted: Callable[[int], None],
     ) -> None:
         self._admission = admission
         self._host = host
+        self._lease_seconds = lease_seconds
         self._fit = fit
         self._counted = counted
         self._claims = claims
         self._free_since: dict[str, float] = {}
         self._blind_until = 0.0
+        self._was_connected = False
         self._work = asyncio.Event()
 
     def told(self, message: str) -> None:
@@ -73,6 +76,23 @@ class Watch:
         """Messages may have been missed."""
         self._work.set()
 
+    def reconnected(self) -> None:
+        """There is a new LISTEN connection.
+
+        Unless it is the first, one was lost, perhaps together with its server. After a failover
+        nobody's lock is held, and leases have run out, however long that server has been up.
+        """
+        self.look_again()
+        if self._was_connected:
+            self._be_blind()
+        self._was_connected = True
+
+    def _be_blind(self) -> None:
+        """The others may have been cut off just as well: their leases and locks say nothing until
+        they have had the time to renew them, which is a lease's."""
+        now = asyncio.get_running_loop().time()
+        self._blind_until = now + max(SETTLING, self._lease_seconds)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Look around until `stop`. Fails when Postgres is away, to be started again."""
         loop = asyncio.get_running_loop()
@@ -82,9 +102,7 @@ class Watch:
             try:
                 await self._look()
             except LongrunError:
-                # The others may have been cut off just as well: their leases and locks say
-                # nothing until they have had the time to renew them.
-                self._blind_until = loop.time() + SETTLING
+                self._be_blind()
                 raise
             if loop.time() > housekeeping:
                 housekeeping = loop.time() + HOUSEKEEPING

@@ -25,24 +25,29 @@ DEAF_POLL: Final = 0.2
 """Seconds between polls while the LISTEN connection is down."""
 
 LEAVING_PER_SECOND: Final = 50.0
-"""Readers that a stopping replica sends away each second."""
+"""Readers that a stopping replica sends away per second."""
 
 
 class Reader:
-    """One reader of a topic. `leaving`: its stream is to end after what it has.
+    """One reader of a topic. `leaving`: its stream is to end after what it has. `looking`: what it
+    asks of the log just now.
 
     A patient reader is one that waits for a response's end, and leaves only with the replica.
     """
 
-    __slots__ = ("leaving", "patient", "topic")
+    __slots__ = ("leaving", "looking", "patient", "topic")
 
     def __init__(self, topic: Topic, patient: bool) -> None:
         self.topic = topic
         self.patient = patient
         self.leaving = False
+        self.looking: asyncio.Task[list[Chunk]] | None = None
 
     def leave(self) -> None:
+        """Let its stream end now, and not when Postgres answers."""
         self.leaving = True
+        if self.looking is not None:
+            self.looking.cancel()
         self.topic.wake()
 
 
@@ -50,7 +55,7 @@ class Hub:
     """One per replica.
 
     Args:
-        deaf: whether announcements cannot come in just now; the hub then polls more often.
+        deaf: whether announcements cannot arrive at the moment; the hub then polls more often.
     """
 
     def __init__(
@@ -93,6 +98,10 @@ class Hub:
             if topic.readers == 0:
                 self._topics.pop(response_id, None)
                 self._woken.discard(topic)
+
+    def reading(self) -> list[str]:
+        """The responses that have readers here."""
+        return list(self._topics)
 
     def announced(self, response_id: str, last: int) -> None:
         """Another replica (or this one) says that a log reaches `last`. A hint; sets flags only."""
@@ -146,6 +155,13 @@ class Hub:
         for reader in self._readers:
             wait = within if reader.patient else jittered(spread / 2, spread=1)
             loop.call_later(wait, reader.leave)
+
+    def send_elsewhere(self) -> None:
+        """This replica has lost Postgres and the others may not have: its streams end after what
+        they have, and resume there. Patient readers stay: their answer comes here or not at all."""
+        for reader in list(self._readers):
+            if not reader.patient:
+                reader.leave()
 
     def _wake(self, topic: Topic) -> None:
         self._woken.add(topic)

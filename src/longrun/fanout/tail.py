@@ -52,7 +52,6 @@ class Tail:
         self._subscription = hub.subscribe(response_id, patient=patient)
         self._reader: Reader
         self._topic: Topic
-        self._looking: asyncio.Task[list[Chunk]] | None = None
 
     def __enter__(self) -> Self:
         self._reader = self._subscription.__enter__()
@@ -65,9 +64,9 @@ class Tail:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            let_go(self._looking)
+        if self._reader.looking is not None:
+            self._reader.looking.cancel()
+            let_go(self._reader.looking)
         self._subscription.__exit__(kind, error, traceback)
 
     async def next(self, timeout: float) -> list[Chunk] | None:
@@ -87,7 +86,7 @@ class Tail:
                     return []
                 continue
             if block is None:
-                return []
+                return None if self._reader.leaving else []
             if block:
                 return self._advance(block)
             self.ended = self.ended or self._topic.has_ended(self.cursor)
@@ -99,19 +98,20 @@ class Tail:
 
     async def _look_until(self, deadline: float) -> list[Chunk] | None:
         """What comes after the cursor: from the ring if it reaches back so far, else the log.
-        None: Postgres takes longer to answer; the next call waits for the same answer."""
-        if self._looking is None:
+        None: Postgres takes longer to answer, and the next call waits for the same answer; or it
+        need not answer, as the reader leaves."""
+        if self._reader.looking is None:
             ring = self._topic.ring
             if ring is not None and ring.covers(self.cursor):
                 return ring.after(self.cursor, self._page_bytes)
             # Asked now: by the time the task begins, another reader may have started the ring.
             ring_was_ahead = ring is not None
-            self._looking = asyncio.create_task(self._look_into_log(ring_was_ahead))
+            self._reader.looking = asyncio.create_task(self._look_into_log(ring_was_ahead))
         left = deadline - asyncio.get_running_loop().time()
-        if not (await asyncio.wait((self._looking,), timeout=max(0, left)))[0]:
+        if not (await asyncio.wait((self._reader.looking,), timeout=max(0, left)))[0]:
             return None
-        looked, self._looking = self._looking, None
-        return looked.result()
+        looked, self._reader.looking = self._reader.looking, None
+        return None if looked.cancelled() else looked.result()
 
     async def _look_into_log(self, ring_was_ahead: bool) -> list[Chunk]:
         block = await self._log.page_unscoped(self._response_id, self.cursor, self._page_bytes)

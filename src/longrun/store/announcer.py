@@ -25,13 +25,14 @@ MESSAGE_BYTES: Final = 7_900
 """Postgres takes payloads under 8,000 bytes."""
 
 DELIVERIES_PER_SECOND: Final = 20_000
-"""What all replicas together may have Postgres deliver. Each delivery is a signal, a process that
-wakes and a packet: measured, about 50 us of processor time for Postgres and the listener. Sixteen
-writers and sixteen listeners on two cores kept 0.52 of their speed with an interval of 4 ms, 0.54
-with 20 ms and 0.82 with 50 ms, which is what this comes to for 32 replicas."""
+"""How many notifications all replicas together may have Postgres deliver. Each is a signal, a
+process that wakes and a packet: measured, about 50 us of processor time for Postgres and the
+listener. Sixteen writers and sixteen listeners on two cores kept 0.52 of their speed with an
+interval of 4 ms, 0.54 with 20 ms and 0.82 with 50 ms, which is what this comes to for 32
+replicas."""
 
 REFUSED_WAIT: Final = 1.0
-"""Seconds until the next try while the notification queue is full."""
+"""Seconds between tries while the notification queue is full."""
 
 _ANNOUNCEMENT: Final = re.compile(r"(.+):([0-9]{1,19})", re.DOTALL)
 
@@ -62,7 +63,7 @@ def encode(reached: Iterable[tuple[str, int]]) -> Iterator[str]:
 
 
 def decode(message: str) -> Iterator[tuple[str, int]]:
-    """The announcements of a message; what does not parse is passed over, being a hint."""
+    """The announcements of a message; what does not parse is skipped, since it is only a hint."""
     for part in message.split(","):
         if found := _ANNOUNCEMENT.fullmatch(part):
             yield found[1], int(found[2])
@@ -73,6 +74,7 @@ class Announcer:
 
     def __init__(self, database: Database) -> None:
         self._query = database.queries.announce
+        self._usage = database.queries.notification_usage
         self._lane = database.lane("announcer")
         self._least_interval = database.settings.announce_interval
         self._channel = events_channel(database.settings.db_schema)
@@ -83,8 +85,8 @@ class Announcer:
         self.interval = self._least_interval
 
     def adapt(self, replicas: int) -> None:
-        """So many are alive now. Each sends to each, so that what they cost Postgres grows with
-        the square of their number, unless the interval does."""
+        """Fit the interval to the number of replicas that are alive. Each sends to every other, so
+        with a fixed interval the load on Postgres would grow with the square of their number."""
         self.interval = max(self._least_interval, replicas**2 / DELIVERIES_PER_SECOND)
 
     def announce(self, response_id: str, last: int) -> None:
@@ -124,6 +126,9 @@ class Announcer:
             if not stop.is_set():
                 self._keep(reached, told)
                 await sleep_unless(stop, jittered(REFUSED_WAIT))
+                # Postgres looks whether somebody has read only when it is asked how full it is.
+                with unavailable_if_gone():
+                    await self._lane.fetch(self._usage)
         except BaseException:
             self._keep(reached, told)
             raise

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from typing import Any, Final
 
 import asyncpg
@@ -11,13 +11,13 @@ import asyncpg
 from longrun.backoff import Backoff
 from longrun.errors import ConfigurationError, Unavailable
 from longrun.settings import Settings
+from longrun.store.connections import CONNECT_TIMEOUT, Asked, Lane, Lent, Session, greet
 from longrun.store.queries import Queries
 from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_gone, is_hopeless
 
 log = logging.getLogger("longrun.store")
 
 OLDEST_POSTGRES: Final = 140000
-CONNECT_TIMEOUT: Final = 10.0
 STATEMENT_TIMEOUT: Final = 30.0
 CLOSE_TIMEOUT: Final = 1.0
 FIRST_CONNECT_TRIES: Final = 6
@@ -27,12 +27,9 @@ READ_TRIES: Final = 3
 Connection = asyncpg.pool.PoolConnectionProxy | asyncpg.Connection
 
 
-class _PooledConnection(asyncpg.Connection):
-    """Nothing of ours leaves a state in a pooled session, so that there is none to reset: one
-    round trip less for each statement. An open transaction is rolled back all the same."""
-
-    def get_reset_query(self) -> str:
-        return ""
+def is_unreadable(error: BaseException) -> bool:
+    """Whether it is about a URL itself, and so may quote a part of a password: not to be shown."""
+    return isinstance(error, ValueError) and not isinstance(error, asyncpg.InterfaceError)
 
 
 @contextlib.contextmanager
@@ -47,54 +44,6 @@ def unavailable_if_gone() -> Iterator[None]:
         raise Unavailable("The database is not available; try again.", retry_after=1) from error
 
 
-class Lane:
-    """A connection that one part of the replica keeps for itself, made when it is first needed.
-
-    The log writer, the announcer and the hub have one each: no burst of requests makes them wait,
-    and a statement is spared what a pool does around it, which is as much as a small statement
-    takes. What comes of a statement comes out as it is; after an error that `is_gone` the
-    connection is a new one, so that a server that lost its primary's role is left.
-    """
-
-    def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
-        self._connect = connect
-        self._connection: asyncpg.Connection | None = None
-        self._turn = asyncio.Lock()
-
-    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        """Execute one statement, which is its own transaction.
-
-        Raises:
-            ConnectionError: there is no connection to be had; nothing was sent.
-        """
-        async with self._turn:
-            connection = await self._connected()
-            try:
-                return await connection.fetch(query, *args)
-            except asyncio.CancelledError:
-                # Its answer may be under way still.
-                self.terminate()
-                raise
-            except FAILURES as error:
-                if is_gone(error):
-                    self.terminate()
-                raise
-
-    async def _connected(self) -> asyncpg.Connection:
-        if self._connection is None or self._connection.is_closed():
-            try:
-                self._connection = await self._connect()
-            except CANNOT_CONNECT as error:
-                # Whatever the reason, it is none of the statement's.
-                raise ConnectionError(f"cannot connect: {type(error).__name__}: {error}") from error
-        return self._connection
-
-    def terminate(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
-
-
 class Database:
     """The connections of one replica, and the queries for its schema."""
 
@@ -105,6 +54,7 @@ class Database:
         self._listen_url: str
         self._requests: asyncpg.Pool
         self._lanes: list[Lane] = []
+        self._waiting: set[Asked] = set()
 
     async def open(self, url: str, listen_url: str | None = None) -> None:
         """Open the pools and check the server.
@@ -121,14 +71,22 @@ class Database:
             raise
 
     async def _pool(self, size: int) -> asyncpg.Pool:
-        return await asyncpg.create_pool(
+        # No floor: asyncpg would restore it by itself, with a traceback for each try while
+        # Postgres is away.
+        pool = await asyncpg.create_pool(
             self._url,
-            min_size=1,
+            min_size=0,
             max_size=size,
             max_inactive_connection_lifetime=300,
-            connection_class=_PooledConnection,
+            init=self._greet,
             **self._options("longrun"),
         )
+        try:
+            await pool.release(await pool.acquire(timeout=CONNECT_TIMEOUT))
+        except BaseException:
+            pool.terminate()
+            raise
+        return pool
 
     def _options(self, name: str) -> dict[str, Any]:
         return {
@@ -136,7 +94,22 @@ class Database:
             "command_timeout": STATEMENT_TIMEOUT,
             "statement_cache_size": self.settings.statement_cache_size,
             "server_settings": {"application_name": name},
+            "connection_class": Session,
         }
+
+    async def _greet(self, connection: asyncpg.Connection) -> None:
+        # Without a statement cache there is a pooler, whose sessions are not ours to set up.
+        if self.settings.statement_cache_size:
+            await greet(connection, self.queries.greet)
+
+    async def _connect(self, name: str) -> asyncpg.Connection:
+        connection: asyncpg.Connection = await asyncpg.connect(self._url, **self._options(name))
+        try:
+            await self._greet(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     def lane(self, name: str) -> Lane:
         """A connection for one part of the replica, beside the pool.
@@ -144,7 +117,7 @@ class Database:
         Args:
             name: shown in pg_stat_activity, after `longrun`.
         """
-        made = Lane(lambda: asyncpg.connect(self._url, **self._options(f"longrun {name}")))
+        made = Lane(lambda: self._connect(f"longrun {name}"), self._waiting)
         self._lanes.append(made)
         return made
 
@@ -154,6 +127,10 @@ class Database:
             try:
                 return await self._pool(size)
             except CANNOT_CONNECT as error:
+                if is_unreadable(error):
+                    raise ConfigurationError(
+                        "LONGRUN_DATABASE_URL: cannot be read as a URL"
+                    ) from None
                 if is_hopeless(error) or attempt == FIRST_CONNECT_TRIES - 1:
                     raise ConfigurationError(
                         f"LONGRUN_DATABASE_URL: cannot connect to Postgres: {error}"
@@ -184,17 +161,49 @@ class Database:
             self._requests.terminate()
 
     async def connect_directly(self, name: str) -> asyncpg.Connection:
-        """A connection outside the pools, on the direct URL. The caller closes it.
+        """A connection outside the pools, on the direct URL. The caller terminates it.
+
+        No statement on it takes longer than a third of a lease, so that a partition at any moment
+        is noticed before the lease is over.
 
         Args:
             name: shown in pg_stat_activity.
         """
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             self._listen_url,
             timeout=CONNECT_TIMEOUT,
+            command_timeout=max(1.0, self.settings.lease_seconds / 3),
             statement_cache_size=0,
             server_settings={"application_name": name},
+            connection_class=Session,
         )
+        try:
+            await greet(connection, self.queries.greet)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    # -- connections that are dead but open (see Pulse) ---------------------------------------
+
+    def waiting_since(self, moment: float) -> list[Asked]:
+        """What was asked before a moment of the monotonic clock and has no answer yet."""
+        return [asked for asked in self._waiting if asked.since < moment]
+
+    def beats(self, idle: float) -> list[Coroutine[Any, Any, None]]:
+        """A sign of life of each lane that was not used for `idle` seconds."""
+        return [lane.beat(self.queries.beat, idle) for lane in self._lanes]
+
+    async def drop(self, dead: Iterable[Asked]) -> None:
+        """End connections, whose statements then fail at once, and all idle ones of the pool."""
+        for asked in dead:
+            asked.drop()
+        await self._requests.expire_connections()
+
+    # -- statements ---------------------------------------------------------------------------
+
+    def _lent(self) -> Lent:
+        return Lent(self._requests, self._waiting)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -204,16 +213,25 @@ class Database:
             Unavailable: Postgres is away; whether the transaction committed is not known.
         """
         with unavailable_if_gone():
-            async with (
-                self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection,
-                connection.transaction(),
-            ):
-                yield connection
+            async with self._lent() as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    yield connection
+                except (asyncio.CancelledError, TimeoutError):
+                    # Not rolled back, as Postgres may hang: it ends with its connection.
+                    connection.terminate()
+                    raise
+                except BaseException:
+                    with contextlib.suppress(*FAILURES):  # one that is gone rolls back by itself
+                        await transaction.rollback()
+                    raise
+                await transaction.commit()
 
     async def execute(self, query: str, *args: Any) -> str:
         with unavailable_if_gone():
-            async with self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection:
-                return await connection.execute(query, *args)
+            async with self._lent() as connection:
+                return str(await connection.execute(query, *args))
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Read; tried again at once on another connection when one turns out to be dead."""
@@ -221,8 +239,8 @@ class Database:
             backoff = Backoff(0.1, 0.2)
             for attempt in range(READ_TRIES):
                 try:
-                    async with self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection:
-                        return await connection.fetch(query, *args)
+                    async with self._lent() as connection:
+                        return list(await connection.fetch(query, *args))
                 except FAILURES as error:
                     if not is_gone(error) or attempt == READ_TRIES - 1:
                         raise
@@ -236,8 +254,8 @@ class Database:
             Unavailable: Postgres is away; whether it committed is not known.
         """
         with unavailable_if_gone():
-            async with self._requests.acquire(timeout=CONNECT_TIMEOUT) as connection:
-                return await connection.fetch(query, *args)
+            async with self._lent() as connection:
+                return list(await connection.fetch(query, *args))
 
     async def fetch_row(self, query: str, *args: Any) -> asyncpg.Record | None:
         rows = await self.fetch(query, *args)

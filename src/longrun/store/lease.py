@@ -17,7 +17,7 @@ from typing import Final
 from longrun import metrics
 from longrun.backoff import jittered
 from longrun.errors import ConfigurationError
-from longrun.store.database import Database
+from longrun.store.database import Database, is_unreadable
 from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_hopeless
 
 log = logging.getLogger("longrun.store.lease")
@@ -28,7 +28,8 @@ RETRY: Final = 0.5
 """Seconds, on average, between a heartbeat that failed and the next."""
 
 END_WAIT: Final = 1.0
-"""Seconds for each of two: the heartbeat's end, and the lease's. Both wait for Postgres only."""
+"""Seconds to wait for the heartbeat to end, and again for the lease to be given up: both wait only
+for Postgres."""
 
 
 class Lease:
@@ -63,7 +64,7 @@ class Lease:
         self._thread.start()
 
     async def end(self) -> None:
-        """Give the lease up: what this replica still holds may be taken at once."""
+        """Give up the lease: what this replica still holds may be taken at once."""
         self._ended.set()
         deadline = time.monotonic() + END_WAIT
         while self._thread is not None and self._thread.is_alive():
@@ -87,6 +88,10 @@ class Lease:
             finally:
                 connection.terminate()
         except CANNOT_CONNECT as error:
+            if is_unreadable(error):
+                raise ConfigurationError(
+                    "LONGRUN_LISTEN_DATABASE_URL: cannot be read as a URL"
+                ) from None
             if is_hopeless(error):
                 raise ConfigurationError(
                     f"LONGRUN_LISTEN_DATABASE_URL: cannot be used: {error}"
@@ -101,7 +106,7 @@ class Lease:
                 )
 
     def _beat(self) -> None:
-        """The thread: renew, wait, renew, on a new connection whenever one is lost."""
+        """The thread: renew the lease again and again, on a new connection whenever one is lost."""
         with asyncio.Runner() as runner:
             while not self._ended.is_set():
                 try:

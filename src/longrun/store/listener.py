@@ -25,7 +25,7 @@ HEARTBEAT: Final = 5.0
 RELOCK: Final = 0.2
 
 LONGEST_BACKOFF: Final = 1.0
-"""Short: a replica whose lock is free for long is taken for dead (Worker)."""
+"""Short: a replica whose lock is free for long is taken for dead (Watch)."""
 
 
 class Listener:
@@ -85,7 +85,7 @@ class Listener:
                 if not (stop.is_set() or lost.is_set()):
                     # The heartbeat's query; while the lock is not ours, it also asks for it.
                     locked = locked or await self._lock(connection)
-                    await connection.execute("SELECT 1", timeout=HEARTBEAT)
+                    await connection.execute(self._database.queries.beat, timeout=HEARTBEAT)
         finally:
             self._up(False)
             connection.terminate()

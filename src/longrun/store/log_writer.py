@@ -16,7 +16,8 @@ from longrun import metrics
 from longrun.backoff import Backoff
 from longrun.errors import Fenced, LongrunError, NotStored
 from longrun.store.batch import Share, append_columns, first_steps, last_chunks, share_of
-from longrun.store.database import Database, Lane
+from longrun.store.connections import Lane
+from longrun.store.database import Database
 from longrun.store.records import Chunk
 from longrun.store.run_log import RunLog
 from longrun.store.sqlstates import Meaning, meaning

@@ -1,6 +1,6 @@
 """Responses: the rows that polls read, and what starts and ends them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -176,8 +176,14 @@ class Responses:
             await connection.fetchrow(self._queries.lock_response_unscoped, response_id)
             await connection.execute(self._queries.delete_response, response_id)
 
+    async def note_readers(self, response_ids: Iterable[str], retention_seconds: float) -> None:
+        """Keep responses whose logs are being read for another minute, if they would go sooner."""
+        if ids := list(response_ids):
+            await self._database.execute(self._queries.note_readers, ids, retention_seconds)
+
     async def expire(self, retention_seconds: float) -> int:
-        """Delete up to 100 responses that are past their retention; returns how many."""
+        """Delete some responses that are past their retention and not being read; returns how
+        many."""
         rows = await self._database.fetch(self._queries.find_expired, retention_seconds)
         for row in rows:
             await self.delete_unscoped(row["id"])

@@ -1,7 +1,13 @@
-"""Retention: finished responses are deleted some time after their end."""
+"""Retention: finished responses are deleted some time after their end, unless they are being read.
+
+One that was not to be stored goes a minute after its end. A slow reader may need longer for its
+log, on whichever replica: each notes in Postgres what is being read there, for a minute at a time,
+so that what a dead replica has noted passes by itself.
+"""
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from longrun.backoff import jittered, sleep_unless
@@ -12,17 +18,33 @@ log = logging.getLogger("longrun.store.retention")
 
 INTERVAL: Final = 60.0
 
+NOTE_INTERVAL: Final = 15.0
+"""A few of these must fit into the minute for which a response is kept after its end."""
+
 
 class Retention:
-    """Every replica looks now and then, at its own time; none leads."""
+    """Every replica looks now and then, at its own time; none leads.
 
-    def __init__(self, responses: Responses, settings: Settings) -> None:
+    Args:
+        reading: gives the ids of the responses that are being read on this replica.
+    """
+
+    def __init__(
+        self, responses: Responses, settings: Settings, reading: Callable[[], Iterable[str]]
+    ) -> None:
         self._responses = responses
         self._seconds = settings.retention_days * 86_400
+        self._reading = reading
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            if await sleep_unless(stop, jittered(INTERVAL)):
-                return
-            while (expired := await self._responses.expire(self._seconds)) and not stop.is_set():
-                log.info("deleted %d responses past their retention", expired)
+        loop = asyncio.get_running_loop()
+        look_at = loop.time() + jittered(INTERVAL)
+        while not await sleep_unless(stop, NOTE_INTERVAL):
+            await self._responses.note_readers(self._reading(), self._seconds)
+            if loop.time() >= look_at:
+                look_at = loop.time() + jittered(INTERVAL)
+                await self._expire(stop)
+
+    async def _expire(self, stop: asyncio.Event) -> None:
+        while (expired := await self._responses.expire(self._seconds)) and not stop.is_set():
+            log.info("deleted %d responses past their retention", expired)
