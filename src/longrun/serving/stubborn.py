@@ -19,7 +19,7 @@ log = logging.getLogger("longrun.serving.stubborn")
 TASKS_WAIT: Final = 1.0
 """Seconds that tasks have to end at the very end."""
 
-LAST_RESORT: Final = 9.0
+LAST_RESORT: Final = 9.5
 """Seconds after the drain at which the process ends wherever it is."""
 
 
@@ -27,17 +27,27 @@ LAST_RESORT: Final = 9.0
 def left_behind(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """After the block, the tasks that are left are cancelled; the process ends without those that
     do not heed it, for which the loop would wait for ever."""
-    yield
+    status = 1
+    try:
+        yield
+        status = 0
+    finally:
+        left = _still_there(loop)
+        if left:
+            log.warning(
+                "exiting without tasks that do not end: %s", _named(left), exc_info=bool(status)
+            )
+            logging.shutdown()
+            os._exit(status)
+
+
+def _still_there(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
     tasks = asyncio.all_tasks(loop)
     if not tasks:
-        return
+        return set()
     for task in tasks:
         task.cancel()
-    _, left = loop.run_until_complete(asyncio.wait(tasks, timeout=TASKS_WAIT))
-    if left:
-        log.warning("exiting without tasks that do not end: %s", _named(left))
-        logging.shutdown()
-        os._exit(0)
+    return loop.run_until_complete(asyncio.wait(tasks, timeout=TASKS_WAIT))[1]
 
 
 def exit_after(
