@@ -93,7 +93,8 @@ class ToolCalls:
                 raise
             except asyncio.CancelledError as error:
                 if being_cancelled():
-                    self._cut_short[due.key] = due
+                    if due.scope == "":
+                        self._cut_short[due.key] = due
                     raise
                 # Its own: the SDK makes an output of it, or fails the run.
                 return _Outcome(error=error)
