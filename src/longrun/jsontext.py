@@ -78,8 +78,28 @@ def dumps(value: Any) -> bytes:
 def _dumps_slowly(value: Any) -> str:
     try:
         return json.dumps(value, default=_decoded, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
         return json.dumps(_finite(value), default=_plain, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        shallow = _finite(_shallow(value, frozenset()))
+        return json.dumps(shallow, default=_plain, separators=(",", ":"))
+
+
+_DEEPEST: Final = 200
+
+
+def _shallow(value: Any, within: frozenset[int]) -> Any:
+    """Without what is nested too deeply, or in itself."""
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) in within or len(within) >= _DEEPEST:
+        return "…"
+    within = within | {id(value)}
+    if isinstance(value, dict):
+        return {str(k): _shallow(v, within) for k, v in value.items()}
+    return [_shallow(v, within) for v in value]
 
 
 _DIGITS: Final = bytes(ord("0") if chr(byte) in "0123456789" else 0 for byte in range(256))

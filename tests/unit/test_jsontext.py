@@ -116,6 +116,20 @@ class TestObjects:
             value = [value]
         assert loads(dumps(value)) == value
 
+    @pytest.mark.parametrize("kind", ["list", "dict"])
+    def test_nested_deeper_than_python_goes(self, kind: str) -> None:
+        value: Any = "deep"
+        for _ in range(5000):
+            value = [value] if kind == "list" else {"a": value}
+        text = dumps({"beside": 1, "value": value})
+        assert loads(text)["beside"] == 1
+        assert "…" in json.dumps(loads(text), ensure_ascii=False)
+
+    def test_nested_in_itself(self) -> None:
+        value: dict[str, Any] = {"beside": [1, 2]}
+        value["list"] = [value, value]
+        assert loads(dumps(value)) == {"beside": [1, 2], "list": ["…", "…"]}
+
     def test_fields_that_were_not_set_stay_out(self) -> None:
         assert dumps(Model(text="a")) == b'{"text":"a"}'
 
