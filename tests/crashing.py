@@ -213,7 +213,7 @@ class Crash(NamedTuple):
     `points`: the last effects of the responses that it starts; empty: first one response that
     lives, then one for each of its effects, or for each of these `step`s. `repeat` starts so many
     for each.
-    `over`: it starts none, but takes over these, each up to its last effect.
+    `over`: it starts none, but resumes these, each up to its last effect.
     """
 
     served: Served
@@ -407,16 +407,16 @@ def check_effects(effects: Sequence[str]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def recovering(crashed: Crash, process: str = "last", **settings: Any) -> Any:
-    """A replica in this very process that takes over what a crashed one left."""
+async def resuming(crashed: Crash, process: str = "last", **settings: Any) -> Any:
+    """A replica in this very process that resumes what a crashed one left."""
     new = Fate(crashed.effects, process)
     with _watched(new):
         async with replica(crashed.served, crashed.url, crashed.schema, **settings) as app:
             yield app
 
 
-async def recover_all(crashed: Crash, plan: Iterable[str], process: str = "last") -> None:
-    """Take over everything, to its end."""
-    async with recovering(crashed, process) as app:
+async def resume_all(crashed: Crash, plan: Iterable[str], process: str = "last") -> None:
+    """Resume everything, to its end."""
+    async with resuming(crashed, process) as app:
         await take_over(app)
         await finish(app, plan)

@@ -166,6 +166,7 @@ class Settings(BaseSettings):
     max_handovers: int = Field(
         default=100,
         ge=1,
+        le=1_000_000,
         description="Handovers of a run in a row, without a finished step, before it fails.",
     )
     lease_seconds: float = Field(

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests import postgres
-from tests.faults.ground import Ground, check_events, following, ground
+from tests.faults.ground import Ground, check_events, following, ground, script
 from tests.reading import Wire, create, eventually
 from tests.servers import Replica
 
@@ -131,6 +131,30 @@ async def test_who_cancels_dies_in_the_middle(found: Ground) -> None:
         pass
     for id_ in ids:
         await check_cancelled(found, id_)
+
+
+async def test_a_client_that_closed_its_half_is_told_of_the_cancel(found: Ground) -> None:
+    """It was told that the server is stopping, and that the run it had just ended goes on."""
+    (owner,) = found.replicas[:1]
+    body = json.dumps({"model": "gated", "input": json.dumps(script(turns=((("stuck", {}),),)))})
+    host, port = owner.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = "POST /responses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    newest = "SELECT max(id) FROM responses"
+    await eventually(lambda: _has_effect(found, newest))
+    writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    status, _, rest = answer.partition(b"\r\n")
+    assert status.startswith(b"HTTP/1.1 200"), answer
+    given = json.loads(rest.split(b"\r\n\r\n", 1)[1])
+    assert given["status"] == "cancelled"
+    await check_cancelled(found, given["id"])
+
+
+async def _has_effect(found: Ground, newest: str) -> bool:
+    return bool(found.effects_of(await found.value(newest), "tool"))
 
 
 async def test_what_cannot_be_cancelled(found: Ground) -> None:

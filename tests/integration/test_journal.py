@@ -16,7 +16,7 @@ from tests.crashing import (
     crash,
     effects_of,
     left_of,
-    recover_all,
+    resume_all,
 )
 from tests.journal_agents import SCENARIOS, outside
 
@@ -46,7 +46,7 @@ async def test_every_crash_point(
     )
     plan = crash(crashed)
     with caplog.at_level(logging.WARNING, "longrun"):
-        await recover_all(crashed, plan)
+        await resume_all(crashed, plan)
     normal = await left_of(crashed.url, SCHEMA, next(iter(plan)))
     assert normal.status == ("failed" if scenario in FAILS else "completed")
     died = await check_all(crashed, plan, same_output=scenario != "at most once")
@@ -125,7 +125,7 @@ async def test_crashes_of_the_second_attempt(database: postgres.Server, tmp_path
     unfinished = [id_ for id_ in plan if (await left_of(first.url, SCHEMA, id_)).attempts]
     over = {response_id: 1 + 4 * (n % 8) for n, response_id in enumerate(unfinished)}
     crash(first._replace(process="second", over=over))
-    await recover_all(first, plan, "third")
+    await resume_all(first, plan, "third")
     await check_all(first, plan)
     attempts = [(await left_of(first.url, SCHEMA, id_)).attempts[-1] for id_ in plan]
     assert attempts.count(3) > 0.3 * len(plan)
@@ -147,5 +147,5 @@ async def test_real_process_exits(database: postgres.Server, tmp_path: Path) -> 
     plan = crash(lives)
     for point in range(2, 27, 4):
         plan |= crash(lives._replace(points=[point], exits=True))
-    await recover_all(lives, plan)
+    await resume_all(lives, plan)
     assert await check_all(lives, plan) >= 5

@@ -32,8 +32,8 @@ from tests.crashing import (
     effects_of,
     finish,
     left_of,
-    recover_all,
     replica,
+    resume_all,
     take_over,
 )
 from tests.journal_agents import actions, calling, inside, models, outside
@@ -57,7 +57,7 @@ class Ground:
         """What is left of responses that died after these effects and were taken over."""
         crashed = Crash(served, self.url, SCHEMA, self.effects, self.plan, given, "first", points)
         plan = crash(crashed)
-        await recover_all(crashed._replace(served=after or served), plan)
+        await resume_all(crashed._replace(served=after or served), plan)
         self.happened = [effects_of(self.effects)[response_id] for response_id in plan]
         found = [await left_of(self.url, SCHEMA, response_id) for response_id in plan]
         for left, effects, point in zip(found, self.happened, points, strict=True):
@@ -249,7 +249,7 @@ async def test_case_04_hashing_and_replay_are_linear(turns: int, ground: Ground)
         [f"start model agent::{turns}"],
     )
     [response_id] = crash(crashed)
-    async with crashing.recovering(crashed) as app:
+    async with crashing.resuming(crashed) as app:
         started = time.perf_counter()
         await take_over(app)
         async with asyncio.timeout(30):

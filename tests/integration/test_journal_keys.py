@@ -17,7 +17,7 @@ from tests.crashing import (
     crash,
     effects_of,
     left_of,
-    recover_all,
+    resume_all,
 )
 from tests.journal_agents.models import agent, calls, says
 from tests.journal_agents.tools import look
@@ -53,7 +53,7 @@ async def test_any_call_id(kind: str, database: postgres.Server, tmp_path: Path)
         points,
     )
     plan = crash(crashed)
-    await recover_all(crashed, plan)
+    await resume_all(crashed, plan)
     effects = effects_of(crashed.effects)
     attempts = []
     for response_id in plan:

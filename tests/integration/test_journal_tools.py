@@ -21,8 +21,8 @@ from tests.crashing import (
     effects_of,
     finish,
     left_of,
-    recover_all,
     replica,
+    resume_all,
 )
 from tests.journal_agents import actions, calling
 from tests.journal_agents.models import agent, calls, says
@@ -106,7 +106,7 @@ async def test_a_call_that_runs_again_has_the_same_key_and_a_new_attempt(
         ["start tool /call_2"],
     )
     plan = crash(crashed)
-    await recover_all(crashed, plan)
+    await resume_all(crashed, plan)
     [happened] = effects_of(crashed.effects).values()
     assert "first start tool /call_2" in happened
     assert "last start tool /call_2" in happened
@@ -135,7 +135,7 @@ async def test_at_most_once(kind: str, database: postgres.Server, tmp_path: Path
         [*points, "commit model agent::0", f"commit start /{call_id}"],
     )
     plan = crash(crashed)
-    await recover_all(crashed, plan)
+    await resume_all(crashed, plan)
     told = []
     for response_id, happened in effects_of(crashed.effects).items():
         left = await left_of(database.url, SCHEMA, response_id)

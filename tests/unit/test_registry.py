@@ -156,6 +156,15 @@ class TestRegistry:
         with pytest.raises(ConfigurationError, match="without a name"):
             Registry([Agent(name=" ")])
 
+    @pytest.mark.parametrize("name", ["a\0b", "a\ud800", "\udfff"])
+    def test_a_name_that_postgres_cannot_hold(self, name: str) -> None:
+        with pytest.raises(ConfigurationError, match="NUL or a lone surrogate"):
+            Registry([Agent(name=name)])
+
+    def test_a_name_in_any_script(self) -> None:
+        names = ["Ärztin", "助手", "🦉 owl"]
+        assert Registry([Agent(name=name) for name in names]).names() == names
+
     def test_no_agent(self) -> None:
         with pytest.raises(ConfigurationError, match="no agent"):
             Registry([])

@@ -1,8 +1,10 @@
 """The end of a response: its terminal event, its status and its final snapshot, in one commit."""
 
+import asyncio
 import contextlib
 import logging
 import time
+from typing import Final
 
 from longrun import metrics
 from longrun.assembly.assembler import Assembler
@@ -16,6 +18,10 @@ from longrun.store.records import Ending
 from longrun.store.run_log import RunLog
 
 log = logging.getLogger("longrun.execution.ending")
+
+READ_AT_ONCE: Final = 4
+"""Responses to be ended whose logs are read at the same time: of many, the first end soon, and few
+long texts are in memory."""
 
 
 async def end_response(assembler: Assembler, run_log: RunLog, outcome: Outcome) -> None:
@@ -40,6 +46,7 @@ class Ends:
 
     def __init__(self, claims: Claims, event_log: EventLog, writer: LogWriter) -> None:
         self.under_way: dict[str, int] = {}
+        self._reading = asyncio.Semaphore(READ_AT_ONCE)
         self._claims = claims
         self._event_log = event_log
         self._writer = writer
@@ -53,7 +60,8 @@ class Ends:
         self.under_way[claim.id] = claim.attempt
         try:
             with contextlib.suppress(Fenced):
-                position = await self._position(claim)
+                async with self._reading:
+                    position = await self._position(claim)
                 run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
                 await end_response(position.assembler, run_log, outcome)
         finally:

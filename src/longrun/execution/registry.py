@@ -30,6 +30,11 @@ class Registry:
                 )
             if not agent.name.strip():
                 raise ConfigurationError("an agent without a name cannot be served")
+            if "\0" in agent.name or not _is_text(agent.name):
+                raise ConfigurationError(
+                    f"an agent named {agent.name!r} cannot be served: a name must not contain NUL "
+                    "or a lone surrogate"
+                )
             if agent.name in self._agents:
                 raise ConfigurationError(
                     f"two agents are named {agent.name!r}: each is served under its name, "
@@ -45,6 +50,15 @@ class Registry:
     def get(self, name: str) -> Agent[Any]:
         """The agent of this name; KeyError if it is not served."""
         return self._agents[name]
+
+
+def _is_text(name: str) -> bool:
+    """Whether UTF-8 can hold it, which Postgres and JSON are in."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def load(import_strings: Iterable[str]) -> list[Agent[Any]]:

@@ -3,8 +3,9 @@ the response."""
 
 import asyncio
 import contextlib
+import itertools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -121,8 +122,7 @@ async def _open_items(response_id: str, found: _Items, event_log: EventLog) -> l
         return []
     items = {index: Item.from_log(index, item) for index, item in found.open.items()}
     async for chunk in _pages(event_log.page_unscoped, response_id, found.first_open - 1):
-        for line in chunk.data.split(b"\n"):
-            event = _decoded(line)
+        for event in _joined(map(_decoded, chunk.data.split(b"\n"))):
             item = items.get(event.get("output_index", -1))
             if item is not None and event["type"] != ITEM_ADDED:
                 item.event(event["type"], event)
@@ -131,11 +131,29 @@ async def _open_items(response_id: str, found: _Items, event_log: EventLog) -> l
     return [items[index] for index in sorted(items)]
 
 
+def _joined(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """These events, consecutive deltas of one part as one: a long text has little else."""
+    for part, together in itertools.groupby(events, _part):
+        if part is None:
+            yield from together
+        else:
+            deltas = list(together)
+            yield {**deltas[0], "delta": "".join(event["delta"] for event in deltas)}
+
+
+def _part(event: dict[str, Any]) -> tuple[Any, ...] | None:
+    """What the deltas of one part of an item have in common; None for other events."""
+    if not isinstance(event.get("delta"), str):
+        return None
+    return tuple(map(event.get, ("type", "output_index", "content_index", "summary_index")))
+
+
 def _decoded(line: bytes) -> dict[str, Any]:
     """An event of a log. Of open items only texts matter, and no number: orjson alone is ten times
     as fast as `loads`."""
     with contextlib.suppress(orjson.JSONDecodeError):
-        return dict(orjson.loads(line))
+        event: dict[str, Any] = orjson.loads(line)
+        return event
     return dict(loads(line))
 
 

@@ -171,14 +171,15 @@ class ResponsesAPI:
             leaving.cancel()
             ending.cancel()
         if gone and self._settings.cancel_on_disconnect:
-            self._runs.cancel_soon(response_id, ANYONE)
+            # A client that has closed only its half of the connection reads what became of it.
+            await self._cancel(response_id)
         stored = await self._responses.get_unscoped(response_id)
         if not run_request.stored and stored is not None and stored.finished:
             with contextlib.suppress(LongrunError):
                 await self._responses.delete_unscoped(response_id)
         if stored is None:
             raise NotFound("The response was deleted before it ended.")
-        if not stored.finished:
+        if not stored.finished and not gone:
             raise StillRunning(response_id)
         return JSONAnswer(as_response(stored))
 
@@ -243,13 +244,16 @@ class ResponsesAPI:
                 param="id",
             )
         if not stored.finished:
-            await self._runs.cancel(response_id, ANYONE)
-            # Also when another end came first: the answer says what won.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CANCEL_WAIT):
-                    await self._until_ended(response_id)
+            await self._cancel(response_id)
             stored = await self._known(response_id)
         return JSONAnswer(as_response(stored))
+
+    async def _cancel(self, response_id: str) -> None:
+        """Cancel a run, and wait for the end: for this one, or for another that came first."""
+        await self._runs.cancel(response_id, ANYONE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_WAIT):
+                await self._until_ended(response_id)
 
     async def delete(self, request: Request) -> Response:
         """`DELETE /responses/{id}`"""

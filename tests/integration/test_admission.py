@@ -1,0 +1,169 @@
+"""Admission: what a replica takes, gives away and stops, by what Postgres says is whose."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from agents import Agent, function_tool
+
+from longrun.app import Longrun
+from longrun.errors import Unavailable
+from tests import postgres
+from tests.crashing import Served, asked, finish, left_of, replica
+from tests.journal_agents.models import agent, calls, says
+from tests.reading import eventually
+
+
+class Held:
+    """An agent whose tool waits until it may end."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.may_end = asyncio.Event()
+
+    def agent(self) -> Agent[Any]:
+        @function_tool
+        async def wait() -> str:
+            """Wait."""
+            self.started += 1
+            await self.may_end.wait()
+            return "waited"
+
+        return agent("agent", [calls("wait")], [says("done")], tools=[wait])
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+async def change(app: Longrun, what: str, *args: object) -> None:
+    await app._database.execute(f"UPDATE {app.settings.db_schema}.responses SET {what}", *args)
+
+
+async def row(app: Longrun) -> Any:
+    found = await app._database.fetch_row(f"SELECT * FROM {app.settings.db_schema}.responses")
+    assert found is not None
+    return found
+
+
+async def test_a_claim_whose_answer_was_lost_is_given_up_and_resumed(
+    database: postgres.Server, schema: str, held: Held
+) -> None:
+    held.may_end.set()
+    async with replica(Served(held.agent), database.url, schema) as app:
+        app._admission.makes_room = True  # it is queued
+        request = asked("go")
+        await app._admission.submit(request)
+        lost = (await app._claims.queued(1))[0]
+        assert (lost.id, app._host.idle) == (request.response_id, True)
+        await finish(app, [request.response_id])
+        assert ((await row(app))["attempt"], (await row(app))["spent"]) == (2, 1)
+    left = await left_of(database.url, schema, request.response_id)
+    assert left.status == "completed"
+
+
+async def test_a_run_that_is_no_longer_ours_is_stopped(
+    database: postgres.Server, schema: str, held: Held
+) -> None:
+    """Though nobody told: every message about it was lost."""
+    async with replica(Served(held.agent), database.url, schema) as app:
+        request = asked("go")
+        await app._admission.submit(request)
+        await eventually(lambda: held.started == 1)
+        handle = app._host.find(request.response_id)
+        assert handle is not None
+        await change(app, "attempt = attempt + 1, replica_id = 'another'")
+        await eventually(lambda: handle.abandoned)
+        await eventually(lambda: app._host.idle)
+        assert (await row(app))["replica_id"] == "another"
+
+
+async def test_what_is_being_created_is_not_taken_for_lost(
+    database: postgres.Server, schema: str, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres has it before its creator knows, and may have it long after it was asked."""
+    held.may_end.set()
+    async with replica(Served(held.agent), database.url, schema) as app:
+        looked = 0
+        look_around, create = app._claims.look_around, app._responses.create
+
+        async def counted() -> Any:
+            nonlocal looked
+            looked += 1
+            return await look_around()
+
+        async def look_on() -> None:
+            before = looked
+            while looked < before + 4:
+                await asyncio.sleep(0.01)
+
+        async def slow(new: Any) -> None:
+            await look_on()
+            await create(new)
+            await look_on()
+
+        monkeypatch.setattr(app._claims, "look_around", counted)
+        monkeypatch.setattr(app._responses, "create", slow)
+        request = asked("go")
+        assert await app._admission.submit(request) == "in_progress"
+        await finish(app, [request.response_id])
+        assert ((await row(app))["attempt"], (await row(app))["status"]) == (1, "completed")
+        assert held.started == 1
+
+
+async def test_a_drain_waits_for_what_is_being_created(
+    database: postgres.Server, schema: str, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.may_end.set()
+    request = asked("go")
+    async with replica(Served(held.agent), database.url, schema, drain_seconds=20) as app:
+        create = app._responses.create
+        draining = asyncio.Event()
+
+        async def slow(new: Any) -> None:
+            await draining.wait()
+            await create(new)
+
+        monkeypatch.setattr(app._responses, "create", slow)
+        submitted = asyncio.create_task(app._admission.submit(request))
+        await eventually(lambda: not app._host.idle)
+        app.drain()
+        await eventually(lambda: not app._host.hosting)
+        draining.set()
+        assert await submitted == "in_progress"
+    left = await left_of(database.url, schema, request.response_id)
+    assert left.status == "completed"
+    assert held.started == 1
+
+
+async def test_nothing_is_taken_once_it_stops(
+    database: postgres.Server, schema: str, held: Held
+) -> None:
+    async with replica(Served(held.agent), database.url, schema) as app:
+        app.drain()
+        await eventually(lambda: not app._host.hosting)
+        with pytest.raises(Unavailable, match="stopping"):
+            await app._admission.submit(asked("go"))
+        with pytest.raises(Unavailable, match="stopping"):
+            await app._admission.cancel("resp_1", "")
+        app._admission.cancel_soon("resp_1", "")
+
+
+@pytest.mark.parametrize("soon", [False, True])
+async def test_a_cancel_is_for_its_principal_alone(
+    database: postgres.Server, schema: str, held: Held, soon: bool
+) -> None:
+    async with replica(Served(held.agent), database.url, schema) as app:
+        request = asked("go")
+        await app._admission.submit(request)
+        await eventually(lambda: held.started == 1)
+        assert not await app._admission.cancel(request.response_id, "somebody else")
+        assert ((await row(app))["attempt"], (await row(app))["cancelled"]) == (1, False)
+        if soon:
+            app._admission.cancel_soon(request.response_id, request.principal)
+        else:
+            assert await app._admission.cancel(request.response_id, request.principal)
+        await finish(app, [request.response_id])
+        assert (await row(app))["status"] == "cancelled"
+        assert not await app._admission.cancel(request.response_id, request.principal)
