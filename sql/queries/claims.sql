@@ -3,21 +3,54 @@
 
 -- name: claim_queued
 -- The oldest that wait, fair between principals: who has fewer runs and is earlier in the line
--- of its own comes first.
-WITH busy AS (
+-- of its own comes first. However many wait, only so much of them is looked at: the first of
+-- each principal, found one after the other by the index; then the lines of as many principals
+-- as can have anything among the next, and of each no more than that. A hundred more than are
+-- wanted, for those that other replicas are claiming at this moment.
+WITH RECURSIVE first AS (
+    (
+        SELECT response.principal, response.id FROM longrun.responses AS response
+        WHERE response.status = 'queued'
+            AND ($3::text[] IS NULL OR response.agent = ANY($3))
+        ORDER BY response.principal, response.id
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT next.principal, next.id
+    FROM first
+    CROSS JOIN LATERAL (
+        SELECT response.principal, response.id FROM longrun.responses AS response
+        WHERE response.status = 'queued' AND response.principal > first.principal
+            AND ($3::text[] IS NULL OR response.agent = ANY($3))
+        ORDER BY response.principal, response.id
+        LIMIT 1
+    ) AS next
+), busy AS (
     SELECT principal, count(*) AS runs FROM longrun.responses
     WHERE status = 'in_progress' GROUP BY principal
+), near AS (
+    SELECT first.principal, coalesce(busy.runs, 0) AS runs
+    FROM first
+    LEFT JOIN busy ON busy.principal = first.principal
+    ORDER BY coalesce(busy.runs, 0), first.id
+    LIMIT $2 + 100
 ), line AS (
-    SELECT queued.id,
-        row_number() OVER (PARTITION BY queued.principal ORDER BY queued.id)
-            + coalesce(busy.runs, 0) AS turn
-    FROM longrun.responses AS queued
-    LEFT JOIN busy ON busy.principal = queued.principal
-    WHERE queued.status = 'queued' AND ($3::text[] IS NULL OR queued.agent = ANY($3))
+    SELECT queued.id, queued.place + near.runs AS turn
+    FROM near
+    CROSS JOIN LATERAL (
+        SELECT response.id, row_number() OVER (ORDER BY response.id) AS place
+        FROM longrun.responses AS response
+        WHERE response.status = 'queued' AND response.principal = near.principal
+            AND ($3::text[] IS NULL OR response.agent = ANY($3))
+        ORDER BY response.id
+        LIMIT $2 + 100
+    ) AS queued
+    ORDER BY turn, queued.id
+    LIMIT $2 + 100
 ), next AS (
     SELECT response.id
-    FROM longrun.responses AS response
-    JOIN line ON line.id = response.id
+    FROM line
+    JOIN longrun.responses AS response ON response.id = line.id
     WHERE response.status = 'queued'
     ORDER BY line.turn, response.id
     LIMIT $2

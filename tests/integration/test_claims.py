@@ -1,6 +1,8 @@
 """What a claim takes and what it leaves, as Postgres decides: deaths, suspects, handovers, ends."""
 
 import asyncio
+import collections
+import random
 from typing import Any
 
 import asyncpg
@@ -10,7 +12,9 @@ from longrun.settings import Settings
 from longrun.store.claims import Claims
 from longrun.store.database import Database
 from longrun.store.records import Step
-from tests.storing import add_response, log_of, writing
+from longrun.store.responses import Responses
+from tests.postgres import Server
+from tests.storing import add_response, locked, log_of, writing
 
 SETTINGS = Settings.load()
 
@@ -234,3 +238,67 @@ async def test_a_claim_has_the_whole_request(store: Database) -> None:
     assert request.document == {"id": response_id, "object": "response"}
     assert request.parameters == {}
     assert (claim.attempt, claim.spent) == (1, 1)
+
+
+class TestTheQueue:
+    async def test_who_has_fewer_runs_and_waits_longer_comes_first(self, store: Database) -> None:
+        """Whatever the lines look like: as if all that wait had been ranked."""
+        chance = random.Random(3)
+        for _ in range(8):
+            await store.execute(f'DELETE FROM "{store.settings.db_schema}".responses')
+            principals = [f"p{n}" for n in range(chance.choice([1, 3, 30]))]
+            runs = {principal: chance.randrange(4) for principal in principals}
+            for principal in principals:
+                for _ in range(runs[principal]):
+                    await add_response(store, principal=principal)
+            waiting = [
+                (await add_response(store, principal=principal, status="queued", attempt=0))
+                for principal in chance.choices(principals, k=40)
+            ]
+            of = {id_: (await row(store, id_))["principal"] for id_ in waiting}
+            places = collections.Counter[str]()
+            turns = {}
+            for id_ in waiting:
+                places[of[id_]] += 1
+                turns[id_] = places[of[id_]] + runs[of[id_]]
+            limit = chance.choice([1, 7, 39])
+            expected = sorted(waiting, key=lambda id_: (turns[id_], id_))[:limit]
+            assert {claim.id for claim in await Claims(store, "mine").queued(limit)} == set(
+                expected
+            )
+
+    async def test_what_is_not_served_here_is_passed_over(self, store: Database) -> None:
+        ids = [
+            await add_response(store, principal=f"p{n % 5}", status="queued", attempt=0)
+            for n in range(20)
+        ]
+        for id_ in ids[:15]:
+            await change(store, id_, "agent = 'another'")
+        found = await Claims(store, "mine", ["scripted"]).queued(100)
+        assert {claim.id for claim in found} == set(ids[15:])
+
+    async def test_what_another_is_claiming_is_passed_over(
+        self, store: Database, database: Server
+    ) -> None:
+        ids = [await add_response(store, status="queued", attempt=0) for _ in range(20)]
+        async with locked(database.url, store.settings.db_schema, *ids[:10]):
+            found = await Claims(store, "mine").queued(3)
+        assert {claim.id for claim in found} == set(ids[10:13])
+
+
+class TestRetention:
+    async def test_what_is_past_its_time_and_what_was_not_to_be_kept(self, store: Database) -> None:
+        ids = [await add_response(store) for _ in range(6)]
+        ago = ["40 days", "20 days", "2 minutes", "10 seconds", "40 days", None]
+        for n, (id_, age) in enumerate(zip(ids, ago, strict=True)):
+            stored = f"stored = {n < 2}"
+            if age is None:
+                await change(store, id_, stored)
+                continue
+            ended = (
+                f"status = 'completed', replica_id = NULL, finished_at = now() - interval '{age}'"
+            )
+            await change(store, id_, f"{stored}, {ended}")
+        assert await Responses(store).expire(30 * 86_400) == 3
+        left = await store.fetch(f'SELECT id FROM "{store.settings.db_schema}".responses')
+        assert {each["id"] for each in left} == {ids[1], ids[3], ids[5]}
