@@ -42,7 +42,7 @@ class Script:
 
     Attributes:
         turns: the turns before the last: each a list of tool calls `[name, arguments]`, made in
-            parallel.
+            parallel, and of texts, which are messages.
         deltas: how many deltas the final text has.
         delta: the text of each; `{n}` is its number.
         pause: seconds between deltas.
@@ -51,7 +51,7 @@ class Script:
         show: the final text is what the model was given: its input items, as JSON.
     """
 
-    turns: tuple[tuple[tuple[str, dict[str, Any]], ...], ...] = ()
+    turns: tuple[tuple[tuple[str, dict[str, Any]] | str, ...], ...] = ()
     deltas: int = 3
     delta: str = "word{n} "
     pause: float = 0.0
@@ -76,10 +76,11 @@ class Script:
             given = {"deltas": 1, "delta": text}
         script = cls(**{k: v for k, v in given.items() if k in cls.__dataclass_fields__})
         turn = 0
-        for calls in script.turns:
-            if answered < len(calls):
+        for items in script.turns:
+            calls = sum(not isinstance(item, str) for item in items)
+            if answered < calls:
                 break
-            answered -= len(calls)
+            answered -= calls
             turn += 1
         return script, turn
 
@@ -126,7 +127,13 @@ class ScriptedModel(Model):
         )
         output: list[Any] = []
         if turn < len(script.turns):
-            for place, (name, arguments) in enumerate(script.turns[turn]):
+            for place, item in enumerate(script.turns[turn]):
+                if isinstance(item, str):
+                    said = Script(deltas=1, delta=item)
+                    async for event in self._text_events(said, numbers, output, place):
+                        yield event
+                    continue
+                name, arguments = item
                 call = ResponseFunctionToolCall(
                     id="__fake_id__",
                     call_id=f"call_{turn}_{place}",
@@ -145,7 +152,7 @@ class ScriptedModel(Model):
         )
 
     async def _text_events(
-        self, script: Script, numbers: Any, output: list[Any]
+        self, script: Script, numbers: Any, output: list[Any], place: int = 0
     ) -> AsyncIterator[Any]:
         empty = ResponseOutputMessage(
             id="__fake_id__", content=[], role="assistant", status="in_progress", type="message"
@@ -153,11 +160,15 @@ class ScriptedModel(Model):
         yield ResponseOutputItemAddedEvent(
             type="response.output_item.added",
             item=empty,
-            output_index=0,
+            output_index=place,
             sequence_number=next(numbers),
         )
         part = ResponseOutputText(annotations=[], text="", type="output_text", logprobs=[])
-        where: dict[str, Any] = {"item_id": "__fake_id__", "output_index": 0, "content_index": 0}
+        where: dict[str, Any] = {
+            "item_id": "__fake_id__",
+            "output_index": place,
+            "content_index": 0,
+        }
         yield ResponseContentPartAddedEvent(
             type="response.content_part.added", part=part, sequence_number=next(numbers), **where
         )
@@ -195,7 +206,7 @@ class ScriptedModel(Model):
         yield ResponseOutputItemDoneEvent(
             type="response.output_item.done",
             item=message,
-            output_index=0,
+            output_index=place,
             sequence_number=next(numbers),
         )
 

@@ -6,11 +6,13 @@ import signal
 from typing import Any
 
 import pytest
+from agents import Agent
 from playwright.async_api import Page, Route, expect
 
 from tests.browser.api import log_of, response, start_run, text_of
 from tests.browser.conftest import SECONDS, NewPage, StartOn
 from tests.servers import Replica, free_port
+from tests.unit import runs, streams
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -39,6 +41,17 @@ async def below(page: Page) -> float:
 
 def shown_run(page: Page) -> str:
     return page.url.partition("#")[2]
+
+
+async def said_again(text: str) -> tuple[str, list[str]]:
+    """The log of a response whose first attempt died after a message, before its turn's end."""
+    asked, told = streams.request(), streams.turn(streams.message(text))
+    first = await runs.run(Agent(name="agent", model=runs.Played(told)), asked)
+    ended = next(n for n, line in enumerate(first.lines) if b"output_item.done" in line)
+    found = first.died_after(next(n for n in range(99) if len(first.died_after(n).lines) > ended))
+    await runs.take_over(Agent(name="agent", model=runs.Played(told)), asked, found)
+    runs.check(found)
+    return asked.response_id, [line.decode() for line in found.lines]
 
 
 class TestRun:
@@ -173,6 +186,26 @@ class TestResume:
         await expect(page.locator(".note")).to_contain_text("Another replica took over")
         await expect(page.locator("[data-status=incomplete] .state")).to_have_text("not finished")
         assert await message(page).last.text_content() == text_of(response(server, shown_run(page)))
+
+    async def test_a_message_that_is_said_again_after_a_takeover(
+        self, page: Page, server: Replica
+    ) -> None:
+        """It was finished, but its turn was not: the text is there once."""
+        response_id, log = await said_again("Let me look.")
+        frames = [f"event: {json.loads(line)['type']}\ndata: {line}\n\n" for line in log]
+        assert sum(frame.startswith("event: response.output_item.added") for frame in frames) == 2
+        await page.route(
+            f"**/v1/responses/{response_id}?stream=true*",
+            lambda route: route.fulfill(
+                content_type="text/event-stream", body="".join([*frames, "data: [DONE]\n\n"])
+            ),
+        )
+        await page.goto(f"{server.url}/#{response_id}")
+        await expect(page.locator("#verdict")).to_have_text(WHOLE)
+        await expect(page.locator(".note")).to_contain_text("Another replica took over")
+        await expect(message(page)).to_have_text(["", "Let me look."])
+        states = page.locator("[data-type=message] .state")
+        await expect(states).to_have_text(["not finished", ""])
 
     async def test_an_answer_that_is_no_stream(self, page: Page, server: Replica) -> None:
         """On any status but 200 a browser gives up for good; the page asks why, and comes back."""

@@ -31,9 +31,9 @@ class Plan:
     """What a run does besides its script.
 
     Attributes:
-        gates: where it stops: `model TURN` (before its first event), `delta N`, `turn TURN`
-            (before its last event), `tool NAME` (before a tool starts), `in NAME` (in it),
-            `end` (when all is done but the terminal event).
+        gates: where it stops: `model TURN` (before its first event), `delta N`, `item TURN PLACE`
+            (when that item is finished), `turn TURN` (before its last event), `tool NAME` (before
+            a tool starts), `in NAME` (in it), `end` (when all is done but the terminal event).
         request: the model holds a request open, to this port, and says nothing.
         incomplete: the model stops early, as at its token limit.
     """
@@ -100,6 +100,8 @@ class GatedModel(ScriptedModel):
             if event.type == "response.output_text.delta":
                 deltas += 1
                 await gate(plan, f"delta {deltas}")
+            elif event.type == "response.output_item.done":
+                await gate(plan, f"item {turn} {event.output_index}")
 
 
 def _cut_short(event: ResponseCompletedEvent) -> ResponseIncompleteEvent:

@@ -330,13 +330,15 @@ def check_events(response_id: str, events: list[dict[str, Any]], status: str) ->
 
 
 def is_taken_back(item_id: str, events: list[dict[str, Any]]) -> bool:
-    """Whether an in_progress event came after the item's end, and carried the items without it."""
+    """Whether an in_progress event came after the item's end, in which it is empty."""
     ended = False
     for event in events:
         if event["type"] == "response.output_item.done" and event["item"]["id"] == item_id:
             ended = True
         elif ended and event["type"] == "response.in_progress":
-            return item_id not in {item["id"] for item in event["response"]["output"]}
+            (item,) = (item for item in event["response"]["output"] if item["id"] == item_id)
+            content = item.get("content") or item.get("arguments")
+            return item.get("status") == "incomplete" and not content
     return False
 
 

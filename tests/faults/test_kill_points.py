@@ -173,11 +173,14 @@ async def test_a_takeover_shows_the_items_so_far(story: Story) -> None:
     for id_ in story.ids["between deltas"]:
         events = await story.ground.check(id_)
         again = [e["response"] for e in events if e["type"] == "response.in_progress"][-1]
-        assert [item["type"] for item in again["output"]] == [
+        *stay, withdrawn = again["output"]
+        assert [item["type"] for item in stay] == [
             *("function_call", "function_call"),
             *("function_call_output", "function_call_output"),
         ]
-        assert again["output"] == events[-1]["response"]["output"][:4]
+        assert stay == events[-1]["response"]["output"][:4]
+        assert (withdrawn["type"], withdrawn["status"]) == ("message", "incomplete")
+        assert withdrawn["content"] == [], "clients take away what they showed of it"
 
 
 async def test_attempts_are_counted_as_promised(

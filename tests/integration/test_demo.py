@@ -101,6 +101,17 @@ class TestComparison:
         assert streamed_text(log()) == final_text(log()) == "One two three"
         assert final_text(log()[:-1]) == ""
 
+    def test_what_a_takeover_takes_back_is_not_in_the_text(self) -> None:
+        gone = {"type": "message", "status": "incomplete", "content": []}
+        said = [
+            event(0, "response.created", response={"output": []}),
+            event(1, output_index=0, delta="One"),
+            event(2, "response.in_progress", response={"output": [gone]}),
+            *(event(each.number + 2, output_index=1, delta=each.fields()["delta"])
+              for each in log()[1:-1]),
+        ]  # fmt: skip
+        assert streamed_text(said) == "One two three"
+
 
 class TestFrames:
     @pytest.mark.parametrize("size", [1, 2, 7, 1000])

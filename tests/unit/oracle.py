@@ -154,6 +154,7 @@ class _Follower:
         self.items: list[Item] = []
         self.ids: set[str] = set()
         self.call_ids: dict[str, set[str]] = {"calls": set(), "outputs": set()}
+        self.withdrawn: set[int] = set()
         self.response: JSONObject | None = None
         self.response_id = ""
         self.sdk: ResponseStreamState[Any] = ResponseStreamState(input_tools=omit, text_format=omit)
@@ -197,11 +198,25 @@ class _Follower:
         assert (kind == "response.created") == first
         self.response_id = self.response_id or response["id"]
         assert response["id"] == self.response_id
+        if kind == "response.in_progress" and self.items:
+            self.taken_over(response["output"])
+            return
         assert response["output"] == [
-            item.done for item in self.items if item.done and item.done in response["output"]
-        ], "a snapshot's output is done items, in order"
+            item.done
+            for index, item in enumerate(self.items)
+            if item.done and item.done in response["output"] and index not in self.withdrawn
+        ], "a snapshot's output is done items, in order, and none that was withdrawn"
         if kind in TERMINAL:
             self.response = response
+
+    def taken_over(self, output: list[JSONObject]) -> None:
+        """The items so far, each at its output index; those that do not stay closed and empty."""
+        for index, (item, told) in enumerate(zip(self.items, output, strict=True)):
+            assert item.done is not None, "a takeover closes what was left open"
+            if told != item.done or index in self.withdrawn:
+                status = UNFINISHED.get(item.type, ["incomplete"])[0]
+                assert told == {**item.added, "status": status}
+                self.withdrawn.add(index)
 
     def added(self, event: JSONObject) -> None:
         item = event["item"]
@@ -336,6 +351,29 @@ class _Follower:
             elif item.type == "function_call":
                 whole = _without_surrogates(item.done["arguments"])
                 assert accumulated[index].arguments == whole
+
+
+def shown(events: Sequence[JSONObject]) -> str:
+    """The text that a client shows before the terminal event, which holds the stored one.
+
+    The rule that it follows: `output` of each event that has a response replaces what it had, by
+    position; deltas are added at their output index.
+    """
+    texts: dict[int, str] = {}
+    for event in events:
+        if event["type"] in LIFECYCLE:
+            texts = dict(enumerate(map(text_of, event["response"]["output"])))
+        elif event["type"] == "response.output_text.delta":
+            index = event["output_index"]
+            texts[index] = texts.get(index, "") + event["delta"]
+    return "".join(texts[index] for index in sorted(texts))
+
+
+def text_of(item: JSONObject) -> str:
+    """What a message says."""
+    if item["type"] != "message":
+        return ""
+    return "".join(part["text"] for part in item["content"] if part["type"] == "output_text")
 
 
 UNFINISHED = {"image_generation_call": ["failed"], "apply_patch_call": ["in_progress"]}

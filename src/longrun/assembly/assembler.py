@@ -17,8 +17,16 @@ from typing import Any, Final, NamedTuple, get_args
 
 from openai.types.responses import ResponseStreamEvent
 
-from longrun.assembly.items import Item, Places
-from longrun.assembly.kinds import ITEM_ADDED, ITEM_DONE, Event, JSONObject, plain, texts_of
+from longrun.assembly.items import Item, Places, closed_empty
+from longrun.assembly.kinds import (
+    ITEM_ADDED,
+    ITEM_DONE,
+    Event,
+    JSONObject,
+    is_output,
+    plain,
+    texts_of,
+)
 from longrun.assembly.turn import Turn
 from longrun.assembly.usage import UsageSum
 from longrun.jsontext import Encoded, dumps
@@ -92,7 +100,8 @@ class Assembler:
         self._turn = Turn(self._places)
         self._said: set[bytes] = set()
         self._answered: set[str] = set()
-        self._dropped_calls: set[str] = set()
+        self._withdrawn: dict[int, JSONObject] = {}
+        self._withdrawn_calls: set[str] = set()
         self._events: list[bytes] = []
         self._items: list[tuple[int, str]] = []
 
@@ -105,27 +114,39 @@ class Assembler:
     # -- the response's life --------------------------------------------------------------
 
     def lifecycle(self, status: Status) -> None:
-        """`created` (first of a log), `queued`, `in_progress`, with the items so far."""
+        """`created` (first of a log), `queued`, `in_progress`, with the items so far.
+
+        After a takeover `in_progress` has an item at every output index so far, for clients to go
+        on from in place of what they had: openai-node 6 does, and then looks for later items by
+        position. Items that do not stay are `incomplete` in it, and empty.
+        """
         if self._sequence == 0:
             self._emit("response.created", {"response": self._snapshot(status)})
         if self._sequence == 1 or status == "in_progress":
-            self._emit(f"response.{status}", {"response": self._snapshot(status)})
+            snapshot = self._snapshot(status, self._withdrawn)
+            self._emit(f"response.{status}", {"response": snapshot})
 
     def take_over(
         self,
         left_open: Iterable[Item],
         answered: Iterable[str],
-        dropped_calls: Iterable[str] = (),
+        withdrawn: Mapping[int, JSONObject],
     ) -> None:
         """Go on with what an earlier attempt began.
 
         Args:
             left_open: the items that it added and never finished; closed here, `incomplete`.
             answered: the call ids whose outputs are among the items.
-            dropped_calls: the call ids that clients have seen on items that do not stay.
+            withdrawn: the items that clients have seen and that do not stay (those left open, and
+                those of turns that are asked again), as they were added, by output index.
         """
         self._answered.update(answered)
-        self._dropped_calls.update(dropped_calls)
+        self._withdrawn = {index: closed_empty(added) for index, added in withdrawn.items()}
+        self._withdrawn_calls = {
+            added["call_id"]
+            for added in withdrawn.values()
+            if added.get("call_id") and not is_output(added)
+        }
         for item in left_open:
             self._emit_all(item.close())
 
@@ -148,8 +169,10 @@ class Assembler:
         self._emit(TERMINAL_EVENT_OF[status], {"response": self._snapshot(status)})
         return dumps(self._document).decode()
 
-    def _snapshot(self, status: Status) -> JSONObject:
-        output = [Encoded(self._output[index]) for index in sorted(self._output)]
+    def _snapshot(self, status: Status, also: Mapping[int, JSONObject] | None = None) -> JSONObject:
+        items: dict[int, Any] = {index: Encoded(text) for index, text in self._output.items()}
+        items.update(also or {})
+        output = [items[index] for index in sorted(items)]
         return {**self._document, "status": status, "output": output}
 
     # -- what comes of the run ------------------------------------------------------------
@@ -220,7 +243,7 @@ class Assembler:
         self._turn = Turn(self._places)
 
     def _plain(self, raw_item: Any) -> JSONObject:
-        """An item of the SDK's, with a call id that no dropped item has had.
+        """An item of the SDK's, with a call id that no withdrawn item has had.
 
         A turn that is asked again may give the same call ids again, which openai's client takes
         for one item at two indexes. The next free of `id`, `id_2`, … is always the same one, so
@@ -228,9 +251,9 @@ class Assembler:
         """
         raw = plain(raw_item)
         call_id = raw.get("call_id")
-        if call_id in self._dropped_calls:
+        if call_id in self._withdrawn_calls:
             n = 2
-            while f"{call_id}_{n}" in self._dropped_calls:
+            while f"{call_id}_{n}" in self._withdrawn_calls:
                 n += 1
             raw = {**raw, "call_id": f"{call_id}_{n}"}
         return raw

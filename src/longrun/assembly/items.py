@@ -136,19 +136,25 @@ class Item:
         events += self._content.rest(raw)
         self.raw = raw
         final = self._shaped(raw)
-        if final.get("status") in (None, "in_progress"):
-            _set_status(final, status)
+        kind = final.get("type", "")
+        has_status = kind in WITH_STATUS or "status" in final
+        if has_status and final.get("status") in (None, "in_progress"):
+            final["status"] = UNFINISHED.get(kind, status) if status == "incomplete" else status
         events.append((ITEM_DONE, {"output_index": self.output_index, "item": final}))
         return events
 
     def close(self) -> list[Event]:
-        """`done` for an item that will never be finished: `incomplete`, as far as it got."""
+        """`done` for an item that will never be finished: `incomplete`, as far as it got.
+
+        It has this status even if its type knows none (openai's models take further fields): it
+        is how clients see that it does not stay.
+        """
         self.done = True
         if not self._identity:
             return []
         events = list(self._content.close())
         final = self._shaped({**self.raw, **self._content.so_far(self.raw)})
-        _set_status(final, "incomplete")
+        final["status"] = UNFINISHED.get(self.type, "incomplete")
         events.append((ITEM_DONE, {"output_index": self.output_index, "item": final}))
         return events
 
@@ -232,7 +238,6 @@ def _opened(raw: JSONObject, item_id: str) -> JSONObject:
     return opened
 
 
-def _set_status(item: JSONObject, status: str) -> None:
-    kind = item.get("type", "")
-    if kind in WITH_STATUS or "status" in item:
-        item["status"] = UNFINISHED.get(kind, status) if status == "incomplete" else status
+def closed_empty(added: JSONObject) -> JSONObject:
+    """An item that does not stay, by its `added` event: it says only that it was there."""
+    return {**added, "status": UNFINISHED.get(type_of(added), "incomplete")}

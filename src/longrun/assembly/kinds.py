@@ -142,6 +142,11 @@ def type_of(raw: JSONObject) -> str:
     return item_type
 
 
+def is_output(raw: JSONObject) -> bool:
+    """Whether an item is what a tool gave, and not what the model said."""
+    return str(raw.get("type")).endswith("_output")
+
+
 def texts_of(message: JSONObject) -> list[Any]:
     """What a message says, part by part."""
     return [part.get("text") or part.get("refusal") for part in message.get("content") or ()]

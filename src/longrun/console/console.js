@@ -167,8 +167,8 @@ function drawConnections(connections) {
 function judge() {
   const { follower, response } = shown;
   const whole = follower.missing === 0 && follower.repeated === 0 && response;
-  const same = whole && output.matches(response);
   if (response) output.end(response);
+  const same = whole && output.matches(response);
   if (response?.error) output.error("The run failed", response.error.message);
   const reason = response?.incomplete_details?.reason;
   if (reason) output.note(`Incomplete: ${reason}.`);

@@ -80,6 +80,11 @@ class Growing {
   get waiting() {
     return this.#pending.length > 0;
   }
+
+  /** Forget what waits. */
+  drop() {
+    this.#pending = [];
+  }
 }
 
 const TITLES = {
@@ -143,6 +148,15 @@ class Card {
     if (this.#parts.size === 0) {
       for (const [part, text, className] of wholeParts(item)) this.add(part, text, className);
     }
+  }
+
+  /** The item does not stay: its text is taken away. */
+  withdraw() {
+    for (const growing of this.#parts.values()) growing.drop();
+    this.#parts.clear();
+    this.body.replaceChildren();
+    this.item = { ...this.item, status: "incomplete" };
+    this.say("incomplete");
   }
 
   /** Another item that belongs to this one: a call's output. */
@@ -237,6 +251,7 @@ export class Output {
       this.#starts += 1;
       if (this.#starts > 1) {
         this.note(`Another replica took over at event ${event.sequence_number}.`);
+        this.#takenOver(event.response.output);
       }
     } else if (event.type === "response.output_item.added") {
       this.#open(event.output_index, event.item);
@@ -244,6 +259,13 @@ export class Output {
       this.#open(event.output_index, event.item).finish(event.item);
     } else if (event.type.endsWith(".delta") && typeof event.delta === "string") {
       this.#cards.get(event.output_index)?.delta(event);
+    }
+  }
+
+  /** All items so far, each at its index; what is incomplete comes anew, as another item. */
+  #takenOver(items) {
+    for (const [index, item] of items.entries()) {
+      if (item.status === "incomplete") this.#cards.get(index)?.withdraw();
     }
   }
 
@@ -294,20 +316,31 @@ export class Output {
     this.#show();
   }
 
-  /** The run is over: a call that is still without output is one of the client's own tools. */
+  /** The run is over: what is not in its output does not stay, and a call that is still without
+      output is one of the client's own tools. */
   end(response) {
+    const stored = new Set(response.output.map((item) => item.id));
+    for (const card of this.#cards.values()) {
+      if (stored.has(card.item.id)) continue;
+      // Of a run that failed or was cancelled, it is all there is to see.
+      if (response.status === "completed") card.withdraw();
+      else card.say("incomplete");
+    }
     for (const card of this.#calls.values()) {
       const words = response.status === "completed" ? "for the client to answer" : "";
       if (card.unanswered) card.say("completed", words);
     }
   }
 
-  /** Whether what was streamed is what the final response holds. */
+  /** Whether what is shown, but for what is marked as not finished, is what is stored. */
   matches(response) {
-    const shown = new Map([...this.#cards.values()].map((card) => [card.item.id, card]));
-    return response.output.every((item) => {
-      const card = shown.get(item.id);
-      return card && (item.type !== "message" || card.text === textOf(item));
-    });
+    const stored = new Map(response.output.map((item) => [item.id, item]));
+    for (const card of this.#cards.values()) {
+      const item = stored.get(card.item.id);
+      stored.delete(card.item.id);
+      if (!item && card.element.dataset.status !== "incomplete") return false;
+      if (item?.type === "message" && card.text !== textOf(item)) return false;
+    }
+    return stored.size === 0;
   }
 }

@@ -127,20 +127,29 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def streamed_text(events: Sequence[Event]) -> str:
-    """The answer as the deltas have it."""
-    return "".join(
-        event.fields()["delta"] for event in events if event.type == "response.output_text.delta"
-    )
+    """The answer as it was shown before the last event: deltas are added up, and `output` of each
+    event that has a response (after a takeover too) replaces what was shown."""
+    texts: dict[int, str] = {}
+    for event in events:
+        if event.type in TERMINAL_EVENTS:
+            break
+        fields = event.fields()
+        if "response" in fields:
+            texts = dict(enumerate(map(_text, fields["response"].get("output", ()))))
+        elif event.type == "response.output_text.delta":
+            index = fields.get("output_index", 0)
+            texts[index] = texts.get(index, "") + fields["delta"]
+    return "".join(texts[index] for index in sorted(texts))
 
 
 def final_text(events: Sequence[Event]) -> str:
     """The answer as the snapshot in the terminal event has it."""
     if not events or events[-1].type not in TERMINAL_EVENTS:
         return ""
-    return "".join(
-        part["text"]
-        for item in events[-1].fields()["response"]["output"]
-        if item["type"] == "message"
-        for part in item["content"]
-        if part["type"] == "output_text"
-    )
+    return "".join(map(_text, events[-1].fields()["response"]["output"]))
+
+
+def _text(item: dict[str, Any]) -> str:
+    if item["type"] != "message":
+        return ""
+    return "".join(part["text"] for part in item["content"] if part["type"] == "output_text")

@@ -81,6 +81,8 @@ class Screen:
         """Show an event, if it is one that a reader wants to see."""
         if kind == "response.output_text.delta":
             self._piece(fields["delta"])
+        elif kind == "response.in_progress" and fields["response"]["output"]:
+            self.lines("⇄ another replica took over; what was not finished comes anew", style="dim")
         elif kind == "response.output_item.done" and fields["item"]["type"] == "function_call":
             self.lines(_call(fields["item"]), style="dim")
         elif kind == "response.output_item.done" and "output" in fields["item"]:

@@ -5,7 +5,15 @@ import asyncio
 import contextlib
 import itertools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Container,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +21,7 @@ import orjson
 
 from longrun.assembly.assembler import Assembler
 from longrun.assembly.items import Item
-from longrun.assembly.kinds import ITEM_ADDED
+from longrun.assembly.kinds import ITEM_ADDED, is_output
 from longrun.execution.replay.results import decode_response
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
@@ -44,12 +52,18 @@ class Position:
 
 @dataclass(slots=True)
 class _Items:
-    """What a log says of its items: which are open, and in which chunk each of these began."""
+    """What a log says of its items: which are open, and in which chunk each of these began.
 
+    Attributes:
+        kept: the output indexes of the items that stay.
+        withdrawn: all others, as they were added.
+    """
+
+    kept: Container[int]
     next_index: int = 0
     open: dict[int, dict[str, Any]] = field(default_factory=dict)
     began: dict[int, int] = field(default_factory=dict)
-    calls: dict[int, str] = field(default_factory=dict)
+    withdrawn: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def read(self, chunk: Chunk) -> None:
         for line in _ITEM_EVENT.finditer(chunk.data):
@@ -59,8 +73,8 @@ class _Items:
                 self.open[index] = event["item"]
                 self.began[index] = chunk.first
                 self.next_index = max(self.next_index, index + 1)
-                if event["item"].get("call_id") and not _is_output(event["item"]):
-                    self.calls[index] = event["item"]["call_id"]
+                if index not in self.kept:
+                    self.withdrawn[index] = event["item"]
             else:
                 self.open.pop(index, None)
 
@@ -84,14 +98,14 @@ async def read_position(
     Raises:
         Unavailable: Postgres is away.
     """
-    found = _Items()
+    steps = await (claims.model_turns(claim.id) if to_end else claims.steps(claim.id))
+    items = await claims.items(claim.id)
+    kept = _kept(items, steps)
+    found = _Items(kept)
     async for chunk in _pages(event_log.item_page_unscoped, claim.id):
         found.read(chunk)
     end = await event_log.end_unscoped(claim.id)
     next_sequence = end.last + 1 if end else 0
-    steps = await (claims.model_turns(claim.id) if to_end else claims.steps(claim.id))
-    items = await claims.items(claim.id)
-    kept = _kept(items, steps)
     assembler = Assembler(
         claim.id,
         claim.request.document,
@@ -100,10 +114,9 @@ async def read_position(
         output=kept,
     )
     outputs = [loads(item) for item in kept.values()]
-    answered = [item["call_id"] for item in outputs if _is_output(item) and item.get("call_id")]
-    dropped_calls = [call_id for index, call_id in found.calls.items() if index not in kept]
+    answered = [item["call_id"] for item in outputs if is_output(item) and item.get("call_id")]
     open_items = await _open_items(claim.id, found, event_log)
-    assembler.take_over(open_items, answered, dropped_calls)
+    assembler.take_over(open_items, answered, found.withdrawn)
     dropped = sorted(items.keys() - kept.keys())
     if dropped:
         await claims.drop_items(claim, dropped)
@@ -174,9 +187,5 @@ def _kept(items: dict[int, str], steps: Iterable[Step]) -> dict[int, str]:
     for step in _own_turns(steps):
         recorded.update(decode_response(step.result)[1])
     return {
-        index: item for index, item in items.items() if index in recorded or _is_output(loads(item))
+        index: item for index, item in items.items() if index in recorded or is_output(loads(item))
     }
-
-
-def _is_output(item: dict[str, Any]) -> bool:
-    return str(item.get("type")).endswith("_output")
