@@ -150,6 +150,19 @@ class TestPulse:
                 group.create_task(lane.fetch("SELECT pg_sleep(4)"))
                 group.create_task(mine.fetch_once("SELECT pg_sleep(4)"))
 
+    async def test_a_statement_that_was_answered_meanwhile_keeps_its_connection(
+        self, store: Database
+    ) -> None:
+        """The event loop may have been held up by a tool: its answer was there all the time."""
+        lane = store.lane("test")
+        asking = asyncio.ensure_future(lane.fetch("SELECT pg_backend_pid()"))
+        await eventually(lambda: bool(store.waiting_since(time.monotonic())))
+        waiting = store.waiting_since(time.monotonic())
+        [before] = await asking
+        await store.drop(waiting)
+        [after] = await lane.fetch("SELECT pg_backend_pid()")
+        assert before == after
+
     async def test_a_postgres_that_falls_silent_is_noticed_and_lost_after_a_lease(
         self, database: Server, schema: str
     ) -> None:

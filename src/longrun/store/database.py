@@ -197,7 +197,9 @@ class Database:
     async def drop(self, dead: Iterable[Asked]) -> None:
         """End connections, whose statements then fail at once, and all idle ones of the pool."""
         for asked in dead:
-            asked.drop()
+            # One that was answered meanwhile may have been lent again.
+            if asked in self._waiting:
+                asked.drop()
         await self._requests.expire_connections()
 
     # -- statements ---------------------------------------------------------------------------
