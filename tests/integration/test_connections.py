@@ -155,13 +155,14 @@ class TestPulse:
     ) -> None:
         """The event loop may have been held up by a tool: its answer was there all the time."""
         lane = store.lane("test")
-        asking = asyncio.ensure_future(lane.fetch("SELECT pg_backend_pid()"))
+        asking = asyncio.ensure_future(lane.fetch("SELECT pg_backend_pid() AS pid, pg_sleep(0.5)"))
         await eventually(lambda: bool(store.waiting_since(time.monotonic())))
         waiting = store.waiting_since(time.monotonic())
         [before] = await asking
         await store.drop(waiting)
-        [after] = await lane.fetch("SELECT pg_backend_pid()")
-        assert before == after
+        [after] = await lane.fetch("SELECT pg_backend_pid() AS pid")
+        assert waiting
+        assert before["pid"] == after["pid"]
 
     async def test_a_postgres_that_falls_silent_is_noticed_and_lost_after_a_lease(
         self, database: Server, schema: str
@@ -176,6 +177,10 @@ class TestPulse:
             await eventually(lambda: pulse.silent_since is not None, timeout=15)
             with pytest.raises(Unavailable):
                 await reading
+            asked = time.monotonic()
+            with pytest.raises(Unavailable):
+                await mine.fetch("SELECT 1")
+            assert time.monotonic() - asked < 8, "a poll waits for three tries of ten seconds"
             await eventually(lambda: bool(losses), timeout=15)
             assert losses[0] - began > 1
             way.silent = False

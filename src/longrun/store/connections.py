@@ -21,6 +21,9 @@ from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_gone
 
 CONNECT_TIMEOUT: Final = 10.0
 
+SILENT_TIMEOUT: Final = 2.0
+"""Seconds that a request waits for a connection to a Postgres that is known not to answer."""
+
 CANCEL_TIMEOUT: Final = 0.5
 """Seconds that Postgres has to confirm that a statement which was given up is cancelled."""
 
@@ -110,17 +113,18 @@ class Asked:
 class Lent:
     """A connection of the pool, for the length of an `async with`."""
 
-    __slots__ = ("_asked", "_pool", "_waiting")
+    __slots__ = ("_asked", "_pool", "_wait", "_waiting")
 
-    def __init__(self, pool: asyncpg.Pool, waiting: set[Asked]) -> None:
+    def __init__(self, pool: asyncpg.Pool, waiting: set[Asked], wait: float) -> None:
         self._pool = pool
         self._waiting = waiting
+        self._wait = wait
 
     async def __aenter__(self) -> Any:
         self._asked = Asked()
         self._waiting.add(self._asked)
         try:
-            connection = await self._pool.acquire(timeout=CONNECT_TIMEOUT)
+            connection = await self._pool.acquire(timeout=self._wait)
         except BaseException:
             self._waiting.discard(self._asked)
             raise

@@ -11,7 +11,15 @@ import asyncpg
 from longrun.backoff import Backoff
 from longrun.errors import ConfigurationError, Unavailable
 from longrun.settings import Settings
-from longrun.store.connections import CONNECT_TIMEOUT, Asked, Lane, Lent, Session, greet
+from longrun.store.connections import (
+    CONNECT_TIMEOUT,
+    SILENT_TIMEOUT,
+    Asked,
+    Lane,
+    Lent,
+    Session,
+    greet,
+)
 from longrun.store.queries import Queries
 from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_gone, is_hopeless
 
@@ -55,6 +63,8 @@ class Database:
         self._requests: asyncpg.Pool
         self._lanes: list[Lane] = []
         self._waiting: set[Asked] = set()
+        self.silent_since: float | None = None
+        """Since when Postgres does not answer, as `Pulse` has found; requests then fail sooner."""
 
     async def open(self, url: str, listen_url: str | None = None) -> None:
         """Open the pools and check the server.
@@ -205,7 +215,8 @@ class Database:
     # -- statements ---------------------------------------------------------------------------
 
     def _lent(self) -> Lent:
-        return Lent(self._requests, self._waiting)
+        wait = CONNECT_TIMEOUT if self.silent_since is None else SILENT_TIMEOUT
+        return Lent(self._requests, self._waiting, wait)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -244,7 +255,8 @@ class Database:
                     async with self._lent() as connection:
                         return list(await connection.fetch(query, *args))
                 except FAILURES as error:
-                    if not is_gone(error) or attempt == READ_TRIES - 1:
+                    last = attempt == READ_TRIES - 1 or self.silent_since is not None
+                    if last or not is_gone(error):
                         raise
                     await backoff.pause()
         raise AssertionError("unreachable")

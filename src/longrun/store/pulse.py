@@ -49,8 +49,11 @@ class Pulse:
         self._database = database
         self._lane = database.lane("pulse")
         self._lost = lost
-        self.silent_since: float | None = None
+
+    @property
+    def silent_since(self) -> float | None:
         """By the monotonic clock; None while Postgres answers, or refuses."""
+        return self._database.silent_since
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look after the connections until `stop` is set."""
@@ -81,12 +84,12 @@ class Pulse:
                 rows = await self._lane.fetch(self._database.queries.find_working, list(pids))
         except FAILURES as error:
             if _is_refusal(error):
-                self.silent_since = None
+                self._database.silent_since = None
             else:
                 await self._fall_silent(waiting)
             return
         if self.silent_since is not None:
-            self.silent_since = None
+            self._database.silent_since = None
             log.info("Postgres answers again")
         for row in rows:
             pids.pop(row["pid"], None)
@@ -97,7 +100,8 @@ class Pulse:
 
     async def _fall_silent(self, waiting: list[Asked]) -> None:
         if self.silent_since is None:
-            self.silent_since = min((asked.since for asked in waiting), default=time.monotonic())
+            since = min((asked.since for asked in waiting), default=time.monotonic())
+            self._database.silent_since = since
             log.warning("Postgres does not answer: all connections are made anew")
         await self._database.drop(waiting)
 
