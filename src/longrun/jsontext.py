@@ -2,7 +2,8 @@
 
 orjson refuses lone surrogates, and integers beyond 64 bits or makes floats of them; models and
 tools do emit both. The standard library writes them as `\\udXXX` escapes and long digits: legal
-JSON that every client reads. Encoded text never holds a raw newline, a NUL or invalid UTF-8.
+JSON that every client reads. Encoded text never holds a raw newline, a NUL or invalid UTF-8, nor
+anything else at which some clients end a line of a stream (Python's `splitlines`, U+2028).
 """
 
 import contextlib
@@ -70,9 +71,20 @@ def _finite(value: Any) -> Any:
 def dumps(value: Any) -> bytes:
     """Encode to one line of UTF-8 JSON. Never raises for what came out of an agent."""
     try:
-        return orjson.dumps(value, default=_default, option=orjson.OPT_NON_STR_KEYS)
+        text = orjson.dumps(value, default=_default, option=orjson.OPT_NON_STR_KEYS)
+        return text if text.isascii() else _without_line_ends(text)
     except (TypeError, ValueError, RecursionError):
         return _dumps_slowly(value).encode("ascii")
+
+
+def _without_line_ends(text: bytes) -> bytes:
+    """In JSON they can stand in strings alone, where an escape means the same. Those of ASCII are
+    escaped by every encoder. Looking for one byte first takes a fifth of the time."""
+    if 0xE2 in text:
+        text = text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    if 0xC2 in text:
+        text = text.replace(b"\xc2\x85", b"\\u0085")
+    return text
 
 
 def _dumps_slowly(value: Any) -> str:

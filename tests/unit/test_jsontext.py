@@ -38,6 +38,14 @@ def as_json(value: Any) -> Any:
 
 
 class TestRoundTrip:
+    @given(st.text("a\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\u00e9\u2019", max_size=20))
+    @thorough
+    def test_no_client_ends_a_line_in_it(self, value: str) -> None:
+        """Python's splitlines and others end lines at more than a newline."""
+        encoded = dumps({"text": value, "again": Encoded(orjson.dumps(value))})
+        assert len(encoded.decode().splitlines()) == 1
+        assert loads(encoded) == {"text": value, "again": value}
+
     @given(anything)
     @thorough
     def test_what_goes_out_comes_in(self, value: Any) -> None:
