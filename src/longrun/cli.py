@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from longrun.errors import LongrunError
+from longrun.loglines import LineFormatter
 from longrun.settings import Settings
 
 app = typer.Typer(
@@ -209,11 +210,9 @@ def _json(value: Any) -> str:
 
 
 def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        level=logging.WARNING,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("longrun").setLevel(level.upper())
     # What it logs at every start is said better above.
     logging.getLogger("longrun.hypercorn").setLevel(logging.WARNING)

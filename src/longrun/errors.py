@@ -3,9 +3,12 @@
     LongrunError                 carries message, type, param, code and HTTP status
     ├── BadRequest               400  the request is invalid; `param` says where
     ├── NotFound                 404  unknown, or another principal's
+    │   └── NotServed            404  a protocol or a part of the API that is not served
     ├── MethodNotAllowed         405
+    ├── RequestTimeout           408  the request did not arrive in time
     ├── BodyTooLarge             413
     ├── UnsupportedMediaType     415  not JSON
+    ├── HeadersTooLarge          431
     ├── TooManyRequests          429  with Retry-After
     ├── Unavailable              503  with Retry-After: Postgres is away, or the replica drains
     │   └── StillRunning         503  draining, while the run continues elsewhere: do not retry
@@ -66,10 +69,20 @@ class NotFound(LongrunError):
     default_code = "not_found"
 
 
+class NotServed(NotFound):
+    default_code = "not_served"
+
+
 class MethodNotAllowed(LongrunError):
     status = 405
     type = "invalid_request_error"
     default_code = "method_not_allowed"
+
+
+class RequestTimeout(LongrunError):
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
 
 
 class BodyTooLarge(LongrunError):
@@ -82,6 +95,12 @@ class UnsupportedMediaType(LongrunError):
     status = 415
     type = "invalid_request_error"
     default_code = "unsupported_media_type"
+
+
+class HeadersTooLarge(LongrunError):
+    status = 431
+    type = "invalid_request_error"
+    default_code = "headers_too_large"
 
 
 class TooManyRequests(LongrunError):

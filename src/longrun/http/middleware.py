@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -9,10 +10,24 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrun import metrics
-from longrun.errors import LongrunError, MethodNotAllowed, NotFound
+from longrun.errors import LongrunError, MethodNotAllowed, NotFound, NotServed
 from longrun.http.answers import error_answer
+from longrun.loglines import one_line
 
 log = logging.getLogger("longrun.http")
+
+_METHODS: Final = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"}
+)
+"""Those that have a place of their own in the metrics; clients can invent any number."""
+
+_NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+
+
+def _what(scope: Scope) -> str:
+    """Method and path for the log. The path as it came, since decoding brings line ends."""
+    path = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogatepass")
+    return one_line(f"{scope['method']} {path.decode('latin-1')}")
 
 
 class Errors:
@@ -22,6 +37,9 @@ class Errors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await _refuse_websocket(scope, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -37,7 +55,7 @@ class Errors:
         except Exception as error:
             answer = _as_answer(error, scope)
             if started:
-                log.warning("%s %s broke off", scope["method"], scope["path"])
+                log.warning("%s broke off", _what(scope))
                 return
             await answer(scope, receive, send)
 
@@ -45,8 +63,19 @@ class Errors:
 def _as_answer(error: Exception, scope: Scope) -> Response:
     if isinstance(error, LongrunError) and error.status != 500:
         return error_answer(error)
-    log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+    log.error("%s failed", _what(scope), exc_info=error)
     return error_answer(LongrunError("The server had an error.", code="server_error"))
+
+
+async def _refuse_websocket(scope: Scope, send: Send) -> None:
+    """The answer to a WebSocket of another server than ours, which refuses it by itself."""
+    if "websocket.http.response" not in (scope.get("extensions") or ()):
+        await send({"type": "websocket.close"})
+        return
+    answer = error_answer(NotServed("WebSocket is not served here."))
+    start = {"status": answer.status_code, "headers": [*answer.raw_headers, _NOSNIFF]}
+    await send({"type": "websocket.http.response.start", **start})
+    await send({"type": "websocket.http.response.body", "body": bytes(answer.body)})
 
 
 async def of_routing(request: Request, error: Exception) -> Response:
@@ -61,7 +90,7 @@ async def of_routing(request: Request, error: Exception) -> Response:
 
 
 class RequestLog:
-    """Counts and logs each request when it ends."""
+    """Counts and logs each request when it ends, and has no browser guess what an answer is."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -77,12 +106,16 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                given = message.get("headers", ())
+                if _NOSNIFF not in given:
+                    message["headers"] = [*given, _NOSNIFF]
             await send(message)
 
         try:
             await self._app(scope, receive, noting)
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "unknown")
-            metrics.requests.labels(scope["method"], route, str(status or 499)).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            metrics.requests.labels(method, route, str(status or 499)).inc()
             took = (time.perf_counter() - began) * 1000
-            log.info("%s %s %d %.1f ms", scope["method"], scope["path"], status or 499, took)
+            log.info("%s %d %.1f ms", _what(scope), status or 499, took)
