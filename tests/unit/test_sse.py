@@ -1,7 +1,7 @@
 """Frames: read back by a parser written from the WHATWG specification, and by openai's."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,11 @@ from longrun.store.batch import into_chunks
 from longrun.store.records import Chunk
 
 thorough = settings(max_examples=150, deadline=None, print_blob=True)
+
+
+def framed(chunks: Iterable[Chunk], *, with_ids: bool) -> bytes:
+    """What is sent for some chunks, in all."""
+    return b"".join(sse.sends(chunks, with_ids=with_ids))
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class TestFrames:
     ) -> None:
         first, events = log
         chunks = into_chunks(first, events, chunk_bytes)
-        body = sse.frames(chunks, with_ids=True)
+        body = framed(chunks, with_ids=True)
         expected = [
             Message(loads(event)["type"], event.decode(), str(first + n))
             for n, event in enumerate(events)
@@ -132,10 +137,10 @@ class TestFrames:
         self, log: tuple[int, list[bytes]], sizes: list[int]
     ) -> None:
         one, other = (
-            b"".join(sse.frames([chunk], with_ids=True) for chunk in into_chunks(*log, size))
+            b"".join(framed([chunk], with_ids=True) for chunk in into_chunks(*log, size))
             for size in sizes
         )
-        assert one == other == sse.frames(into_chunks(*log, 10**9), with_ids=True)
+        assert one == other == framed(into_chunks(*log, 10**9), with_ids=True)
 
     @given(logs())
     @thorough
@@ -143,7 +148,7 @@ class TestFrames:
         """Data never holds a line end of its own, so that no client joins or loses anything."""
         first, events = log
         for number, event in enumerate(events, first):
-            frame = sse.frames([Chunk(number, number, event)], with_ids=True)
+            frame = framed([Chunk(number, number, event)], with_ids=True)
             kind = loads(event)["type"].encode()
             assert frame.split(b"\n") == [
                 b"event: " + kind,
@@ -157,12 +162,12 @@ class TestFrames:
 
     def test_posts_have_no_ids(self) -> None:
         event = b'{"type":"response.created","sequence_number":7}'
-        assert sse.frames([Chunk(7, 7, event)], with_ids=False) == (
+        assert framed([Chunk(7, 7, event)], with_ids=False) == (
             b"event: response.created\ndata: " + event + b"\n\n"
         )
 
     def test_no_chunks_are_nothing(self) -> None:
-        assert sse.frames([], with_ids=True) == b""
+        assert framed([], with_ids=True) == b""
 
 
 class TestBetweenFrames:
@@ -171,9 +176,7 @@ class TestBetweenFrames:
     def test_heartbeats_are_not_seen(
         self, log: tuple[int, list[bytes]], with_ids: bool, data: Any
     ) -> None:
-        frames = [
-            sse.frames([chunk], with_ids=with_ids) for chunk in into_chunks(*log, chunk_bytes=1)
-        ]
+        frames = [framed([chunk], with_ids=with_ids) for chunk in into_chunks(*log, chunk_bytes=1)]
         quiet = b"".join(frames)
         beats = data.draw(st.lists(st.integers(0, 3), min_size=len(frames), max_size=len(frames)))
         body = b"".join(
@@ -185,7 +188,7 @@ class TestBetweenFrames:
     def test_a_heartbeat_after_an_id_is_no_event(self) -> None:
         """With two newlines openai's client would decode an empty event and fail on its JSON."""
         event = b'{"type":"response.created","sequence_number":0}'
-        body = sse.frames([Chunk(0, 0, event)], with_ids=True) + sse.KEEPALIVE
+        body = framed([Chunk(0, 0, event)], with_ids=True) + sse.KEEPALIVE
         assert len(openai_decoded([body])) == 1
         assert len(openai_decoded([body + b"\n"])) == 2, "the trap is real"
 
@@ -198,7 +201,7 @@ class TestBetweenFrames:
             dumps({"type": "response.output_text.delta", "sequence_number": n, "delta": "é\n"})
             for n in range(5)
         ]
-        body = sse.frames([Chunk(0, 4, b"\n".join(events))], with_ids=True)
+        body = framed([Chunk(0, 4, b"\n".join(events))], with_ids=True)
         whole = event_source(body)
         for cut in range(len(body)):
             seen = event_source(body[:cut])
@@ -210,5 +213,21 @@ class TestBetweenFrames:
 )
 def test_characters_that_break_streams(text: str) -> None:
     event = dumps({"type": "response.output_text.delta", "sequence_number": 0, "delta": text})
-    [message] = event_source(sse.frames([Chunk(0, 0, event)], with_ids=True))
+    [message] = event_source(framed([Chunk(0, 0, event)], with_ids=True))
     assert json.loads(message.data)["delta"] == text
+
+
+@thorough
+@given(logs(), st.integers(1, 400), st.integers(100, 2000))
+def test_a_send_is_whole_frames_and_no_more_than_is_asked(
+    log: tuple[int, list[bytes]], chunk_bytes: int, send: int
+) -> None:
+    first, lines = log
+    chunks = into_chunks(first, lines, chunk_bytes)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sse, "SEND", send)
+        sends = sse.sends(chunks, with_ids=True)
+    for body in sends:
+        assert body.endswith(b"\n\n")
+        assert len(body) <= 2 * send or body.count(b"\n\n") == 1
+    assert b"".join(sends) == framed(chunks, with_ids=True)

@@ -22,24 +22,41 @@ frame, as it crashes openai-python where it stands alone."""
 _TYPE_AT: Final = len(b'{"type":"')
 
 
-def frames(chunks: Iterable[Chunk], *, with_ids: bool) -> bytes:
-    """All events of some chunks, whole frames each."""
-    return b"".join([_frames(chunk, with_ids) for chunk in chunks])
+SEND: Final = 64 * 1024
+"""About how much is sent at once; a single event may be more."""
 
 
-def _frames(chunk: Chunk, with_ids: bool) -> bytes:
+def sends(chunks: Iterable[Chunk], *, with_ids: bool) -> list[bytes]:
+    """All events of some chunks, whole frames each, as bodies to be sent one after the other."""
+    found: list[bytes] = []
+    gathered: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        frames = _frames(chunk, with_ids)
+        if size + len(chunk.data) < SEND:
+            gathered += frames
+            size += len(chunk.data)
+            continue
+        for frame in frames:
+            if size + len(frame) > SEND and gathered:
+                found.append(b"".join(gathered))
+                gathered, size = [], 0
+            gathered.append(frame)
+            size += len(frame)
+    if gathered:
+        found.append(b"".join(gathered))
+    return found
+
+
+def _frames(chunk: Chunk, with_ids: bool) -> list[bytes]:
     lines = chunk.data.split(b"\n")
     if with_ids:
-        return b"".join(
-            [
-                b"event: %b\nid: %d\ndata: %b\n\n"
-                % (line[_TYPE_AT : line.index(b'"', _TYPE_AT)], sequence, line)
-                for sequence, line in enumerate(lines, chunk.first)
-            ]
-        )
-    return b"".join(
-        [
-            b"event: %b\ndata: %b\n\n" % (line[_TYPE_AT : line.index(b'"', _TYPE_AT)], line)
-            for line in lines
+        return [
+            b"event: %b\nid: %d\ndata: %b\n\n"
+            % (line[_TYPE_AT : line.index(b'"', _TYPE_AT)], sequence, line)
+            for sequence, line in enumerate(lines, chunk.first)
         ]
-    )
+    return [
+        b"event: %b\ndata: %b\n\n" % (line[_TYPE_AT : line.index(b'"', _TYPE_AT)], line)
+        for line in lines
+    ]

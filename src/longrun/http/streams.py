@@ -13,8 +13,9 @@ from longrun.http import sse
 
 log = logging.getLogger("longrun.http.streams")
 
-ABORT: Final = "longrun.abort"
-"""The key under which the server puts a way to drop a connection into the scope's extensions."""
+SILENCE_IS_TIMED: Final = "longrun.silence_is_timed"
+"""The key in the scope's extensions by which the server says that it cuts clients off that take
+nothing. Another server is not asked for that: there each send is timed here, as a whole."""
 
 FIRST_SILENCE: Final = 0.05
 """Seconds without an event after which a stream says that it is open. No longer, since the headers
@@ -30,9 +31,8 @@ _HEADERS: Final = [
 class EventStream:
     """Sends what a tail reads until the terminal event and `[DONE]`.
 
-    The stream is cut, always between two frames, when the client takes nothing for
-    `send_timeout` seconds or when the hub sends its readers away; the client resumes after its
-    last event.
+    The stream is cut when the client takes nothing for `send_timeout` seconds, or, between two
+    frames, when the hub sends its readers away; the client resumes after its last event.
 
     Args:
         keepalive_interval: seconds of silence after which a comment line is sent.
@@ -57,6 +57,9 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body"})
+            return
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(until_disconnected(receive))
             sending = group.create_task(self._send_all(scope, send))
@@ -73,28 +76,30 @@ class EventStream:
         with self._tail as tail:
             while (block := await tail.next(silence)) is not None:
                 silence = self._keepalive_interval
+                bodies = sse.sends(block, with_ids=self._with_ids) if block else [sse.KEEPALIVE]
                 if block:
-                    body = before_first + sse.frames(block, with_ids=self._with_ids)
+                    bodies[0] = before_first + bodies[0]
                     before_first = b""
-                else:
-                    body = sse.KEEPALIVE
                 # Nothing of the log is held while a slow client takes its time.
                 del block
-                if not await self._deliver(scope, send, body):
-                    return
+                bodies.reverse()
+                while bodies:
+                    if not await self._deliver(scope, send, bodies.pop()):
+                        return
         await self._deliver(scope, send, sse.DONE if tail.ended else b"", more=False)
 
     async def _deliver(self, scope: Scope, send: Send, body: bytes, more: bool = True) -> bool:
-        """One send. False: the client took too long, and was cut."""
+        """One send. False: the client took too long, and is left."""
+        message = {"type": "http.response.body", "body": body, "more_body": more}
+        if SILENCE_IS_TIMED in (scope.get("extensions") or ()):
+            await send(message)
+            return True
         try:
             async with asyncio.timeout(self._send_timeout):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
+                await send(message)
         except TimeoutError:
             metrics.reader_timeouts.inc()
-            log.info("a reader took nothing for %.0f s: cut", self._send_timeout)
-            abort = (scope.get("extensions") or {}).get(ABORT)
-            if abort is not None:
-                abort()
+            log.info("a reader did not take a part for %.0f s: left", self._send_timeout)
             return False
         return True
 
