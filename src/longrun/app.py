@@ -27,6 +27,7 @@ from longrun.execution.run import SessionFactory
 from longrun.execution.watch import Watch
 from longrun.fanout.hub import Hub
 from longrun.http import health
+from longrun.http.intake import Intake
 from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, of_routing
 from longrun.http.responses import ResponsesAPI
@@ -176,6 +177,7 @@ class Longrun:
                 )
             )
         middleware.append(Middleware(Errors))
+        middleware.append(Middleware(Intake, timeout=settings.receive_timeout))
         asgi = Starlette(
             routes=[
                 *health.routes(self.problems),

@@ -188,6 +188,12 @@ class Settings(BaseSettings):
         le=YEAR,
         description="How long a client may take no data before it is disconnected.",
     )
+    receive_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        le=YEAR,
+        description="How long a client may stop sending in the middle of a request; then 408.",
+    )
     drain_seconds: float = Field(
         default=20.0,
         ge=0,
@@ -199,6 +205,7 @@ class Settings(BaseSettings):
         description="Certificate chain (PEM). With tls_keyfile: serve TLS, and HTTP/2 with it.",
     )
     tls_keyfile: Path | None = Field(default=None, description="Private key (PEM), unencrypted.")
+    http2: bool = Field(default=True, description="Offer HTTP/2 to clients, where TLS is served.")
     max_body_bytes: int = Field(
         default=32 * 1024 * 1024,
         ge=1024,

@@ -34,7 +34,7 @@ class Client:
 async def stream(one: Replica, client: Client, cursor: int = -1, *, finished: bool = False) -> None:
     tail = one.tail(cursor, finished=finished)
     served = EventStream(tail, keepalive_interval=SILENCE, with_ids=True, send_timeout=30)
-    await served({"type": "http"}, client.receive, client.send)
+    await served({"type": "http", "method": "GET"}, client.receive, client.send)
 
 
 def test_a_stream_is_opened_at_once_and_kept_alive() -> None:

@@ -13,6 +13,7 @@ from longrun.errors import (
     BadRequest,
     BodyTooLarge,
     LongrunError,
+    RequestTimeout,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -156,7 +157,7 @@ def _decoded(body: bytearray) -> Any:
 
 async def _drop(parts: AsyncIterator[bytes]) -> None:
     dropped = 0
-    with contextlib.suppress(ClientDisconnect):
+    with contextlib.suppress(ClientDisconnect, RequestTimeout):
         async for part in parts:
             dropped += len(part)
             if dropped > DROPPED_BYTES:

@@ -1,4 +1,4 @@
-"""One process, one replica: Hypercorn on uvloop, signals, and the order of stopping."""
+"""One process, one replica: Hypercorn's protocols on uvloop, signals, and the order of stopping."""
 
 import asyncio
 import contextlib
@@ -7,26 +7,29 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
-from weakref import WeakSet
 
 import uvloop
-from hypercorn.asyncio import serve as hypercorn_serve
-from hypercorn.config import Config
-from starlette.types import ASGIApp, Receive, Scope, Send
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.worker_context import WorkerContext
+from starlette.types import ASGIApp
 
 from longrun.app import Longrun
 from longrun.errors import ConfigurationError
-from longrun.http.streams import ABORT
-from longrun.serving import stubborn
+from longrun.serving import sockets, stubborn
+from longrun.serving.bounds import Bounds
+from longrun.serving.connection import Connection, Connections
+from longrun.serving.pinned import check
 from longrun.serving.threads import NAME, ToolThreads
 from longrun.settings import Settings
 
 log = logging.getLogger("longrun.server")
+
+BACKLOG: Final = 1024
+"""Connections that the kernel keeps until they are taken."""
 
 LAST_ANSWERS: Final = 3.0
 """Seconds that answers which are under way have after the drain."""
@@ -47,6 +50,7 @@ def run(
     Raises:
         ConfigurationError: the server cannot start; says why.
     """
+    check()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _threads(settings) as pool:
         loop = runner.get_loop()
         loop.set_default_executor(pool)
@@ -81,12 +85,14 @@ async def _serve(
     with _bound(settings) as listening:
         app = make_app()
         at_once.append(app.abandon)
-        connections = Connections(app)
         loop = asyncio.get_running_loop()
         async with app.running():
-            url = _url(listening, settings)
-
-            async def until_stopped() -> None:
+            # What is there by now stays: the collector need not go through it again and again,
+            # which under full load is a twelfth of the time.
+            gc.collect()
+            gc.freeze()
+            async with _listening(app, listening, settings) as connections:
+                started(_url(listening, settings))
                 await stop.wait()
                 log.info("stopping")
                 # Until it is done, new connections are taken: a load balancer has to hear from
@@ -95,16 +101,32 @@ async def _serve(
                 await app.drained()
                 loop.call_later(LAST_ANSWERS, connections.abort_all)
 
-            # What is there by now stays: the collector need not go through it again and again,
-            # which under full load is a twelfth of the time.
-            gc.collect()
-            gc.freeze()
-            started(url)
-            config = _config(listening, settings)
-            # Hypercorn has its own copy, and closes it first of all when it stops. With ours open
-            # new connections would still be taken, by nobody.
-            listening.close()
-            await hypercorn_serve(connections, config, shutdown_trigger=until_stopped)  # type: ignore[arg-type]
+
+@contextlib.asynccontextmanager
+async def _listening(
+    app: ASGIApp, listening: socket.socket, settings: Settings
+) -> AsyncIterator[Connections]:
+    """Serve on a socket. At the end take nothing new, and wait for the answers under way."""
+    loop, context, config = asyncio.get_running_loop(), WorkerContext(None), _config(settings)
+    connections = Connections(sockets.raise_limit())
+    wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await Connection(connections, wrapped, loop, config, context, {}, reader, writer)
+
+    server = await asyncio.start_server(
+        connected,
+        sock=listening,
+        backlog=BACKLOG,
+        ssl=config.create_ssl_context(),
+        ssl_handshake_timeout=config.ssl_handshake_timeout if config.ssl_enabled else None,
+    )
+    try:
+        yield connections
+    finally:
+        server.close()
+        await context.terminated.set()
+        await connections.end(LAST_ANSWERS + 1)
 
 
 def _on_signals(
@@ -136,6 +158,7 @@ def _bound(settings: Settings) -> Any:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sockets.tune(listening)
         try:
             listening.bind((settings.host, settings.port))
         except OSError as error:
@@ -152,47 +175,12 @@ def _url(listening: socket.socket, settings: Settings) -> str:
     return f"{scheme}://{host}:{listening.getsockname()[1]}"
 
 
-def _config(listening: socket.socket, settings: Settings) -> Config:
-    config = Config()
-    config.bind = [f"fd://{os.dup(listening.fileno())}"]
-    config.graceful_timeout = LAST_ANSWERS + 1
-    config.keep_alive_timeout = 75
-    config.keep_alive_max_requests = sys.maxsize
-    config.h2_max_concurrent_streams = 1000
-    config.include_server_header = False
-    config.accesslog = None
+def _config(settings: Settings) -> Bounds:
+    config = Bounds()
+    config.send_timeout = settings.send_timeout
+    config.receive_timeout = settings.receive_timeout
     config.errorlog = logging.getLogger("longrun.hypercorn")
+    config.alpn_protocols = ["h2", "http/1.1"] if settings.http2 else ["http/1.1"]
     config.certfile = str(settings.tls_certfile) if settings.tls_certfile else None
     config.keyfile = str(settings.tls_keyfile) if settings.tls_keyfile else None
     return config
-
-
-class Connections:
-    """The application, with a way to drop connections, which ASGI does not have.
-
-    A client that takes nothing leaves bytes in the transport's buffer; closing waits for it to
-    take them, so only an abort frees the connection. The way to the transport is Hypercorn's
-    own structure (HTTPStream, H11Protocol, TCPServer); a stream of HTTP/2 shares its connection
-    with others and is only ended.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope.get("http_version", "").startswith("1"):
-            stream = getattr(send, "__self__", None)
-            protocol = getattr(getattr(stream, "send", None), "__self__", None)
-            server = getattr(getattr(protocol, "send", None), "__self__", None)
-            writer = getattr(server, "writer", None)
-            if isinstance(writer, asyncio.StreamWriter):
-                self._writers.add(writer)
-                extensions = scope.get("extensions") or {}
-                scope["extensions"] = {**extensions, ABORT: writer.transport.abort}
-        await self._app(scope, receive, send)
-
-    def abort_all(self) -> None:
-        """Drop what is still open: Hypercorn would wait for a client that takes nothing."""
-        for writer in list(self._writers):
-            writer.transport.abort()

@@ -1,0 +1,245 @@
+"""HTTP/1.1: Hypercorn's H11Protocol, within bounds and without upgrades."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import h11
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Body, EndBody, Request, Response
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+
+from longrun.serving.bounds import (
+    DISCARD_BYTES,
+    INBOX,
+    SMALL,
+    Bounds,
+    Pace,
+)
+from longrun.serving.exchange import Exchange, Inbox, Within, refusal
+
+_TURN = 100
+"""Parts of a body after which others have their turn."""
+
+
+class HTTP1(H11Protocol):
+    """Hypercorn's H11Protocol (hypercorn/protocol/h11.py), with what it does in mended ways:
+
+    - `_handle_events` waits within itself, for room in a queue and for the next turn of a client
+      that sends ahead, and so does not hear that the client is gone. Here nothing in it waits;
+      what cannot be taken yet is kept, up to a bound, and taken when there is room.
+    - `_maybe_recycle` closes a connection whose request has not arrived in full, which resets it
+      before the answer is read; where the request's body filled the queue it does nothing at all.
+      Here the rest of the body is dropped, within bounds of bytes and time.
+    - `_check_protocol` takes h2c, and `_create_stream` WebSocket: not served here.
+    - `_send_error_response` has no body.
+    - 100 Continue is said when the application asks for the body, and not to a client that is
+      refused.
+
+    A release in which `_handle_events` no longer awaits `can_read` or the stream has mended the
+    first, one in which `_maybe_recycle` reads on the second.
+    """
+
+    config: Bounds
+    stream: Exchange | None
+    connection: h11.Connection
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._backlog = bytearray()
+        self._closed = False
+        self._handling = False
+        self._in_head = False
+        self._stalled = False
+        self._discarding: int | None = None
+        self._unasked = False
+        self._small = 0
+        self._pace = Pace(rate=5_000, burst=20_000)
+
+    async def handle(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            self._backlog += event.data
+            await self._handle_events()
+            while len(self._backlog) > INBOX:
+                await self.can_read.clear()
+                await self.can_read.wait()
+        elif isinstance(event, Closed):
+            self._closed = True
+            self._backlog.clear()
+            await self._close_stream()
+
+    async def time_out(self) -> None:
+        """The connection's time is over: say so to a client that was about to ask something."""
+        if self._in_head and self.connection.our_state is h11.IDLE:
+            await self._send_error_response(408)
+
+    async def _handle_events(self) -> None:
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while await self._handle_next():
+                pass
+        finally:
+            self._handling = False
+        await self.can_read.set()
+
+    async def _handle_next(self) -> bool:
+        """Take one event. False: there is none that can be taken now."""
+        if self.stream is not None and self.stream.inbox.full:
+            self._stalled = True
+            return False
+        try:
+            event = self.connection.next_event()
+            if event is h11.NEED_DATA and self._backlog:
+                self.connection.receive_data(bytes(self._backlog))
+                self._backlog.clear()
+                return True
+        except h11.RemoteProtocolError as error:
+            if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+                await self._send_error_response(error.error_status_hint)
+            await self._close_stream()
+            await self.send(Closed())
+            return False
+        if event is h11.PAUSED:
+            self._stalled = True
+            return False
+        if event is h11.NEED_DATA:
+            await self._expect_head()
+            return False
+        if isinstance(event, h11.Request):
+            return await self._request(event)
+        if isinstance(event, h11.Data):
+            await self._body(event)
+        elif isinstance(event, h11.EndOfMessage):
+            await self._end_of_body()
+        return not isinstance(event, h11.ConnectionClosed)
+
+    async def _expect_head(self) -> None:
+        """A head that has begun has to end soon, however its bytes come."""
+        if self._in_head or self.connection.their_state is not h11.IDLE:
+            return
+        if self.connection.trailing_data[0]:
+            self._in_head = True
+            await self.send(Within(self.config.receive_timeout))
+
+    async def _request(self, request: h11.Request) -> bool:
+        self._in_head = False
+        await self.send(Updated(idle=False))
+        refused = 400 if request.http_version >= b"2" else 404 if _is_websocket(request) else None
+        if refused:
+            await self._send_error_response(refused, to_head=request.method == b"HEAD")
+            await self.send(Closed())
+            return False
+        await self._create_stream(request)
+        return True
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        self.stream = Exchange(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        self.stream.inbox = Inbox(self._continue, self._go_on)
+        self._unasked = False
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+
+    async def _body(self, event: h11.Data) -> None:
+        if self._discarding is not None:
+            self._discarding -= len(event.data)
+            if self._discarding < 0:
+                await self.send(Closed())
+        elif self.stream is not None:
+            await self.stream.handle(Body(stream_id=STREAM_ID, data=event.data))
+        if len(event.data) < SMALL:
+            await self._slow_down()
+
+    async def _slow_down(self) -> None:
+        """The smaller the chunks of a body, the more time it costs: others have their turn."""
+        self._small += 1
+        if self._small >= _TURN:
+            wait = self._pace.spend(self._small)
+            self._small = 0
+            await asyncio.sleep(wait)
+
+    async def _end_of_body(self) -> None:
+        if self._discarding is not None:
+            self._discarding = None
+            await self._recycle()
+        elif self.stream is not None:
+            await self.stream.handle(EndBody(stream_id=STREAM_ID))
+
+    # -- the answer -----------------------------------------------------------------------
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Response) and self.connection.they_are_waiting_for_100_continue:
+            # It need not send its body, and perhaps will not: nothing can follow.
+            self._unasked = True
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
+
+    async def _continue(self) -> None:
+        if self.connection.they_are_waiting_for_100_continue:
+            await self._send_h11_event(
+                h11.InformationalResponse(
+                    status_code=100, headers=self.config.response_headers("h11")
+                )
+            )
+
+    async def _send_error_response(self, status_code: int, *, to_head: bool = False) -> None:
+        answer = refusal(status_code)
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        headers += self.config.response_headers("h11")
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        if not to_head:
+            await self._send_h11_event(h11.Data(data=bytes(answer.body)))
+        await self._send_h11_event(h11.EndOfMessage())
+
+    # -- after the answer -----------------------------------------------------------------
+
+    async def _maybe_recycle(self) -> None:
+        await self._close_stream()
+        answered = self.connection.our_state in {h11.DONE, h11.MUST_CLOSE}
+        if answered and self.connection.their_state is h11.SEND_BODY and not self._unasked:
+            self._discarding = DISCARD_BYTES
+            await self.send(Within(self.config.receive_timeout))
+            self._go_on()
+        else:
+            await self._recycle()
+
+    async def _recycle(self) -> None:
+        if self.connection.our_state is self.connection.their_state is h11.DONE:
+            self.connection.start_next_cycle()
+            await self.send(Updated(idle=True))
+            self._go_on()
+        else:
+            await self.send(Closed())
+
+    def _go_on(self) -> None:
+        """There is room again: take what had to wait."""
+        if self._stalled and not self._closed:
+            self._stalled = False
+            self.task_group.spawn(self._handle_events)
+
+
+def _is_websocket(request: h11.Request) -> bool:
+    return any(
+        name == b"upgrade" and value.strip().lower() == b"websocket"
+        for name, value in request.headers
+    )
