@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         ge=2,
         le=1000,
         description="Maximum number of Postgres connections for requests (the log and the lease "
-        "use five more).",
+        "use five more, and a sixth for a run that is written alone).",
     )
     statement_cache_size: int = Field(
         default=100,

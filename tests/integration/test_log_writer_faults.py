@@ -227,10 +227,11 @@ class TestAttempts:
         await change(store, "UPDATE longrun.responses SET attempt = 2 WHERE id = $1", response_id)
         writer = LogWriter(store, lambda *_: None)
         old, new = log_of(writer, response_id), log_of(writer, response_id, attempt=2)
-        for run, name in ((old, "old"), (new, "new")):
+        # Of different lengths: no key of one is a key of the other.
+        for n, (run, name) in enumerate([(old, "old"), (new, "new")]):
             run.append(
-                events(1, 2, delta=name),
-                items=[(0 if run is old else 1, f'"{name}"')],
+                events(1, 2 + n, delta=name),
+                items=[(n, f'"{name}"')],
                 steps=[Step("", "tool", name, "{}", "{}")],
             )
         stop = asyncio.Event()
@@ -242,8 +243,7 @@ class TestAttempts:
         await task
         assert [each.get("delta") for each in await logged(store, response_id)] == [
             None,
-            "new",
-            "new",
+            *["new"] * 3,
         ]
         schema = store.settings.db_schema
         assert [r["item"] for r in await store.fetch(f'SELECT item FROM "{schema}".items')] == [

@@ -140,6 +140,7 @@ class RunLog:
 
         Raises:
             Fenced: another attempt holds the response.
+            NotStored: what this one wrote cannot be stored.
         """
         while self._pending_bytes >= self._buffer_bytes:
             await self._next_change()
@@ -150,6 +151,7 @@ class RunLog:
 
         Raises:
             Fenced: another attempt holds the response; what was pending is not in the log.
+            NotStored: what this one wrote cannot be stored; nothing more of it is in the log.
         """
         target = self._appended
         while self._committed < target:
