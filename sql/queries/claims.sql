@@ -163,9 +163,13 @@ WHERE response.id = $2 AND response.attempt = $3 AND response.status = 'in_progr
 RETURNING response.id, response.attempt;
 
 -- name: get_claims
--- What was claimed, as long as it is held as this attempt.
+-- What was claimed, as long as it is held as this attempt. What is only to be ended needs no input.
 SELECT response.id, response.principal, response.agent, response.background, response.stored,
-    response.document, response.input, response.request, response.previous_id,
+    response.document, response.request, response.previous_id,
+    CASE
+        WHEN response.cancelled OR response.deadline_at < now() THEN '[]'
+        ELSE response.input
+    END AS input,
     response.attempt, response.spent, response.handovers, response.cancelled,
     response.deadline_at < now() AS overdue
 FROM unnest($1::text[], $2::integer[]) WITH ORDINALITY AS claim (id, attempt, place)

@@ -105,11 +105,11 @@ class Attempts:
         try:
             yield
         except asyncio.CancelledError as error:
-            # Not by us: an agent may cancel the task that it finds itself in.
             handle.task.uncancel()
             if handle.left:
                 await self.hand_over({handle.response_id: handle.attempt})
             elif not handle.abandoned:
+                # Not by us: an agent may cancel the task that it finds itself in.
                 await self._fail(handle, error)
         except Fenced as error:
             log.info("run of %s is another attempt's: %s", handle.response_id, error)
