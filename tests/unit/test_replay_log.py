@@ -14,10 +14,10 @@ from tests.unit import runs
 from tests.unit.runs import Commits, Played
 from tests.unit.streams import call, message, request, turn
 
-AWAY = 0.6
+AWAY = 1.4
 """Seconds for which Postgres is away."""
 
-TIMEOUT = 0.4
+TIMEOUT = 1.0
 """Seconds that a model may take; it takes none."""
 
 
