@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.provider import events, items, messages, refusals, script
+from tests.provider import events, items, messages, script, shapes
 from tests.provider.memory import Asked, Memory
 from tests.provider.script import Script, Turn
 
@@ -68,9 +68,9 @@ def answer(body: dict[str, Any], memory: Memory, asked: Asked) -> Completion:
     given = body.get("messages") or []
     messages.check(given, REASONS)
     for place, tool in enumerate(body.get("tools") or ()):
-        refusals.check_name(tool["function"]["name"], f"tools[{place}].function.name")
+        shapes.check_name(tool["function"]["name"], f"tools[{place}].function.name")
     wanted = (body.get("response_format") or {}).get("json_schema")
-    refusals.check_schema({"type": "json_schema", **wanted} if wanted else None, "response_format")
+    shapes.check_schema({"type": "json_schema", **wanted} if wanted else None, "response_format")
     told, turn = script.of_messages(given)
     turn = turn or Turn((_last(told, wanted, given),))
     output = [items.make(element, memory.mint, False) for element in turn.items]

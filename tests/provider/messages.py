@@ -6,7 +6,7 @@ Where a rule was seen is said beside it, as an issue of the repository named.
 import json
 from typing import Any
 
-from tests.provider.refusals import Refused, check_name, too_long
+from tests.provider.shapes import Refused, check_name, too_long
 
 LONGEST_CALL_ID = 40
 """vercel/ai#5171, camel-ai/camel#2215. The Responses API has 64."""

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.provider import events, items, refusals, script
+from tests.provider import events, items, refusals, script, shapes
 from tests.provider.memory import Asked, Memory
-from tests.provider.refusals import Refused
 from tests.provider.script import Script, Turn
+from tests.provider.shapes import Refused
 
 _ECHOED = (
     "instructions",
@@ -77,7 +77,7 @@ def answer(body: dict[str, Any], memory: Memory, asked: Asked) -> Answer:
     """
     context = _context(body, memory)
     told, turn = script.of_items(context)
-    refusals.check_schema((body.get("text") or {}).get("format"), "text.format.schema")
+    shapes.check_schema((body.get("text") or {}).get("format"), "text.format.schema")
     turn = turn or Turn((_last(told, body, context),))
     encrypt = "reasoning.encrypted_content" in (body.get("include") or ())
     output = [items.make(element, memory.mint, encrypt) for element in turn.items]
@@ -130,7 +130,7 @@ def _context(body: dict[str, Any], memory: Memory) -> list[dict[str, Any]]:
         before = memory.contexts[previous]
     for place, tool in enumerate(body.get("tools") or ()):
         if tool.get("type") in ("function", "custom"):
-            refusals.check_name(tool.get("name", ""), f"tools[{place}].name")
+            shapes.check_name(tool.get("name", ""), f"tools[{place}].name")
     return refusals.check(given, before, memory)
 
 

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 from tests.provider import chat, responses
 from tests.provider.chat import Completion
 from tests.provider.memory import Asked, Memory, Mint
-from tests.provider.refusals import Refused
 from tests.provider.responses import Answer
 from tests.provider.script import Turn
+from tests.provider.shapes import Refused
 
 KEY = "sk-provider"
 """The API key that it takes; any other is a 401."""
