@@ -134,6 +134,15 @@ class TestLargeBodies:
         assert raised.value.body["code"] == "body_too_large"
         assert str(MAX_BODY_BYTES) in raised.value.body["message"]
 
+    @pytest.mark.parametrize("expecting", [True, False])
+    async def test_it_comes_before_the_body(self, tight: Replica, expecting: bool) -> None:
+        """A client that asks first need not send 30 MB for nothing."""
+        headers = {"Content-Type": "application/json", "Content-Length": "30000000"}
+        if expecting:
+            headers["Expect"] = "100-continue"
+        status, error = await refusal(tight, "/v1/responses", "POST", headers=headers)
+        assert (status, error["code"]) == (413, "body_too_large")
+
     async def test_one_that_does_not_say_its_size_too(self, tight: Replica) -> None:
         part = b"x" * 60_000
         chunk = b"%x\r\n%b\r\n" % (len(part), part)

@@ -12,8 +12,6 @@ from starlette.requests import ClientDisconnect, Request
 from longrun.errors import (
     BadRequest,
     BodyTooLarge,
-    LongrunError,
-    RequestTimeout,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -22,10 +20,6 @@ from longrun.http.problems import shortened
 from longrun.jsontext import NotJSON, loads
 
 T = TypeVar("T")
-
-DROPPED_BYTES: Final = 64 * 1024 * 1024
-"""How much of a body that is refused is read and dropped, so that its client, which reads only
-when it has sent all, gets the answer: closing before that resets the connection."""
 
 SMALL_BYTES: Final = 64 * 1024
 """A body up to this size is decoded at once: within a millisecond or two."""
@@ -87,7 +81,8 @@ class Bodies:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="longrun-json")
 
     async def read(self, request: Request, parse: Callable[[Any], T]) -> T:
-        """Read a body.
+        """Read a body. It is refused as soon as that can be told, without reading the rest: that
+        is for the server to drop, which can do so after the answer.
 
         Args:
             parse: makes what is returned of the decoded JSON; may be called in a thread.
@@ -100,21 +95,19 @@ class Bodies:
         """
         _check_media_type(request)
         too_large = BodyTooLarge(f"The body exceeds {self._limits.body_bytes} bytes.")
-        if _declared(request) > self._limits.body_bytes + DROPPED_BYTES:
+        if _declared(request) > self._limits.body_bytes:
             raise too_large
-        parts = request.stream()
-        try:
-            with self._budget.share() as share:
-                body = await self._all_of(parts, share, too_large)
-                if len(body) <= SMALL_BYTES:
-                    return parse(_decoded(body))
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._thread, lambda: parse(_decoded(body)))
-        except ClientDisconnect:
-            raise BadRequest("The connection was closed before the body was complete.") from None
-        except LongrunError:
-            await _drop(parts)
-            raise
+        with self._budget.share() as share:
+            try:
+                body = await self._all_of(request.stream(), share, too_large)
+            except ClientDisconnect:
+                raise BadRequest(
+                    "The connection was closed before the body was complete."
+                ) from None
+            if len(body) <= SMALL_BYTES:
+                return parse(_decoded(body))
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, lambda: parse(_decoded(body)))
 
     async def _all_of(
         self, parts: AsyncIterator[bytes], share: Share, too_large: BodyTooLarge
@@ -153,15 +146,6 @@ def _decoded(body: bytearray) -> Any:
     # What is made of it needs the room.
     body.clear()
     return value
-
-
-async def _drop(parts: AsyncIterator[bytes]) -> None:
-    dropped = 0
-    with contextlib.suppress(ClientDisconnect, RequestTimeout):
-        async for part in parts:
-            dropped += len(part)
-            if dropped > DROPPED_BYTES:
-                return
 
 
 _TOKEN: Final = re.compile(rb'("[^"]*+")\s*+(:)?|[\[\]{}]')
