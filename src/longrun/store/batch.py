@@ -1,11 +1,13 @@
 """A batch of the log writer: each run's share of it, and the columns that are sent of it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
+
+_STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 
 
 @dataclass(slots=True)
@@ -30,6 +32,16 @@ class Share:
     run: RunLog
     pieces: list[Piece]
     done: bool = False
+    entries: list[Entry] = field(init=False)
+    chunks: list[Chunk] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if len(self.pieces) == 1:
+            [piece] = self.pieces
+            self.entries, self.chunks = piece.entries, piece.chunks
+        else:
+            self.entries = [entry for piece in self.pieces for entry in piece.entries]
+            self.chunks = [chunk for piece in self.pieces for chunk in piece.chunks]
 
     @property
     def key(self) -> tuple[str, int]:
@@ -38,19 +50,11 @@ class Share:
     @property
     def first(self) -> int:
         """The number of its first event; the end of the log where it has none."""
-        return self.pieces[0].entries[0].first
+        return self.entries[0].first
 
     @property
     def size(self) -> int:
-        return sum(piece.size for piece in self.pieces)
-
-    @property
-    def entries(self) -> Iterator[Entry]:
-        return (entry for piece in self.pieces for entry in piece.entries)
-
-    @property
-    def chunks(self) -> list[Chunk]:
-        return [chunk for piece in self.pieces for chunk in piece.chunks]
+        return sum([piece.size for piece in self.pieces])
 
     @property
     def first_step(self) -> Step | None:
@@ -60,7 +64,11 @@ class Share:
 def share_of(run: RunLog, limit: int, chunk_bytes: int) -> Share | None:
     """Take about `limit` bytes of what is pending of a run, at least one entry if there is any."""
     entries = run.next_entries(limit)
-    return Share(run, list(_pieces(entries, chunk_bytes))) if entries else None
+    if not entries:
+        return None
+    if len(entries) == 1:
+        return Share(run, [_piece(entries, chunk_bytes)])
+    return Share(run, list(_pieces(entries, chunk_bytes)))
 
 
 def _pieces(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[Piece]:
@@ -79,9 +87,10 @@ def _pieces(entries: Iterable[Entry], chunk_bytes: int) -> Iterator[Piece]:
 
 
 def _piece(entries: list[Entry], chunk_bytes: int) -> Piece:
-    events = (event for entry in entries for event in entry.events)
-    chunks = into_chunks(entries[0].first, events, chunk_bytes)
-    return Piece(entries, chunks, sum(entry.size for entry in entries))
+    [first, *others] = entries
+    events = first.events if not others else [e for entry in entries for e in entry.events]
+    chunks = into_chunks(first.first, events, chunk_bytes)
+    return Piece(entries, chunks, sum([entry.size for entry in entries]))
 
 
 def into_chunks(first: int, events: Iterable[bytes], chunk_bytes: int) -> list[Chunk]:
@@ -103,19 +112,27 @@ def into_chunks(first: int, events: Iterable[bytes], chunk_bytes: int) -> list[C
 
 def append_columns(batch: Sequence[Share]) -> dict[str, list[Any]]:
     """The parameters of `append_log`. Rows name their run by its number in the batch, from 1."""
-    shares = list(enumerate(batch, 1))
-    chunks = [(n, *chunk) for n, share in shares for chunk in share.chunks]
-    entries = [(n, entry) for n, share in shares for entry in share.entries]
-    items = [(n, *item) for n, entry in entries for item in entry.items]
-    steps = [(n, *step) for n, entry in entries for step in entry.steps]
-    endings = [(n, *entry.ending) for n, entry in entries if entry.ending]
+    chunks: list[Sequence[object]] = []
+    items: list[Sequence[object]] = []
+    steps: list[Sequence[object]] = []
+    endings: list[Sequence[object]] = []
+    for n, share in enumerate(batch, 1):
+        chunks += [(n, first, last, data) for first, last, data in share.chunks]
+        for entry in share.entries:
+            # Most entries bring events alone.
+            if entry.items:
+                items += [(n, *item) for item in entry.items]
+            if entry.steps:
+                steps += [(n, *step) for step in entry.steps]
+            if entry.ending:
+                endings.append((n, *entry.ending))
     return {
         "response_ids": [share.run.response_id for share in batch],
         "attempts": [share.run.attempt for share in batch],
-        "firsts": [share.first for share in batch],
+        "firsts": [share.entries[0].first for share in batch],
         **_named(chunks, "chunk_runs", "chunk_firsts", "chunk_lasts", "chunk_data"),
         **_named(items, "item_runs", "item_indexes", "items"),
-        **_named(steps, "step_runs", *(f"step_{name}s" for name in Step._fields)),
+        **_named(steps, "step_runs", *_STEPS),
         **_named(endings, "ending_runs", "ending_statuses", "ending_documents"),
     }
 

@@ -264,7 +264,7 @@ class LogWriter:
 
     def _settle(self, share: Share) -> None:
         share.done = True
-        share.run.settle(list(share.entries))
+        share.run.settle(share.entries)
         chunks = share.chunks
         if chunks:
             metrics.events_appended.inc(chunks[-1].last - chunks[0].first + 1)
