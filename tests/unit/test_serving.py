@@ -132,6 +132,13 @@ class TestPinned:
         with pytest.raises(ConfigurationError, match=r"H11Protocol.*hypercorn==0\.18\.0"):
             pinned.check()
 
+    def test_without_sources_the_version_has_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pinned, "fingerprint", lambda thing: None)
+        pinned.check()
+        monkeypatch.setattr(pinned, "version", lambda name: "0.18.1")
+        with pytest.raises(ConfigurationError, match=r"0\.18\.1 differs from 0\.18\.0"):
+            pinned.check()
+
 
 @pytest.mark.parametrize("status", [400, 404, 408, 431, 500, 501, 505])
 def test_refusals_say_their_status(status: int) -> None:

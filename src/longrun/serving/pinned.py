@@ -15,6 +15,8 @@ from hypercorn.protocol.http_stream import HTTPStream
 
 from longrun.errors import ConfigurationError
 
+VERSION: Final = "0.18.0"
+
 KNOWN: Final[Mapping[Any, str]] = {
     TCPServer: "3bfa72b319509f2b",
     H11Protocol: "b32a61e0a8ca2127",
@@ -26,18 +28,28 @@ KNOWN: Final[Mapping[Any, str]] = {
 """Of what is subclassed or called: the beginning of the SHA-256 of its source."""
 
 
-def fingerprint(thing: Any) -> str:
-    """What `KNOWN` has of a thing."""
-    return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()[:16]
+def fingerprint(thing: Any) -> str | None:
+    """What `KNOWN` has of a thing; None where it is installed without its source."""
+    try:
+        source = inspect.getsource(thing)
+    except OSError:
+        return None
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def check() -> None:
-    """Raises:
-    ConfigurationError: Hypercorn is not the one that is known; names what differs.
+    """Check that Hypercorn is the one that is known; without sources, by its version.
+
+    Raises:
+        ConfigurationError: names what differs.
     """
-    differing = [thing.__name__ for thing, known in KNOWN.items() if fingerprint(thing) != known]
+    installed = version("hypercorn")
+    found = {
+        thing: fingerprint(thing) or (installed == VERSION and KNOWN[thing]) for thing in KNOWN
+    }
+    differing = [thing.__name__ for thing, known in KNOWN.items() if found[thing] != known]
     if differing:
         raise ConfigurationError(
-            f"Hypercorn {version('hypercorn')} differs from 0.18.0, for which longrun mends it, in "
-            f"{', '.join(differing)}. Install hypercorn==0.18.0."
+            f"Hypercorn {installed} differs from {VERSION}, for which longrun mends it, in "
+            f"{', '.join(differing)}. Install hypercorn=={VERSION}."
         )
