@@ -18,8 +18,9 @@ UPDATE longrun.replicas SET lease_until = now() WHERE id = $1;
 -- Everything that a replica has to notice, in one query: of the others that hold responses,
 -- whose lease ran out and whose lock is free; what waits, what is overdue, what of its own is no
 -- longer its own; how many replicas are alive. `suspects`: one waits that was under way in two
--- deaths and runs alone, on the one replica that is `chosen` for these. `steady`: Postgres itself
--- has been up for some time, so that leases and locks mean something.
+-- deaths and runs alone, on the one replica that is `chosen` for these: which executes one, or
+-- else has the fewest runs. `steady`: Postgres itself has been up for some time, so that leases
+-- and locks mean something.
 WITH others AS (
     SELECT replica.id, replica.lease_until FROM longrun.replicas AS replica
     WHERE replica.id <> $1 AND EXISTS (
@@ -49,7 +50,20 @@ SELECT
         WHERE status = 'in_progress' AND replica_id IS NULL AND deaths >= 2
             AND ($3::text[] IS NULL OR agent = ANY($3))
     ) AS suspects,
-    $1 = (SELECT min(id) FROM longrun.replicas WHERE lease_until > now()) AS chosen,
+    coalesce($1 = (
+        SELECT replica.id
+        FROM longrun.replicas AS replica
+        LEFT JOIN longrun.responses AS response
+            ON response.replica_id = replica.id AND response.status = 'in_progress'
+        -- Nothing is counted as long as there is no suspect.
+        WHERE replica.lease_until > now() AND EXISTS (
+            SELECT FROM longrun.responses
+            WHERE status = 'in_progress' AND replica_id IS NULL AND deaths >= 2
+        )
+        GROUP BY replica.id
+        ORDER BY bool_or(coalesce(response.deaths >= 2, false)) DESC, count(response.id), replica.id
+        LIMIT 1
+    ), false) AS chosen,
     ARRAY(
         SELECT response.id FROM longrun.responses AS response
         WHERE response.status IN ('queued', 'in_progress')

@@ -132,16 +132,25 @@ class TestSuspects:
         around = await claims.look_around()
         assert (around.waiting, around.suspects) == (False, True)
 
+    async def chosen(self, store: Database) -> list[str]:
+        names = ("a", "b", "c")
+        looks = [await Claims(store, f"replica_{name}").look_around() for name in names]
+        return [name for name, look in zip(names, looks, strict=True) if look.chosen]
+
     async def test_one_replica_is_chosen(self, store: Database) -> None:
+        """Of those that live, the one that executes a suspect, or else has the fewest runs."""
         for name in ("b", "a", "c"):
             await store.execute(store.queries.renew_lease, f"replica_{name}", "host", 1, "1", 60.0)
+        assert await self.chosen(store) == []
+        await self.suspect(store)
+        assert await self.chosen(store) == ["a"]
         await store.execute(store.queries.end_lease, "replica_a")
-        chosen = [
-            name
-            for name in ("a", "b", "c")
-            if (await Claims(store, f"replica_{name}").look_around()).chosen
-        ]
-        assert chosen == ["b"]
+        assert await self.chosen(store) == ["b"]
+        await add_response(store, replica_id="replica_b")
+        assert await self.chosen(store) == ["c"]
+        suspect = await add_response(store, replica_id="replica_b")
+        await change(store, suspect, "deaths = 2")
+        assert await self.chosen(store) == ["b"]
 
 
 class TestHandovers:
