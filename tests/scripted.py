@@ -1,4 +1,4 @@
-"""Agents on scripted models: deterministic, and told by their input what to do.
+"""Agents on the scripted model: deterministic, and told by their input what to do.
 
 The input's last user message is a JSON object (see `Script`); anything else is answered with
 itself. A model is stateless: which turn it is in, it reads from the items that it is given.
@@ -12,28 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agents import Agent, function_tool
-from agents.items import ModelResponse
-from agents.models.interface import Model
-from agents.usage import Usage
-from openai.types.responses import (
-    Response,
-    ResponseCompletedEvent,
-    ResponseContentPartAddedEvent,
-    ResponseContentPartDoneEvent,
-    ResponseCreatedEvent,
-    ResponseFunctionCallArgumentsDeltaEvent,
-    ResponseFunctionCallArgumentsDoneEvent,
-    ResponseFunctionToolCall,
-    ResponseInProgressEvent,
-    ResponseOutputItemAddedEvent,
-    ResponseOutputItemDoneEvent,
-    ResponseOutputMessage,
-    ResponseOutputText,
-    ResponseTextDeltaEvent,
-    ResponseTextDoneEvent,
-    ResponseUsage,
+
+from tests.scripted_model import (
+    Asked,
+    ScriptedModel,
+    begun,
+    called,
+    closed,
+    completed,
+    delta,
+    last_text,
+    opened,
+    usage,
 )
-from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 
 @dataclass(frozen=True)
@@ -65,8 +56,7 @@ class Script:
         if isinstance(items, str):
             items = [{"role": "user", "content": items}]
         last = max(i for i, item in enumerate(items) if item.get("role") == "user")
-        content = items[last]["content"]
-        text = content if isinstance(content, str) else content[0]["text"]
+        text = last_text(items)
         answered = sum(1 for item in items[last + 1 :] if item.get("type") == "function_call")
         try:
             given = json.loads(text)
@@ -88,172 +78,53 @@ class Script:
         return "".join(self.delta.replace("{n}", str(n)) for n in range(self.deltas))
 
 
-def usage() -> ResponseUsage:
-    return ResponseUsage(
-        input_tokens=10,
-        input_tokens_details=InputTokensDetails(cached_tokens=1, cache_write_tokens=0),
-        output_tokens=5,
-        output_tokens_details=OutputTokensDetails(reasoning_tokens=2),
-        total_tokens=15,
-    )
-
-
-class ScriptedModel(Model):
-    """Streams what the script says, with the placeholders that real adapters leave behind."""
-
-    async def get_response(
-        self, system_instructions: Any, input: Any, *args: Any, **kw: Any
-    ) -> ModelResponse:
-        response = None
-        async for event in self.stream_response(system_instructions, input, *args, **kw):
-            if isinstance(event, ResponseCompletedEvent):
-                response = event.response
-        assert response is not None
-        return ModelResponse(output=response.output, usage=Usage(requests=1), response_id="r")
-
-    async def stream_response(
-        self, system_instructions: Any, input: Any, *args: Any, **kw: Any
-    ) -> AsyncIterator[Any]:
-        script, turn = Script.of(input)
-        if script.show:
-            script = replace(script, deltas=1, delta=json.dumps(input))
-        note_effect("model", str(turn))
-        numbers = iter(range(10_000_000))
-        yield ResponseCreatedEvent(
-            type="response.created", sequence_number=next(numbers), response=_response([])
-        )
-        yield ResponseInProgressEvent(
-            type="response.in_progress", sequence_number=next(numbers), response=_response([])
-        )
-        output: list[Any] = []
-        if turn < len(script.turns):
-            for place, item in enumerate(script.turns[turn]):
-                if isinstance(item, str):
-                    said = Script(deltas=1, delta=item)
-                    async for event in self._text_events(said, numbers, output, place):
-                        yield event
-                    continue
-                name, arguments = item
-                call = ResponseFunctionToolCall(
-                    id="__fake_id__",
-                    call_id=f"call_{turn}_{place}",
-                    name=name,
-                    arguments=json.dumps(arguments),
-                    type="function_call",
-                )
-                output.append(call)
-                for event in _call_events(call, place, numbers):
-                    yield event
+async def by_input(asked: Asked) -> AsyncIterator[Any]:
+    """The script that the input tells."""
+    script, turn = Script.of(asked.items)
+    if script.show:
+        script = replace(script, deltas=1, delta=json.dumps(asked.items))
+    note_effect("model", str(turn))
+    for event in begun():
+        yield event
+    output: list[Any] = []
+    steps = script.turns[turn] if turn < len(script.turns) else (None,)
+    for place, step in enumerate(steps):
+        if step is None or isinstance(step, str):
+            said = script if step is None else Script(deltas=1, delta=step)
+            events = _saying(said, place)
         else:
-            async for event in self._text_events(script, numbers, output):
-                yield event
-        yield ResponseCompletedEvent(
-            type="response.completed", sequence_number=next(numbers), response=_response(output)
-        )
-
-    async def _text_events(
-        self, script: Script, numbers: Any, output: list[Any], place: int = 0
-    ) -> AsyncIterator[Any]:
-        empty = ResponseOutputMessage(
-            id="__fake_id__", content=[], role="assistant", status="in_progress", type="message"
-        )
-        yield ResponseOutputItemAddedEvent(
-            type="response.output_item.added",
-            item=empty,
-            output_index=place,
-            sequence_number=next(numbers),
-        )
-        part = ResponseOutputText(annotations=[], text="", type="output_text", logprobs=[])
-        where: dict[str, Any] = {
-            "item_id": "__fake_id__",
-            "output_index": place,
-            "content_index": 0,
-        }
-        yield ResponseContentPartAddedEvent(
-            type="response.content_part.added", part=part, sequence_number=next(numbers), **where
-        )
-        for n in range(script.deltas):
-            if script.fail is not None and n >= script.fail:
-                raise RuntimeError("secret internal text of the model's failure")
-            yield ResponseTextDeltaEvent(
-                type="response.output_text.delta",
-                delta=script.delta.replace("{n}", str(n)),
-                logprobs=[],
-                sequence_number=next(numbers),
-                **where,
-            )
-            if script.pause:
-                await asyncio.sleep(script.pause)
-            elif n % 100 == 99:
-                await asyncio.sleep(0)
-        await asyncio.sleep(script.hold)
-        text = script.text()
-        yield ResponseTextDoneEvent(
-            type="response.output_text.done",
-            text=text,
-            logprobs=[],
-            sequence_number=next(numbers),
-            **where,
-        )
-        part = ResponseOutputText(annotations=[], text=text, type="output_text", logprobs=[])
-        yield ResponseContentPartDoneEvent(
-            type="response.content_part.done", part=part, sequence_number=next(numbers), **where
-        )
-        message = ResponseOutputMessage(
-            id="__fake_id__", content=[part], role="assistant", status="completed", type="message"
-        )
-        output.append(message)
-        yield ResponseOutputItemDoneEvent(
-            type="response.output_item.done",
-            item=message,
-            output_index=place,
-            sequence_number=next(numbers),
-        )
+            events = _calling(step[0], step[1], f"call_{turn}_{place}", place)
+        async for event in events:
+            yield event
+            if event.type == "response.output_item.done":
+                output.append(event.item)
+    yield completed(output, usage())
 
 
-def _call_events(call: ResponseFunctionToolCall, place: int, numbers: Any) -> list[Any]:
-    where: dict[str, Any] = {"item_id": "__fake_id__", "output_index": place}
-    return [
-        ResponseOutputItemAddedEvent(
-            type="response.output_item.added",
-            output_index=place,
-            sequence_number=next(numbers),
-            item=call.model_copy(update={"arguments": ""}),
-        ),
-        ResponseFunctionCallArgumentsDeltaEvent(
-            type="response.function_call_arguments.delta",
-            delta=call.arguments,
-            sequence_number=next(numbers),
-            **where,
-        ),
-        ResponseFunctionCallArgumentsDoneEvent(
-            type="response.function_call_arguments.done",
-            arguments=call.arguments,
-            name=call.name,
-            sequence_number=next(numbers),
-            **where,
-        ),
-        ResponseOutputItemDoneEvent(
-            type="response.output_item.done",
-            item=call,
-            output_index=place,
-            sequence_number=next(numbers),
-        ),
-    ]
+async def _saying(script: Script, place: int) -> AsyncIterator[Any]:
+    for event in opened(place):
+        yield event
+    for n in range(script.deltas):
+        if script.fail is not None and n >= script.fail:
+            raise RuntimeError("secret internal text of the model's failure")
+        yield delta(script.delta.replace("{n}", str(n)), place)
+        if script.pause:
+            await asyncio.sleep(script.pause)
+        elif n % 100 == 99:
+            await asyncio.sleep(0)
+    await asyncio.sleep(script.hold)
+    for event in closed(script.text(), place):
+        yield event
 
 
-def _response(output: list[Any]) -> Response:
-    return Response(
-        id="__fake_id__",
-        created_at=0,
-        model="scripted",
-        object="response",
-        output=output,
-        parallel_tool_calls=True,
-        tool_choice="auto",
-        tools=[],
-        usage=usage() if output else None,
-    )
+async def _calling(name: str, arguments: Any, call_id: str, place: int) -> AsyncIterator[Any]:
+    for event in called(name, arguments, call_id, place):
+        yield event
+
+
+def scripted() -> ScriptedModel:
+    """A model that does what its input tells."""
+    return ScriptedModel(by_input)
 
 
 def note_effect(kind: str, what: str) -> None:
@@ -298,6 +169,6 @@ async def broken() -> str:
 def agents() -> list[Agent[Any]]:
     """`scripted` has all tools; `chain` hands off to `scripted` at once."""
     tools: list[Any] = [echo, big, odd, broken]
-    scripted = Agent(name="scripted", model=ScriptedModel(), tools=tools)
-    chain = Agent(name="chain", model=ScriptedModel(), handoffs=[scripted], tools=tools)
-    return [scripted, chain]
+    usual = Agent(name="scripted", model=scripted(), tools=tools)
+    chain = Agent(name="chain", model=scripted(), handoffs=[usual], tools=tools)
+    return [usual, chain]

@@ -15,23 +15,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from agents import Agent
-from agents.items import ModelResponse
-from agents.models.interface import Model
-from openai.types.responses import (
-    Response,
-    ResponseCompletedEvent,
-    ResponseContentPartAddedEvent,
-    ResponseContentPartDoneEvent,
-    ResponseCreatedEvent,
-    ResponseOutputItemAddedEvent,
-    ResponseOutputItemDoneEvent,
-    ResponseOutputMessage,
-    ResponseOutputText,
-    ResponseTextDeltaEvent,
-    ResponseTextDoneEvent,
-)
 
 from tests.bench import gate
+from tests.scripted_model import (
+    Asked,
+    ScriptedModel,
+    begun,
+    closed,
+    completed,
+    delta,
+    last_text,
+    opened,
+)
 
 AGENTS = "tests.bench.agents:agents"
 NAME = "paced"
@@ -80,102 +75,22 @@ class Pace:
             yield number
 
 
-class PacedModel(Model):
-    """Streams one message at the pace that its input says."""
-
-    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
-        raise NotImplementedError("benchmarks stream")
-
-    async def stream_response(
-        self, system_instructions: str | None, input: Any, *args: Any, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        pace = Pace.parse(_last_text(input))
-        yield ResponseCreatedEvent(
-            type="response.created", sequence_number=0, response=_response([])
-        )
-        for event in _opening():
-            yield event
-        text: list[str] = []
-        async for _ in pace.ticks():
-            words = f"{time.monotonic_ns()} " if pace.clock else "some words "
-            text.append(words)
-            yield _delta(words)
-        message, closing = _closing("".join(text))
-        for event in closing:
-            yield event
-        yield ResponseCompletedEvent(
-            type="response.completed", sequence_number=0, response=_response([message])
-        )
-
-
-_WHERE: dict[str, Any] = {
-    "item_id": "msg_1",
-    "output_index": 0,
-    "content_index": 0,
-    "sequence_number": 0,
-}
-
-
-def _last_text(items: Any) -> str:
-    if isinstance(items, str):
-        return items
-    content = items[-1]["content"]
-    return str(content if isinstance(content, str) else content[0]["text"])
-
-
-def _delta(text: str) -> ResponseTextDeltaEvent:
-    return ResponseTextDeltaEvent(
-        type="response.output_text.delta", delta=text, logprobs=[], **_WHERE
-    )
-
-
-def _part(text: str) -> ResponseOutputText:
-    return ResponseOutputText(annotations=[], text=text, type="output_text", logprobs=[])
-
-
-def _message(status: Any, *parts: ResponseOutputText) -> ResponseOutputMessage:
-    return ResponseOutputMessage(
-        id="msg_1", content=list(parts), role="assistant", status=status, type="message"
-    )
-
-
-def _opening() -> list[Any]:
-    return [
-        ResponseOutputItemAddedEvent(
-            type="response.output_item.added",
-            item=_message("in_progress"),
-            output_index=0,
-            sequence_number=0,
-        ),
-        ResponseContentPartAddedEvent(type="response.content_part.added", part=_part(""), **_WHERE),
-    ]
-
-
-def _closing(text: str) -> tuple[ResponseOutputMessage, list[Any]]:
-    part = _part(text)
-    message = _message("completed", part)
-    return message, [
-        ResponseTextDoneEvent(type="response.output_text.done", text=text, logprobs=[], **_WHERE),
-        ResponseContentPartDoneEvent(type="response.content_part.done", part=part, **_WHERE),
-        ResponseOutputItemDoneEvent(
-            type="response.output_item.done", item=message, output_index=0, sequence_number=0
-        ),
-    ]
-
-
-def _response(output: list[Any]) -> Response:
-    return Response(
-        id="resp_1",
-        created_at=0,
-        model="paced",
-        object="response",
-        output=output,
-        parallel_tool_calls=True,
-        tool_choice="auto",
-        tools=[],
-    )
+async def paced(asked: Asked) -> AsyncIterator[Any]:
+    """A script: one message at the pace that the input tells."""
+    pace = Pace.parse(last_text(asked.items))
+    for event in (*begun(), *opened()):
+        yield event
+    text: list[str] = []
+    async for _ in pace.ticks():
+        words = f"{time.monotonic_ns()} " if pace.clock else "some words "
+        text.append(words)
+        yield delta(words)
+    *closing, done = closed("".join(text))
+    for event in (*closing, done):
+        yield event
+    yield completed([done.item])
 
 
 def agents() -> list[Agent[Any]]:
     """One agent, `paced`."""
-    return [Agent(name=NAME, model=PacedModel())]
+    return [Agent(name=NAME, model=ScriptedModel(paced))]

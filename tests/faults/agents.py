@@ -21,7 +21,8 @@ from openai.types.responses import ResponseCompletedEvent, ResponseIncompleteEve
 from openai.types.responses.response import IncompleteDetails
 
 import longrun
-from tests.scripted import Script, ScriptedModel, note_effect
+from tests.scripted import Script, by_input, note_effect
+from tests.scripted_model import Asked, ScriptedModel, last_text
 
 AGENTS = "tests.faults.agents:agents"
 
@@ -44,11 +45,8 @@ class Plan:
 
     @classmethod
     def of(cls, items: Any) -> "Plan":
-        if isinstance(items, str):
-            items = [{"role": "user", "content": items}]
-        content = [item["content"] for item in items if item.get("role") == "user"][-1]
         try:
-            given = json.loads(content if isinstance(content, str) else content[0]["text"])
+            given = json.loads(last_text(items))
         except ValueError:
             given = {}
         known = {key: value for key, value in given.items() if key in cls.__dataclass_fields__}
@@ -78,30 +76,26 @@ def note(kind: str, what: str) -> None:
     note_effect(kind, f"{current.response_id} {what} {current.attempt} {key}")
 
 
-class GatedModel(ScriptedModel):
-    """The scripted model, with gates."""
-
-    async def stream_response(
-        self, system_instructions: Any, input: Any, *args: Any, **kw: Any
-    ) -> AsyncIterator[Any]:
-        plan = Plan.of(input)
-        _, turn = Script.of(input)
-        note("turn", str(turn))
-        await gate(plan, f"model {turn}")
-        if plan.request:
-            await _request(plan.request)
-        deltas = 0
-        async for event in super().stream_response(system_instructions, input, *args, **kw):
-            if event.type == "response.completed":
-                await gate(plan, f"turn {turn}")
-                if plan.incomplete:
-                    event = _cut_short(event)
-            yield event
-            if event.type == "response.output_text.delta":
-                deltas += 1
-                await gate(plan, f"delta {deltas}")
-            elif event.type == "response.output_item.done":
-                await gate(plan, f"item {turn} {event.output_index}")
+async def gated(asked: Asked) -> AsyncIterator[Any]:
+    """What the input tells (`scripted.by_input`), with gates."""
+    plan = Plan.of(asked.items)
+    _, turn = Script.of(asked.items)
+    note("turn", str(turn))
+    await gate(plan, f"model {turn}")
+    if plan.request:
+        await _request(plan.request)
+    deltas = 0
+    async for event in by_input(asked):
+        if event.type == "response.completed":
+            await gate(plan, f"turn {turn}")
+            if plan.incomplete:
+                event = _cut_short(event)
+        yield event
+        if event.type == "response.output_text.delta":
+            deltas += 1
+            await gate(plan, f"delta {deltas}")
+        elif event.type == "response.output_item.done":
+            await gate(plan, f"item {turn} {event.output_index}")
 
 
 def _cut_short(event: ResponseCompletedEvent) -> ResponseIncompleteEvent:
@@ -189,4 +183,4 @@ async def crash(context: ToolContext[Any]) -> str:
 def agents() -> list[Agent[Any]]:
     """One agent, `gated`."""
     tools: list[Any] = [work, stuck, block, sleep_in_thread, die, crash]
-    return [Agent(name="gated", model=GatedModel(), tools=tools, hooks=Gates())]
+    return [Agent(name="gated", model=ScriptedModel(gated), tools=tools, hooks=Gates())]

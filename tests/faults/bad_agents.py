@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from agents import (
@@ -22,7 +23,8 @@ from agents import (
 from openai.types.responses import ResponseFunctionToolCall
 
 from tests.faults.agents import agents as healthy
-from tests.scripted import ScriptedModel
+from tests.scripted import by_input, scripted
+from tests.scripted_model import Asked, ScriptedModel
 
 AGENTS = "tests.faults.bad_agents:agents"
 
@@ -43,53 +45,46 @@ RAISED: Final = {
 
 def calling(name: str, *tools: Any, **more: Any) -> Agent[Any]:
     """An agent that calls its first tool once, and then says something."""
-    return Agent(name=name, model=CallsOnce(tools[0].name), tools=list(tools), **more)
+    return Agent(name=name, model=calls_once(tools[0].name), tools=list(tools), **more)
 
 
-class CallsOnce(ScriptedModel):
+def calls_once(tool: str, call_id: str | None = None) -> ScriptedModel:
     """Whatever it is asked, it calls one tool, with an id of the test's choice, then answers."""
 
-    def __init__(self, tool: str, call_id: str | None = None) -> None:
-        self._tool = tool
-        self._call_id = call_id
-
-    async def stream_response(
-        self, system_instructions: Any, input: Any, *args: Any, **kw: Any
-    ) -> AsyncIterator[Any]:
-        script = f'{{"turns": [[["{self._tool}", {{}}]]], "deltas": 2}}'
-        items = input if isinstance(input, list) else []
+    async def play(asked: Asked) -> AsyncIterator[Any]:
+        script = f'{{"turns": [[["{tool}", {{}}]]], "deltas": 2}}'
+        items = asked.items if isinstance(asked.items, list) else []
         turns = [item for item in items if item.get("type", "message") != "message"]
-        given = [{"role": "user", "content": script}, *turns]
-        async for event in super().stream_response(system_instructions, given, *args, **kw):
-            if self._call_id is not None:
-                self._rename(event)
+        told = [{"role": "user", "content": script}, *turns]
+        async for event in by_input(replace(asked, items=told)):
+            if call_id is not None:
+                _rename(event, call_id)
             yield event
 
-    def _rename(self, event: Any) -> None:
-        response = getattr(event, "response", None)
-        for item in (getattr(event, "item", None), *(response.output if response else ())):
-            if isinstance(item, ResponseFunctionToolCall):
-                item.call_id = str(self._call_id)
+    return ScriptedModel(play)
 
 
-class Breaks(ScriptedModel):
+def _rename(event: Any, call_id: str) -> None:
+    response = getattr(event, "response", None)
+    for item in (getattr(event, "item", None), *(response.output if response else ())):
+        if isinstance(item, ResponseFunctionToolCall):
+            item.call_id = call_id
+
+
+def breaks(after: int, make: Callable[[], BaseException] | None) -> ScriptedModel:
     """Raises, or just ends, after so many events."""
 
-    def __init__(self, after: int, make: Callable[[], BaseException] | None) -> None:
-        self._after = after
-        self._make = make
-
-    async def stream_response(
-        self, system_instructions: Any, input: Any, *args: Any, **kw: Any
-    ) -> AsyncIterator[Any]:
+    async def play(asked: Asked) -> AsyncIterator[Any]:
         place = 0
-        async for event in super().stream_response(system_instructions, input, *args, **kw):
-            if place == self._after:
-                if self._make is None:
+        async for event in by_input(asked):
+            if place == after:
+                if make is None:
                     return
-                raise self._make()
+                raise make()
             place += 1
             yield event
+
+    return ScriptedModel(play)
 
 
 def tool_that(name: str, body: Callable[[], Any], **options: Any) -> Any:
@@ -142,18 +137,18 @@ def raising_everywhere(kind: str) -> dict[str, tuple[Agent[Any], frozenset[str]]
     add("tool", lambda n: calling(n, tool_that("t", raiser(make), **loud)))
     add("quiet tool", lambda n: calling(n, tool_that("t", raiser(make))), EITHER)
     add("sync tool", lambda n: calling(n, sync_tool_that("t", raiser(make), **loud)))
-    add("model", lambda n: Agent(name=n, model=Breaks(0, make)))
-    add("model midway", lambda n: Agent(name=n, model=Breaks(5, make)))
+    add("model", lambda n: Agent(name=n, model=breaks(0, make)))
+    add("model midway", lambda n: Agent(name=n, model=breaks(5, make)))
     add("hook", lambda n: calling(n, fine, hooks=Hooks()))
     add("end hook", lambda n: calling(n, fine, hooks=EndHooks()))
-    add("instructions", lambda n: Agent(name=n, model=ScriptedModel(), instructions=refuse))
+    add("instructions", lambda n: Agent(name=n, model=scripted(), instructions=refuse))
     add(
         "input guardrail",
-        lambda n: Agent(name=n, model=ScriptedModel(), input_guardrails=[InputGuardrail(judge)]),
+        lambda n: Agent(name=n, model=scripted(), input_guardrails=[InputGuardrail(judge)]),
     )
     add(
         "output guardrail",
-        lambda n: Agent(name=n, model=ScriptedModel(), output_guardrails=[OutputGuardrail(judge)]),
+        lambda n: Agent(name=n, model=scripted(), output_guardrails=[OutputGuardrail(judge)]),
     )
     return found
 
@@ -251,10 +246,10 @@ def bad() -> dict[str, tuple[Agent[Any], frozenset[str]]]:
         found[f"gives {what}"] = (calling(f"gives {what}", tool_that("t", make)), may)
     for what, call_id in CALL_IDS.items():
         name = f"call id {what}"
-        model = CallsOnce("t", call_id)
+        model = calls_once("t", call_id)
         tools = [tool_that("t", lambda: "fine")]
         found[name] = (Agent(name=name, model=model, tools=tools), EITHER)
-    found["ends without an end"] = (Agent(name="ends without an end", model=Breaks(5, None)), FAILS)
+    found["ends without an end"] = (Agent(name="ends without an end", model=breaks(5, None)), FAILS)
     oneself = function_tool(_cancel_oneself, name_override="t")
     found["cancels itself"] = (calling("cancels itself", oneself), EITHER)
     found["hangs"] = (calling("hangs", sync_tool_that("t", _hang)), COMPLETES)

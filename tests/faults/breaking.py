@@ -18,7 +18,8 @@ from agents import (
     function_tool,
 )
 
-from tests.scripted import ScriptedModel, echo, note_effect
+from tests.scripted import by_input, echo, note_effect, scripted
+from tests.scripted_model import Asked, ScriptedModel
 
 AGENTS = "tests.faults.breaking:agents"
 
@@ -33,15 +34,14 @@ RAISED: dict[str, BaseException] = {
 PLACES = ("tool", "thread", "model", "instructions", "hook", "before", "after")
 
 
-class BreakingModel(ScriptedModel):
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    async def stream_response(self, *args: Any, **more: Any) -> AsyncIterator[Any]:
-        async for event in super().stream_response(*args, **more):
+def breaking_model(error: BaseException) -> ScriptedModel:
+    async def play(asked: Asked) -> AsyncIterator[Any]:
+        async for event in by_input(asked):
             yield event
             if event.type == "response.output_text.delta":
-                raise self.error
+                raise error
+
+    return ScriptedModel(play)
 
 
 class BreakingHooks(AgentHooks[Any]):
@@ -74,7 +74,7 @@ def breaking(place: str, error: BaseException) -> dict[str, Any]:
     return {
         "tool": {"tools": [breaks]},
         "thread": {"tools": [breaks_in_thread]},
-        "model": {"model": BreakingModel(error)},
+        "model": {"model": breaking_model(error)},
         "instructions": {"instructions": instructions},
         "hook": {"hooks": BreakingHooks(error)},
         "before": {"input_guardrails": [InputGuardrail(judge)]},
@@ -103,13 +103,13 @@ def sleeps(seconds: float) -> str:
 
 def agents() -> list[Agent[Any]]:
     made = [
-        Agent(name=f"{place} {name}", **{"model": ScriptedModel(), **breaking(place, error)})
+        Agent(name=f"{place} {name}", **{"model": scripted(), **breaking(place, error)})
         for place in PLACES
         for name, error in RAISED.items()
     ]
     return [
         *made,
-        Agent(name="healthy", model=ScriptedModel(), tools=[echo]),
-        Agent(name="stubborn", model=ScriptedModel(), tools=[swallows]),
-        Agent(name="sleepy", model=ScriptedModel(), tools=[sleeps]),
+        Agent(name="healthy", model=scripted(), tools=[echo]),
+        Agent(name="stubborn", model=scripted(), tools=[swallows]),
+        Agent(name="sleepy", model=scripted(), tools=[sleeps]),
     ]

@@ -8,23 +8,17 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from agents import (
-    Agent,
-)
-from agents.items import ModelResponse
-from agents.models.interface import Model
-from agents.usage import Usage
+from agents import Agent
 from openai.types.responses import Response
 
 import longrun
 from longrun.execution.replay import place as places
 from tests.crashing import effect
-from tests.unit.streams import raw
+from tests.scripted_model import Asked, ScriptedModel
+from tests.unit.streams import FAKE, raw
 
 JSONObject = dict[str, Any]
 Turn = Sequence[JSONObject]
-
-FAKE = "__fake_id__"
 
 
 def says(text: str) -> JSONObject:
@@ -53,8 +47,8 @@ def calls(name: str, call_id: str = "call_1", **arguments: Any) -> JSONObject:
     }
 
 
-class Scripted(Model):
-    """Says its turns, the last one when nothing is left to be called.
+class Turns:
+    """A script: says its turns, the last one when nothing is left to be called.
 
     Args:
         fails: so many requests of each turn fail before one succeeds.
@@ -65,6 +59,19 @@ class Scripted(Model):
         self.turns = turns
         self.fails = fails
         self.failed: dict[str, int] = {}
+
+    async def __call__(self, asked: Asked) -> AsyncIterator[Any]:
+        name, turn = self._next(asked.items)
+        await effect(f"start model {name}")
+        await asyncio.sleep(0)
+        yield raw({"type": "response.created", "response": _response(name, ()).to_dict()})
+        self._fail(name)
+        if asked.streamed:
+            for index, item in enumerate(turn):
+                async for event in _item_events(name, index, item):
+                    yield event
+        await effect(f"end model {name}")
+        yield raw({"type": "response.completed", "response": _response(name, turn).to_dict()})
 
     def _next(self, items: str | list[Any]) -> tuple[str, Turn]:
         """The turn, and its name, unique in a run unless a model is asked the same twice."""
@@ -80,32 +87,6 @@ class Scripted(Model):
 
     def _called(self, turn: Turn) -> set[str]:
         return {item["call_id"] for item in turn if "call_id" in item}
-
-    async def get_response(
-        self, system_instructions: Any, input: Any, *args: Any, **kw: Any
-    ) -> ModelResponse:
-        name, turn = self._next(input)
-        await effect(f"start model {name}")
-        await asyncio.sleep(0)
-        self._fail(name)
-        await effect(f"end model {name}")
-        built = _response(name, turn)
-        usage = Usage(requests=1, input_tokens=10, output_tokens=5, total_tokens=15)
-        return ModelResponse(output=built.output, usage=usage, response_id=name)
-
-    async def stream_response(
-        self, system_instructions: Any, input: Any, *args: Any, **kw: Any
-    ) -> AsyncIterator[Any]:
-        name, turn = self._next(input)
-        await effect(f"start model {name}")
-        await asyncio.sleep(0)
-        yield raw({"type": "response.created", "response": _response(name, ()).to_dict()})
-        self._fail(name)
-        for index, item in enumerate(turn):
-            async for event in _item_events(name, index, item):
-                yield event
-        await effect(f"end model {name}")
-        yield raw({"type": "response.completed", "response": _response(name, turn).to_dict()})
 
     def _fail(self, name: str) -> None:
         who = f"{longrun.current().response_id} {name}"
@@ -164,4 +145,4 @@ def _scope() -> str:
 
 
 def agent(name: str, *turns: Turn, fails: int = 0, **more: Any) -> Agent[Any]:
-    return Agent(name=name, model=Scripted(name, *turns, fails=fails), **more)
+    return Agent(name=name, model=ScriptedModel(Turns(name, *turns, fails=fails)), **more)

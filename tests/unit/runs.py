@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents import Agent, Model, ModelResponse
-from agents.usage import Usage
+from agents import Agent
 from openai.types.responses import ResponseCompletedEvent
 
 from longrun.assembly.assembler import Assembler
@@ -19,6 +18,7 @@ from longrun.settings import Settings
 from longrun.store.claims import Claim
 from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
+from tests.scripted_model import Asked, ScriptedModel
 from tests.unit import oracle
 from tests.unit.streams import JSONObject, raw, request
 
@@ -163,28 +163,21 @@ def check(commits: Commits, **how: Any) -> oracle.Stream:
     return oracle.check(commits.lines, commits.committed_items, dropped=commits.dropped, **how)
 
 
-class Played(Model):
-    """Streams prepared turns, one after the other: dicts as a provider sends them, or objects.
+class Played(ScriptedModel):
+    """Plays prepared turns, one after the other: dicts as a provider sends them, or objects.
 
     Args:
         pause: how often the other tasks have their turn before each event.
     """
 
     def __init__(self, *turns: Sequence[Any], pause: int = 1) -> None:
+        super().__init__(self._next_turn)
         self.turns = list(turns)
         self.pause = pause
         self.asked: list[Any] = []
 
-    async def get_response(
-        self, system_instructions: Any, input: Any, *args: Any, **kwargs: Any
-    ) -> ModelResponse:
-        *_, last = [e async for e in self.stream_response(system_instructions, input)]
-        return ModelResponse(output=last.response.output, usage=Usage(requests=1), response_id="r")
-
-    async def stream_response(
-        self, system_instructions: Any, input: Any, *args: Any, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        self.asked.append(input)
+    async def _next_turn(self, asked: Asked) -> AsyncIterator[Any]:
+        self.asked.append(asked.items)
         for event in self.turns[len(self.asked) - 1]:
             if isinstance(event, Exception):
                 raise event

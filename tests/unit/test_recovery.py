@@ -9,7 +9,8 @@ from agents import Agent
 
 from longrun.jsontext import loads
 from longrun.protocol import RunRequest
-from tests.scripted import ScriptedModel, agents, echo
+from tests.scripted import agents, by_input, echo
+from tests.scripted_model import Asked, ScriptedModel
 from tests.unit import oracle, runs
 from tests.unit.runs import Played, kinds
 from tests.unit.streams import (
@@ -48,13 +49,14 @@ class Counting(ScriptedModel):
     """Counts its turns. Like OpenAI's models it never gives the same call id twice."""
 
     def __init__(self, *, new_call_ids: bool = True) -> None:
+        super().__init__(self._counted)
         self.turns = 0
         self._new_call_ids = new_call_ids
 
-    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def _counted(self, asked: Asked) -> AsyncIterator[Any]:
         self.turns += 1
         new: dict[str, str] = {}
-        async for event in super().stream_response(*args, **kwargs):
+        async for event in by_input(asked):
             items = [event.item] if hasattr(event, "item") else []
             items += event.response.output if hasattr(event, "response") else []
             for item in items:
