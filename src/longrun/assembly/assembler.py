@@ -13,16 +13,16 @@ item says what is to be emitted; the assembler numbers that.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, get_args
-
-from openai.types.responses import ResponseStreamEvent
+from typing import Any, Final, NamedTuple
 
 from longrun.assembly.items import Item, Places, closed_empty
 from longrun.assembly.kinds import (
     ITEM_ADDED,
     ITEM_DONE,
+    KNOWN_TYPES,
     Event,
     JSONObject,
+    fields_of,
     is_output,
     plain,
     texts_of,
@@ -31,17 +31,6 @@ from longrun.assembly.turn import Turn
 from longrun.assembly.usage import UsageSum
 from longrun.jsontext import Encoded, dumps
 from longrun.protocol import TERMINAL_EVENT_OF, Status
-
-
-def _known_types() -> frozenset[str]:
-    union = get_args(ResponseStreamEvent)[0]
-    return frozenset(
-        get_args(event.model_fields["type"].annotation)[0] for event in get_args(union)
-    )
-
-
-KNOWN_TYPES: Final = _known_types()
-"""Event types of the Responses API; openai-node throws on any other, so no other leaves."""
 
 _OF_THE_TURN: Final = frozenset(
     {
@@ -189,7 +178,7 @@ class Assembler:
             if event.item is not None:
                 self._emit_finished(self._turn.done(event.output_index, self._plain(event.item)))
         elif kind in KNOWN_TYPES:
-            fields = _fields(kind, event)
+            fields = fields_of(kind, event)
             if kind.startswith(_WITHOUT_ITEM):
                 self._emit(kind, fields)
             else:
@@ -281,13 +270,3 @@ class Assembler:
                 self._items.append((index, self._output[index]))
                 fields["item"] = Encoded(text)
         self._emit_all(events)
-
-
-def _fields(kind: str, event: Any) -> JSONObject:
-    """What a model's event says, `type` and `sequence_number` first, nulls left out."""
-    fields = {"type": kind, "sequence_number": 0, **event.__dict__}
-    if event.__pydantic_extra__:
-        fields.update(event.__pydantic_extra__)
-    if None in fields.values():
-        return {key: value for key, value in fields.items() if value is not None}
-    return fields

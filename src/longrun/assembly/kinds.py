@@ -6,8 +6,9 @@ The rules are those of openai's types and of its `responses.stream()` (openai/li
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from openai.types.responses import ResponseStreamEvent
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
@@ -18,6 +19,17 @@ Event = tuple[str, JSONObject]
 
 ITEM_ADDED: Final = "response.output_item.added"
 ITEM_DONE: Final = "response.output_item.done"
+
+
+def _known_types() -> frozenset[str]:
+    union = get_args(ResponseStreamEvent)[0]
+    return frozenset(
+        get_args(event.model_fields["type"].annotation)[0] for event in get_args(union)
+    )
+
+
+KNOWN_TYPES: Final = _known_types()
+"""Event types of the Responses API; openai-node throws on any other, so no other leaves."""
 
 WITH_CALL_ID: Final = frozenset(
     {
@@ -189,3 +201,13 @@ def with_detail(part: Any) -> Any:
 def missing(whole: str, said: str) -> str:
     """What of a text was not said yet; nothing where the two do not fit together."""
     return whole[len(said) :] if whole.startswith(said) else ""
+
+
+def fields_of(kind: str, event: Any) -> JSONObject:
+    """What a model's event says, `type` and `sequence_number` first, nulls left out."""
+    fields = {"type": kind, "sequence_number": 0, **event.__dict__}
+    if event.__pydantic_extra__:
+        fields.update(event.__pydantic_extra__)
+    if None in fields.values():
+        return {key: value for key, value in fields.items() if value is not None}
+    return fields
