@@ -39,6 +39,7 @@ from tests.crashing import (
 from tests.journal_agents import actions, calling, inside, models, outside
 from tests.journal_agents.models import agent, calls, says, thinks
 from tests.journal_agents.tools import look
+from tests.scripted_model import ScriptedModel
 
 SCHEMA = "journal_cases"
 
@@ -435,7 +436,7 @@ async def test_case_11_of_an_agent_that_waits_for_approval_only_inner_steps_are_
     assert len([line for line in ground.happened[0] if "start model inner" in line]) == 2
 
 
-class Moody(models.Scripted):
+class Moody(models.Turns):
     """Says something else in each attempt."""
 
     def _next(self, items: Any) -> Any:
@@ -444,7 +445,7 @@ class Moody(models.Scripted):
 
 
 def moody() -> Agent[Any]:
-    return Agent(name="agent", model=Moody("agent", [says("")]))
+    return Agent(name="agent", model=ScriptedModel(Moody("agent", [says("")])))
 
 
 async def test_case_12_a_turn_that_was_streaming_is_asked_again_what_was_open_is_incomplete(
