@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from agents import Agent
 
-from longrun.execution.replay.place import key_of
+from longrun.execution.replay.scope import key_of
 from tests import postgres
 from tests.crashing import (
     Crash,

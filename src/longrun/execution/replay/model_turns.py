@@ -16,13 +16,13 @@ from openai.types.responses import Response, ResponseCompletedEvent
 from longrun.execution.contained import contained
 from longrun.execution.replay.journal import fingerprint
 from longrun.execution.replay.once import Due, Once
-from longrun.execution.replay.place import ModelCall
 from longrun.execution.replay.results import (
     decode_model_response,
     decode_response,
     encode_model_response,
     encode_response,
 )
+from longrun.execution.replay.scope import ModelCall
 from longrun.store.records import Step
 from longrun.store.run_log import RunLog
 

@@ -16,7 +16,8 @@ from agents.models.interface import Model
 
 from longrun.execution.contained import contained
 from longrun.execution.replay import sdk
-from longrun.execution.replay.place import ModelCall, Place, at, here, here_of, in_user_code
+from longrun.execution.replay.place import Place, at, here, here_of, in_user_code
+from longrun.execution.replay.scope import ModelCall
 
 _installed = False
 

@@ -30,8 +30,8 @@ from longrun.execution.current import Current, is_at_most_once, within
 from longrun.execution.replay import sdk
 from longrun.execution.replay.journal import Journal, fingerprint
 from longrun.execution.replay.once import Due, Once
-from longrun.execution.replay.place import Scope, key_of
 from longrun.execution.replay.results import decode_tool_output, shown_output, too_large
+from longrun.execution.replay.scope import Scope, key_of
 from longrun.jsontext import dumps, loads
 from longrun.store.records import Step
 from longrun.store.run_log import RunLog

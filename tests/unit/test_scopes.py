@@ -2,7 +2,7 @@
 
 import pytest
 
-from longrun.execution.replay.place import LONGEST_PATH, Scope, key_of
+from longrun.execution.replay.scope import LONGEST_PATH, Scope, key_of
 
 ODD = [
     "",
