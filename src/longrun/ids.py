@@ -55,6 +55,10 @@ def new_response_id() -> str:
     return "resp_" + uuid7_hex()
 
 
+def new_request_id() -> str:
+    return "req_" + uuid7_hex()
+
+
 def new_replica_id() -> str:
     return "replica_" + uuid7_hex()
 

@@ -33,6 +33,40 @@ class TestModels:
         assert json.loads(await Wire.fetch(f"{two[0].url}/models/chain"))["id"] == "chain"
 
 
+class TestRequestIds:
+    @pytest.mark.parametrize(
+        "path", ["/models", "/responses/resp_unknown", "/nothing", "/responses"]
+    )
+    async def test_every_answer_has_one(self, two: list[Replica], path: str) -> None:
+        seen = set()
+        for _ in range(2):
+            async with await Wire.open(two[0].base_url + path) as wire:
+                await wire.rest()
+                seen.add(wire.headers["x-request-id"])
+        assert len(seen) == 2
+        for request_id in seen:
+            assert re.fullmatch(r"req_[0-9a-f]{32}", request_id)
+            await eventually(lambda id_=request_id: id_ in two[0].output())
+
+    async def test_streams_too_and_sdks_read_it(self, clients: list[AsyncOpenAI]) -> None:
+        stream = await clients[0].responses.create(model="scripted", input="x", stream=True)
+        assert stream.response.headers["x-request-id"].startswith("req_")
+        await stream.close()
+        response = await clients[0].responses.create(model="scripted", input="x")
+        assert response._request_id.startswith("req_")
+
+    @pytest.mark.parametrize(
+        ("given", "kept"), [("trace-1.2:3", True), ("a" * 129, False), ("a b", False), ("", False)]
+    )
+    async def test_one_of_a_proxy_is_kept_if_it_is_plain(
+        self, two: list[Replica], given: str, kept: bool
+    ) -> None:
+        url = two[0].base_url + "/models"
+        async with await Wire.open(url, headers={"x-request-id": given}) as wire:
+            await wire.rest()
+            assert (wire.headers["x-request-id"] == given) == kept
+
+
 class TestHealth:
     async def test_alive_and_ready(self, two: list[Replica]) -> None:
         for replica in two:

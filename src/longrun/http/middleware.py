@@ -1,6 +1,7 @@
 """Pure ASGI middleware: errors in the contract's shape, metrics, and the log of requests."""
 
 import logging
+import re
 import time
 from typing import Final
 
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from longrun import metrics
+from longrun import ids, metrics
 from longrun.errors import LongrunError, MethodNotAllowed, NotFound, NotServed
 from longrun.http.answers import error_answer
 from longrun.loglines import one_line
@@ -22,6 +23,17 @@ _METHODS: Final = frozenset(
 """Those that have a place of their own in the metrics; clients can invent any number."""
 
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+
+
+_A_REQUEST_ID: Final = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The id that a proxy gave this request, if it is a plain one, else one of ours."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _A_REQUEST_ID.fullmatch(value):
+            return bytes(value)
+    return ids.new_request_id().encode()
 
 
 def _what(scope: Scope) -> str:
@@ -90,7 +102,8 @@ async def of_routing(request: Request, error: Exception) -> Response:
 
 
 class RequestLog:
-    """Counts and logs each request when it ends, and has no browser guess what an answer is."""
+    """Counts and logs each request when it ends. Every answer says which request it is of
+    (`x-request-id`, the one in the log), and has no browser guess what it is."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -100,15 +113,15 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         status = 0
+        request_id = _request_id(scope)
         began = time.perf_counter()
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = message.get("headers", ())
-                if _NOSNIFF not in given:
-                    message["headers"] = [*given, _NOSNIFF]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = headers if _NOSNIFF in headers else [*headers, _NOSNIFF]
             await send(message)
 
         try:
@@ -118,4 +131,6 @@ class RequestLog:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             metrics.requests.labels(method, route, str(status or 499)).inc()
             took = (time.perf_counter() - began) * 1000
-            log.info("%s %d %.1f ms", _what(scope), status or 499, took)
+            log.info(
+                "%s %d %.1f ms %s", _what(scope), status or 499, took, request_id.decode("ascii")
+            )

@@ -12,6 +12,7 @@ from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from starlette.responses import Response as Answer
 from starlette.types import Message
 
+from longrun import ids
 from longrun.errors import BadRequest, HeadersTooLarge, LongrunError, NotServed, RequestTimeout
 from longrun.http.answers import error_answer
 from longrun.http.streams import SILENCE_IS_TIMED
@@ -39,6 +40,7 @@ def refusal(status: int) -> Answer:
     answer = error_answer(_REFUSALS.get(status, _REFUSALS[400]))
     answer.status_code = status
     answer.headers["x-content-type-options"] = "nosniff"
+    answer.headers["x-request-id"] = ids.new_request_id()
     return answer
 
 
