@@ -27,6 +27,10 @@ THINNED = {"rich outputs": 3}
 FAILS = {"a tool that raises", "a guardrail that trips"}
 USER_CODE_ANEW = "changing instructions"
 
+OUTPUT_DIFFERS = {"at most once", "a tool that raises"}
+"""Of these the output is not the same from each crash point: a tool that was begun is not run
+again; and the SDK stops the siblings of a tool that raises, which a replay does at once."""
+
 
 @pytest.fixture(autouse=True)
 def files() -> Iterator[None]:
@@ -49,7 +53,7 @@ async def test_every_crash_point(
         await resume_all(crashed, plan)
     normal = await left_of(crashed.url, SCHEMA, next(iter(plan)))
     assert normal.status == ("failed" if scenario in FAILS else "completed")
-    died = await check_all(crashed, plan, same_output=scenario != "at most once")
+    died = await check_all(crashed, plan, same_output=scenario not in OUTPUT_DIFFERS)
     assert died >= 0.6 * len(plan)
     if scenario != USER_CODE_ANEW:
         assert "replay of step" not in caplog.text
