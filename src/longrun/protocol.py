@@ -37,9 +37,10 @@ class RunRequest:
     """A response to be produced: what `http` understood of a request, and `execution` runs.
 
     `document` is the Response object without `output`, with every field that can be known at the
-    start. `input` is what this request brought; `context` what comes before it, which is not stored
-    with the response but read along the chain that begins at `previous_id`. `parameters` are those
-    of the request that a run acts upon, by their names in the API.
+    start. `input` is what this request brought, `input_text` the same as JSON where that was made
+    already; `context` is what comes before it, which is not stored with the response but read
+    along the chain that begins at `previous_id`. `parameters` are those of the request that a run
+    acts upon, by their names in the API.
     """
 
     response_id: str
@@ -51,4 +52,5 @@ class RunRequest:
     document: dict[str, Any]
     parameters: dict[str, Any] = field(default_factory=dict)
     previous_id: str | None = None
+    input_text: str | None = None
     context: list[dict[str, Any]] = field(default_factory=list)

@@ -158,6 +158,7 @@ class CreateResponse(_Options):
 
     # Set by `parse`.
     _items: list[dict[str, Any]] = PrivateAttr()
+    _input_text: str = PrivateAttr()
     _echoed: dict[str, Any] = PrivateAttr()
     _tools: list[dict[str, Any]] = PrivateAttr()
 
@@ -182,6 +183,8 @@ class CreateResponse(_Options):
         else:
             said = parsed.input
             parsed._items = [{"role": "user", "content": said}] if said else []
+        # Here, since a large body is parsed beside the event loop.
+        parsed._input_text = dumps(parsed._items).decode()
         parsed._tools = parsed._function_tools()
         parsed._echoed = parsed.model_dump(exclude_unset=True, exclude=_NOT_ECHOED)
         _check_echoed(parsed._echoed, limits)
@@ -247,6 +250,7 @@ class CreateResponse(_Options):
             background=self.background,
             stored=self.store,
             input=self.items(),
+            input_text=self._input_text,
             document=self._document(response_id, agent),
             parameters=given,
             previous_id=self.previous_response_id,

@@ -18,7 +18,7 @@ def columns_of(request: RunRequest) -> dict[str, Any]:
         "background": request.background,
         "stored": request.stored,
         "document": dumps(request.document).decode(),
-        "input": dumps(request.input).decode(),
+        "input": request.input_text or dumps(request.input).decode(),
         "request": dumps(request.parameters).decode(),
         "previous_id": request.previous_id,
         "metadata_hashes": metadata_hashes(metadata.items()) or None,
