@@ -4,7 +4,9 @@ A frame is `event: TYPE`, `data: JSON`, blank line; on GET streams `id: SEQUENCE
 EventSource. Events are not parsed again: the writer put `type` first in each of them.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Final
 
 from longrun.store.records import Chunk
@@ -32,20 +34,27 @@ def sends(chunks: Iterable[Chunk], *, with_ids: bool) -> list[bytes]:
     gathered: list[bytes] = []
     size = 0
     for chunk in chunks:
-        frames = _frames(chunk, with_ids)
-        if size + len(chunk.data) < SEND:
-            gathered += frames
-            size += len(chunk.data)
-            continue
-        for frame in frames:
-            if size + len(frame) > SEND and gathered:
-                found.append(b"".join(gathered))
-                gathered, size = [], 0
-            gathered.append(frame)
-            size += len(frame)
+        gathered += _frames(chunk, with_ids)
+        size += len(chunk.data)
+        if size >= SEND:
+            *full, gathered = _cut(gathered)
+            found += [b"".join(frames) for frames in full]
+            size = sum(map(len, gathered))
     if gathered:
         found.append(b"".join(gathered))
     return found
+
+
+def _cut(frames: list[bytes]) -> list[list[bytes]]:
+    """Frames in parts of at most SEND bytes, at least one frame each."""
+    ends = list(accumulate(map(len, frames)))
+    parts: list[list[bytes]] = []
+    start = before = 0
+    while start < len(frames):
+        end = max(bisect_right(ends, before + SEND, start), start + 1)
+        parts.append(frames[start:end])
+        start, before = end, ends[end - 1]
+    return parts
 
 
 def _frames(chunk: Chunk, with_ids: bool) -> list[bytes]:
