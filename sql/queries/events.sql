@@ -121,8 +121,7 @@ WHERE page.bytes_through - page.bytes < $3
 ORDER BY page.last;
 
 -- name: read_item_page
--- Chunks after a cursor, as read_page has them, but only those in which an item begins or ends; at least one if there is any, then
--- as many as fit into $3 bytes.
+-- Chunks after a cursor, as read_page has them, but only those in which an item begins or ends.
 SELECT page.first, page.last, page.data
 FROM (
     SELECT chunk.first, chunk.last, chunk.data,
