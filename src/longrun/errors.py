@@ -2,6 +2,8 @@
 
     LongrunError                 carries message, type, param, code and HTTP status
     ├── BadRequest               400  the request is invalid; `param` says where
+    ├── Unauthorized             401  no key, or none that is valid
+    ├── Forbidden                403  a caller who is known, and may not do that
     ├── NotFound                 404  unknown, or another principal's
     │   └── NotServed            404  a protocol or a part of the API that is not served
     ├── MethodNotAllowed         405
@@ -61,6 +63,18 @@ class BadRequest(LongrunError):
     status = 400
     type = "invalid_request_error"
     default_code = "invalid_request"
+
+
+class Unauthorized(LongrunError):
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+
+class Forbidden(LongrunError):
+    status = 403
+    type = "invalid_request_error"
+    default_code = "forbidden"
 
 
 class NotFound(LongrunError):

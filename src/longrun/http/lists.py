@@ -5,8 +5,8 @@ responses come in (keyset paging).
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from longrun import ids
 from longrun.errors import BadRequest, NotFound
+from longrun.http.access import principal_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.problems import bad_request, shortened
 from longrun.http.query import Integer, Text
@@ -61,14 +62,9 @@ def metadata_of(request: Request) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """The endpoints that list.
-
-    Args:
-        principal: whom a request is made for.
-    """
+    """The endpoints that list."""
 
     responses: Responses
-    principal: Callable[[Request], str] = field(default=lambda _: "")
 
     def routes(self) -> list[BaseRoute]:
         """The routes, the same at the root and under `/v1`."""
@@ -87,7 +83,7 @@ class Lists:
         if query.after is not None and not ids.is_response_id(query.after):
             raise BadRequest("after must be the id of a response.", param="after")
         wanted = Page(
-            principal=self.principal(request),
+            principal=principal_of(request),
             # One more than is shown tells whether there are more.
             limit=query.limit + 1,
             newest_first=query.order == "desc",
@@ -105,7 +101,7 @@ class Lists:
         response_id = request.path_params["id"]
         text = None
         if ids.is_response_id(response_id):
-            text = await self.responses.input(response_id, self.principal(request))
+            text = await self.responses.input(response_id, principal_of(request))
         if text is None:
             raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
         items = [as_input_item(item, response_id, place) for place, item in enumerate(loads(text))]

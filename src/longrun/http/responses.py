@@ -16,6 +16,7 @@ from longrun.errors import BadRequest, LongrunError, NotFound, StillRunning
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.history.continuation import context_of
+from longrun.http.access import principal_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.bodies import Bodies
 from longrun.http.limits import Limits
@@ -27,10 +28,6 @@ from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.events import EventLog
 from longrun.store.responses import Responses, StoredResponse
-
-ANYONE = ""
-"""The principal of all requests, as long as there is no authentication."""
-
 
 CANCEL_WAIT: Final = 10.0
 """Seconds that the answer to a cancel waits for the terminal event."""
@@ -95,8 +92,9 @@ class ResponsesAPI:
         """`POST /responses`"""
         body = await self._bodies.read(request, self._parse)
         agent = self._agent(body.model)
-        context = await self._context(body.previous_response_id)
-        run_request = body.run_request(ANYONE, agent, context)
+        principal = principal_of(request)
+        context = await self._context(body.previous_response_id, principal)
+        run_request = body.run_request(principal, agent, context)
         status = await self._runs.submit(run_request)
         response_id = run_request.response_id
         if body.stream:
@@ -120,7 +118,9 @@ class ResponsesAPI:
             code="model_not_found",
         )
 
-    async def _context(self, previous_response_id: str | None) -> list[dict[str, Any]]:
+    async def _context(
+        self, previous_response_id: str | None, principal: str
+    ) -> list[dict[str, Any]]:
         """What the responses that are continued were given, and gave.
 
         Raises:
@@ -130,7 +130,7 @@ class ResponsesAPI:
             return []
         chain = []
         if ids.is_response_id(previous_response_id):
-            chain = await self._responses.chain(previous_response_id, ANYONE)
+            chain = await self._responses.chain(previous_response_id, principal)
         missing = chain[0].previous_id if chain else previous_response_id
         if missing is not None:
             raise BadRequest(
@@ -149,7 +149,7 @@ class ResponsesAPI:
     def _stream_of_creation(self, response_id: str, run_request: RunRequest) -> EventStream:
         def disconnected() -> None:
             if not run_request.background and self._settings.cancel_on_disconnect:
-                self._runs.cancel_soon(response_id, ANYONE)
+                self._runs.cancel_soon(response_id, run_request.principal)
 
         return EventStream(
             self._tail(response_id),
@@ -172,7 +172,7 @@ class ResponsesAPI:
             ending.cancel()
         if gone and self._settings.cancel_on_disconnect:
             # A client that has closed only its half of the connection reads what became of it.
-            await self._cancel(response_id)
+            await self._cancel(response_id, run_request.principal)
         stored = await self._responses.get_unscoped(response_id)
         if not run_request.stored and stored is not None and stored.finished:
             with contextlib.suppress(LongrunError):
@@ -194,7 +194,7 @@ class ResponsesAPI:
         """`GET /responses/{id}`, plain or `?stream=true`"""
         query = GetResponse.parse(request)
         response_id = request.path_params["id"]
-        stored = await self._known(response_id)
+        stored = await self._known(response_id, principal_of(request))
         if not query.stream and "last-event-id" not in request.headers:
             return JSONAnswer(as_response(stored))
         cursor = -1 if query.starting_after is None else query.starting_after
@@ -210,11 +210,11 @@ class ResponsesAPI:
             send_timeout=self._settings.send_timeout,
         )
 
-    async def _known(self, response_id: str) -> StoredResponse:
-        """The caller's response; the same error whether it is unknown or another's."""
+    async def _known(self, response_id: str, principal: str) -> StoredResponse:
+        """The principal's response; the same error whether it is unknown or another's."""
         stored = None
         if ids.is_response_id(response_id):
-            stored = await self._responses.get(response_id, ANYONE)
+            stored = await self._responses.get(response_id, principal)
         if stored is None:
             raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
         return stored
@@ -236,32 +236,32 @@ class ResponsesAPI:
 
     async def cancel(self, request: Request) -> Response:
         """`POST /responses/{id}/cancel`: of a background response, on any replica."""
-        response_id = request.path_params["id"]
-        stored = await self._known(response_id)
+        response_id, principal = request.path_params["id"], principal_of(request)
+        stored = await self._known(response_id, principal)
         if not stored.background:
             raise BadRequest(
                 "Only background responses can be cancelled; to stop this one, disconnect.",
                 param="id",
             )
         if not stored.finished:
-            await self._cancel(response_id)
-            stored = await self._known(response_id)
+            await self._cancel(response_id, principal)
+            stored = await self._known(response_id, principal)
         return JSONAnswer(as_response(stored))
 
-    async def _cancel(self, response_id: str) -> None:
+    async def _cancel(self, response_id: str, principal: str) -> None:
         """Cancel a run, and wait for the end: for this one, or for another that came first."""
-        await self._runs.cancel(response_id, ANYONE)
+        await self._runs.cancel(response_id, principal)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_WAIT):
                 await self._until_ended(response_id)
 
     async def delete(self, request: Request) -> Response:
         """`DELETE /responses/{id}`"""
-        response_id = request.path_params["id"]
-        stored = await self._known(response_id)
+        response_id, principal = request.path_params["id"], principal_of(request)
+        stored = await self._known(response_id, principal)
         if not stored.finished:
-            await self._runs.cancel(response_id, ANYONE)
-        await self._responses.delete(response_id, ANYONE)
+            await self._runs.cancel(response_id, principal)
+        await self._responses.delete(response_id, principal)
         return JSONAnswer({"id": response_id, "object": "response", "deleted": True})
 
     async def list_models(self, request: Request) -> Response:

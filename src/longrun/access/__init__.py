@@ -1,0 +1,1 @@
+"""Who is calling, for which principal, and what they may do."""

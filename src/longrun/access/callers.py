@@ -1,0 +1,70 @@
+"""Callers: for whom a request is made, and what it may do."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from longrun.errors import ConfigurationError, Forbidden
+
+Scope = Literal["read", "write", "admin"]
+"""`read` gets and streams, `write` creates, cancels and deletes, `admin` sees every principal's."""
+
+SCOPES: Final[frozenset[str]] = frozenset(get_args(Scope))
+
+LONGEST_PRINCIPAL: Final = 200
+
+_PRINCIPAL: Final = re.compile(rf"[^\x00-\x1f\x7f]{{0,{LONGEST_PRINCIPAL}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sent a request.
+
+    Attributes:
+        principal: owns what the request creates, and sees what is theirs.
+        scopes: what the request may do.
+        key: the public part of the key that was shown, for logs.
+    """
+
+    principal: str
+    scopes: frozenset[str] = frozenset({"read", "write"})
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _PRINCIPAL.fullmatch(self.principal):
+            raise ValueError(
+                f"a principal has at most {LONGEST_PRINCIPAL} characters and no control characters"
+            )
+        if not self.scopes <= SCOPES:
+            raise ValueError(f"scopes are of {sorted(SCOPES)}, not {sorted(self.scopes)}")
+
+    @property
+    def is_admin(self) -> bool:
+        return "admin" in self.scopes
+
+    def require(self, scope: Scope) -> None:
+        """Check that the caller may do something.
+
+        Raises:
+            Forbidden: they may not. An admin may read.
+        """
+        if scope not in self.scopes and not (scope == "read" and self.is_admin):
+            raise Forbidden(f"This key may not do that: it lacks the scope {scope!r}.")
+
+
+ANYONE: Final = Caller("")
+"""The caller where nobody is asked who they are."""
+
+
+def scopes_of(names: Iterable[str]) -> frozenset[str]:
+    """Scopes by name.
+
+    Raises:
+        ConfigurationError: one of them does not exist, or there are none; says which do.
+    """
+    found = frozenset(name.strip() for name in names) - {""}
+    if not found or not found <= SCOPES:
+        given = ",".join(sorted(found))
+        raise ConfigurationError(f"scopes {given!r}: allowed are read, write and admin")
+    return found
