@@ -51,10 +51,11 @@ WITH held AS MATERIALIZED (
     ) AS chunk (run, first, last, data)
     JOIN checked AS run ON run.n = chunk.run AND run.follows
 ), new_items AS (
-    INSERT INTO longrun.items (response_id, output_index, item)
-    SELECT run.id, item.output_index, item.item
-    FROM unnest(:item_runs::integer[], :item_indexes::integer[], :items::text[])
-        AS item (run, output_index, item)
+    INSERT INTO longrun.items (response_id, output_index, item, model)
+    SELECT run.id, item.output_index, item.item, item.model
+    FROM unnest(
+        :item_runs::integer[], :item_indexes::integer[], :items::text[], :item_models::text[]
+    ) AS item (run, output_index, item, model)
     JOIN checked AS run ON run.n = item.run AND run.follows
 ), new_steps AS (
     INSERT INTO longrun.steps (response_id, scope, kind, key, attempt, fingerprint, result)

@@ -117,12 +117,19 @@ class TestGroupCommit:
             run.append(
                 [event(1), event(2, "response.completed")],
                 items=[(0, '{"a":1}'), (1, '{"b":2}')],
+                models={1: '{"set":{}}'},
                 steps=[Step("", "model", "0", "{}", "{}")],
                 ending=COMPLETED,
             )
             await run.flush()
         assert await rows(store, "event_chunks", response_id) == 2
         assert await rows(store, "items", response_id) == 2
+        schema = store.settings.db_schema
+        faces = await store.fetch(
+            f'SELECT model FROM "{schema}".items WHERE response_id = $1 ORDER BY output_index',
+            response_id,
+        )
+        assert [row["model"] for row in faces] == [None, '{"set":{}}']
         assert await rows(store, "steps", response_id) == 1
         assert await status(store, response_id) == "completed"
 

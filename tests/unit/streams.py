@@ -37,6 +37,7 @@ class Assembly:
         self.request = request(**body)
         self.lines: list[bytes] = []
         self.items: list[tuple[int, str]] = []
+        self.models: dict[int, str] = {}
         self.assembler = Assembler(self.request.response_id, self.request.document)
         self.assembler.lifecycle("in_progress")
         self.take()
@@ -47,6 +48,7 @@ class Assembly:
         assert len(emission.items) <= dones, "an item without its `done` in the same commit"
         self.lines += emission.events
         self.items += emission.items
+        self.models.update(emission.models)
 
     def feed(self, *events: JSONObject) -> "Assembly":
         for event in events:

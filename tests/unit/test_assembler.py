@@ -459,7 +459,7 @@ class TestLifecycle:
 
     def test_nothing_is_handed_over_twice(self) -> None:
         assembly = Assembly().feed(*turn(message("a")))
-        assert assembly.assembler.collect() == ([], [])
+        assert assembly.assembler.collect() == ([], [], {})
 
     def test_a_model_request_that_is_tried_again(self) -> None:
         """What the first try left open stays unfinished and out of the output."""

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
+from openai import AsyncOpenAI
 
 import longrun
 from longrun.errors import ConfigurationError
@@ -52,3 +54,29 @@ def test_no_other_module_knows_a_private_name() -> None:
             continue
         found = {word for word in private if re.search(rf"\b{word}\b", path.read_text())}
         assert found <= ({"_cleanup_on_run_end"} if path.name == "taps.py" else set()), path
+
+
+class TestOrigins:
+    """What tells whether what one model gave may go to another as it is."""
+
+    def test_the_api_and_where_it_is(self) -> None:
+        client = AsyncOpenAI(base_url="https://gateway.example:8443/openai/v1/", api_key="k")
+        where = "gateway.example:8443/openai/v1"
+        assert str(sdk.origin_of(OpenAIResponsesModel("gpt", client))) == f"responses {where}"
+        assert str(sdk.origin_of(OpenAIChatCompletionsModel("gpt", client))) == f"chat {where}"
+
+    def test_the_provider_that_litellm_is_to_ask(self) -> None:
+        class LitellmModel:
+            base_url = None
+
+            def __init__(self, model: str) -> None:
+                self.model = model
+
+        one, two, other = map(
+            sdk.origin_of, map(LitellmModel, ("gemini/flash", "gemini/pro", "anthropic/opus"))
+        )
+        assert one.api == "chat"
+        assert one == two != other
+
+    def test_a_model_of_the_users_own(self) -> None:
+        assert sdk.origin_of(object()).api == "other"

@@ -15,7 +15,7 @@ item says what is to be emitted; the assembler numbers that.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from longrun.assembly.items import Item, Places, closed_empty
+from longrun.assembly.items import GIVEN, Item, Places, closed_empty
 from longrun.assembly.kinds import (
     ITEM_ADDED,
     ITEM_DONE,
@@ -26,9 +26,11 @@ from longrun.assembly.kinds import (
     is_output,
     plain,
     texts_of,
+    type_of,
 )
 from longrun.assembly.turn import Turn
 from longrun.assembly.usage import UsageSum
+from longrun.history.faces import Face
 from longrun.jsontext import Encoded, dumps
 from longrun.protocol import TERMINAL_EVENT_OF, Status
 
@@ -50,10 +52,15 @@ _WITHOUT_ITEM: Final = "response.audio"
 
 
 class Emission(NamedTuple):
-    """Encoded events, and the items (output_index, JSON text) that became finished with them."""
+    """Encoded events, and the items (output_index, JSON text) that became finished with them.
+
+    `models` has, by output index, how the model gave those items, where that differs
+    (`history/faces.py`).
+    """
 
     events: list[bytes]
     items: list[tuple[int, str]]
+    models: dict[int, str]
 
 
 class Assembler:
@@ -61,6 +68,9 @@ class Assembler:
 
     Methods queue events; `collect` hands them over, numbered and encoded. All of it is plain
     computation: no input or output happens here.
+
+    Attributes:
+        origin: which provider gives the raw events that come now, as the tap names it.
 
     Args:
         document: the Response object without `output`; `status` and the end are filled in.
@@ -91,13 +101,17 @@ class Assembler:
         self._answered: set[str] = set()
         self._withdrawn: dict[int, JSONObject] = {}
         self._withdrawn_calls: set[str] = set()
+        self.origin: str | None = None
+        self._given_call_ids: dict[str, str] = {}
+        self._reasoning: set[int] = set()
         self._events: list[bytes] = []
         self._items: list[tuple[int, str]] = []
+        self._models: dict[int, str] = {}
 
     def collect(self) -> Emission:
         """What was queued since the last call."""
-        emission = Emission(self._events, self._items)
-        self._events, self._items = [], []
+        emission = Emission(self._events, self._items, self._models)
+        self._events, self._items, self._models = [], [], {}
         return emission
 
     # -- the response's life --------------------------------------------------------------
@@ -192,7 +206,7 @@ class Assembler:
             if call_id in self._answered:
                 return
             self._answered.add(call_id)
-        self._emit_finished(Item(raw, self._places).finish(raw))
+        self._emit_finished(Item(raw, self._places).finish(raw), by_model=False)
 
     def local_message(self, raw_item: Any) -> None:
         """A message that the SDK made without a model (a blocked output, an error's answer).
@@ -201,7 +215,7 @@ class Assembler:
         """
         raw = plain(raw_item)
         if dumps(texts_of(raw)) not in self._said:
-            self._emit_finished(Item(raw, self._places).finish(raw))
+            self._emit_finished(Item(raw, self._places).finish(raw), by_model=False)
 
     def replayed_turn(self, response: Any) -> None:
         """A turn that an earlier attempt finished: its events are in the log already."""
@@ -245,6 +259,7 @@ class Assembler:
             while f"{call_id}_{n}" in self._withdrawn_calls:
                 n += 1
             raw = {**raw, "call_id": f"{call_id}_{n}"}
+            self._given_call_ids[raw["call_id"]] = call_id
         return raw
 
     # -- events ---------------------------------------------------------------------------
@@ -261,12 +276,25 @@ class Assembler:
             self._events.append(dumps(fields))
             self._sequence += 1
 
-    def _emit_finished(self, events: Sequence[Event]) -> None:
+    def _emit_finished(self, events: Sequence[Event], *, by_model: bool = True) -> None:
         """Events whose `done` are of finished items: those become part of the output."""
         for kind, fields in events:
             if kind == ITEM_DONE:
                 index, text = fields["output_index"], dumps(fields["item"])
                 self._output[index] = text.decode()
                 self._items.append((index, self._output[index]))
+                self._keep_face(index, fields["item"], fields.pop(GIVEN), by_model)
                 fields["item"] = Encoded(text)
         self._emit_all(events)
+
+    def _keep_face(self, index: int, shown: JSONObject, given: JSONObject, by_model: bool) -> None:
+        """Keep how an item was given, where it is not what clients see."""
+        call_id = given.get("call_id")
+        if call_id in self._given_call_ids:
+            given = {**given, "call_id": self._given_call_ids[call_id]}
+        if type_of(given) == "reasoning":
+            self._reasoning.add(index)
+        behind = by_model and index - 1 in self._reasoning
+        face = Face.of(shown, given, self.origin if by_model else None, behind=behind)
+        if (text := face.text()) is not None:
+            self._models[index] = text

@@ -5,7 +5,7 @@ parts and deltas, `done`, all with one identity.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from longrun import ids
 from longrun.assembly.arguments import Arguments
@@ -25,6 +25,10 @@ from longrun.assembly.kinds import (
     with_lists,
 )
 from longrun.assembly.texts import Texts
+
+GIVEN: Final = "given"
+"""The key in a finished item's `done` under which the item is as the model gave it: for the
+assembler, not for clients."""
 
 
 class Places:
@@ -140,7 +144,8 @@ class Item:
         has_status = kind in WITH_STATUS or "status" in final
         if has_status and final.get("status") in (None, "in_progress"):
             final["status"] = UNFINISHED.get(kind, status) if status == "incomplete" else status
-        events.append((ITEM_DONE, {"output_index": self.output_index, "item": final}))
+        done = {"output_index": self.output_index, "item": final, GIVEN: raw}
+        events.append((ITEM_DONE, done))
         return events
 
     def close(self) -> list[Event]:
@@ -170,6 +175,7 @@ class Item:
     def _shaped(self, raw: JSONObject) -> JSONObject:
         """An item for its `done` event and for the output, but for its status."""
         shaped = {**raw, "id": self._identity["item_id"]}
+        shaped.pop("provider_data", None)
         kind = shaped.get("type", "")
         if kind == "message":
             shaped["content"] = [with_lists(part) for part in shaped.get("content") or ()]
@@ -223,6 +229,7 @@ def _content(item_type: str, identity: JSONObject) -> _Content:
 def _opened(raw: JSONObject, item_id: str) -> JSONObject:
     """An item for its `added` event: with our id, and empty of what its deltas will bring."""
     opened = {**raw, "id": item_id}
+    opened.pop("provider_data", None)
     kind = opened.get("type")
     if kind == "message":
         opened["content"] = []

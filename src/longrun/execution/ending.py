@@ -32,7 +32,8 @@ async def end_response(assembler: Assembler, run_log: RunLog, outcome: Outcome) 
     """
     document = assembler.end(*outcome, int(time.time()))
     emission = assembler.collect()
-    run_log.append(emission.events, items=emission.items, ending=Ending(outcome.status, document))
+    ending = Ending(outcome.status, document)
+    run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
     await run_log.flush()
     metrics.runs_finished.labels(outcome.status).inc()
 

@@ -180,6 +180,7 @@ class Run:
         if isinstance(event, ReplayedTurn):
             self._assembler.replayed_turn(event.response)
         else:
+            self._assembler.origin = self._steps.models.origin
             self._assembler.raw_event(event)
             if event.type == "response.completed":
                 indexes = self._assembler.turn_indexes
@@ -198,7 +199,9 @@ class Run:
     def _write(self, steps: list[Step] | None = None) -> None:
         emission = self._assembler.collect()
         if emission.events or steps:
-            self._log.append(emission.events, items=emission.items, steps=steps or ())
+            self._log.append(
+                emission.events, items=emission.items, steps=steps or (), models=emission.models
+            )
 
     def _failure(self, error: BaseException) -> Outcome:
         if isinstance(error, ModelRefusalError):

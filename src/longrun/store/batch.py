@@ -121,7 +121,8 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any]]:
         for entry in share.entries:
             # Most entries bring events alone.
             if entry.items:
-                items += [(n, *item) for item in entry.items]
+                models = entry.models
+                items += [(n, index, item, models.get(index)) for index, item in entry.items]
             if entry.steps:
                 steps += [(n, *step) for step in entry.steps]
             if entry.ending:
@@ -131,7 +132,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any]]:
         "attempts": [share.run.attempt for share in batch],
         "firsts": [share.entries[0].first for share in batch],
         **_named(chunks, "chunk_runs", "chunk_firsts", "chunk_lasts", "chunk_data"),
-        **_named(items, "item_runs", "item_indexes", "items"),
+        **_named(items, "item_runs", "item_indexes", "items", "item_models"),
         **_named(steps, "step_runs", *_STEPS),
         **_named(endings, "ending_runs", "ending_statuses", "ending_documents"),
     }

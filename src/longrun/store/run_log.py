@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from longrun.errors import LongrunError, TooLarge
@@ -24,6 +25,8 @@ OUTPUT_ITEMS: Final = 8
 """All items that an attempt appends may be as large together as so many of the largest: its last
 event has them all."""
 
+_NONE: Final[Mapping[int, str]] = MappingProxyType({})
+
 _WHOLE: Final = (b'{"type":"response.created"', b'{"type":"response.in_progress"')
 """Events that carry the whole response, which may be larger than an item; terminal ones too."""
 
@@ -32,7 +35,8 @@ _WHOLE: Final = (b'{"type":"response.created"', b'{"type":"response.in_progress"
 class Entry:
     """What calls of `append` hand over; it is committed whole or not at all.
 
-    `first` is the number of its first event, or the next one where it has none.
+    `first` is the number of its first event, or the next one where it has none. `models` has, by
+    output index, what is stored of the model's face of those items that have one.
     """
 
     events: list[bytes]
@@ -41,6 +45,7 @@ class Entry:
     steps: Sequence[Step] = ()
     ending: Ending | None = None
     size: int = 0
+    models: Mapping[int, str] = field(default_factory=dict)
 
 
 def check_size(what: str, text: str, limit: int) -> None:
@@ -102,6 +107,7 @@ class RunLog:
         items: Sequence[tuple[int, str]] = (),
         steps: Sequence[Step] = (),
         ending: Ending | None = None,
+        models: Mapping[int, str] = _NONE,
     ) -> None:
         """Hand over encoded events, numbered from `next_sequence` on, and what belongs to them.
 
@@ -111,7 +117,7 @@ class RunLog:
         size = sum(map(len, events))
         if items or steps or size > self.max_item_bytes:
             try:
-                self._check_sizes(events if ending is None else (), items, steps)
+                self._check_sizes(events if ending is None else (), items, steps, models)
             except TooLarge as error:
                 self.lose(error)
                 return
@@ -119,7 +125,10 @@ class RunLog:
         if items or steps or ending or last is None or last.ending or last.size >= ENTRY_BYTES:
             size += sum([len(item) for _, item in items])
             size += sum([len(step.result) for step in steps])
-            self._entries.append(Entry([*events], self.next_sequence, items, steps, ending, size))
+            size += sum([len(model) for model in models.values()])
+            self._entries.append(
+                Entry([*events], self.next_sequence, items, steps, ending, size, models)
+            )
             self._appended += 1
         else:
             # Deltas come one by one and by the thousand: an entry for each would be most of the
@@ -159,9 +168,15 @@ class RunLog:
         self._check()
 
     def _check_sizes(
-        self, events: Sequence[bytes], items: Sequence[tuple[int, str]], steps: Sequence[Step]
+        self,
+        events: Sequence[bytes],
+        items: Sequence[tuple[int, str]],
+        steps: Sequence[Step],
+        models: Mapping[int, str],
     ) -> None:
         limit = self.max_item_bytes
+        for model in models.values():
+            check_size("an output item", model, limit)
         for _, item in items:
             check_size("an output item", item, limit)
             self._output_size += len(item)

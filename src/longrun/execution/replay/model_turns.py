@@ -73,6 +73,9 @@ class ModelTurns:
 
     Args:
         before: called before a model is asked.
+
+    Attributes:
+        origin: who gives the raw events of the run's own that come now.
     """
 
     def __init__(self, once: Once, run_log: RunLog, before: Callable[[], None]) -> None:
@@ -81,12 +84,16 @@ class ModelTurns:
         self._before = before
         self._lead = Lead()
         self._asked: Due | None = None
+        self.origin: str | None = None
 
     def stream(self, call: ModelCall, do: Callable[[], AsyncIterator[Any]]) -> AsyncIterator[Any]:
         """A model's stream on its way into the SDK."""
         # One generator for each event to go through, not a chain of them: at full speed that is
         # a tenth of all work.
-        turn = self._nested_turn if call.scope.path else self._own_turn
+        if call.scope.path:
+            turn = self._nested_turn
+        else:
+            turn, self.origin = self._own_turn, str(call.origin)
         timeout = call.timeout
         ask = do if timeout is None else lambda: _timed(do(), timeout)
         return turn(_due(call), ask, _contained(call))

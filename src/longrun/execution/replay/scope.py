@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
+from longrun.history.faces import Origin
 from longrun.jsontext import dumps
 
 LONGEST_KEY: Final = 64
@@ -68,7 +69,7 @@ class Scope:
 class ModelCall:
     """One model turn that is about to be asked: whose, the how-manieth, and with what.
 
-    `timeout`: seconds that the model may take, if its settings say so.
+    `timeout`: seconds that the model may take, if its settings say so. `origin`: whom it asks.
     """
 
     scope: Scope
@@ -77,3 +78,4 @@ class ModelCall:
     instructions: str | None
     input: Any
     timeout: float | None
+    origin: Origin

@@ -26,11 +26,18 @@ from dataclasses import dataclass
 from importlib.metadata import requires, version
 from typing import Any, Final
 
-from agents import Agent, Handoff, RunResultStreaming
+from agents import (
+    Agent,
+    Handoff,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    RunResultStreaming,
+)
 from agents.models.interface import Model
 from pydantic_core import to_json
 
 from longrun.errors import ConfigurationError
+from longrun.history.faces import API, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,24 @@ def target_of(handoff: Handoff[Any, Any]) -> Agent[Any] | None:
     """The agent that a handoff leads to; None if only its own function knows."""
     reference: Any = handoff._agent_ref
     return reference() if reference else None
+
+
+def origin_of(model: Any) -> Origin:
+    """Which provider a model asks, and by which API: what it gives is taken back there alone."""
+    if isinstance(model, OpenAIResponsesModel):
+        api: API = "responses"
+    elif isinstance(model, OpenAIChatCompletionsModel) or type(model).__name__ == "LitellmModel":
+        api = "chat"
+    else:
+        api = "other"
+    url = getattr(getattr(model, "_client", None), "base_url", None)
+    url = url or getattr(model, "base_url", None)
+    if url is not None:
+        return Origin(api, str(url).partition("://")[2].rstrip("/") or str(url))
+    # LiteLLM's `provider/model`, or a model of the user's own.
+    name, slash, _ = str(getattr(model, "model", "")).partition("/")
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    return Origin(api, f"{kind} {name}" if slash else kind)
 
 
 def cancellation_of(result: RunResultStreaming) -> asyncio.CancelledError | None:

@@ -103,6 +103,7 @@ class TappedModel(Model):
             instructions=asked.get("system_instructions"),
             input=asked.get("input") or [],
             timeout=getattr(asked.get("model_settings"), "timeout", None),
+            origin=sdk.origin_of(self._model),
         )
 
 
