@@ -27,6 +27,7 @@ from longrun.execution.run import SessionFactory
 from longrun.execution.watch import Watch
 from longrun.fanout.hub import Hub
 from longrun.http import health
+from longrun.http.conversations import ConversationsAPI
 from longrun.http.intake import Intake
 from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, of_routing
@@ -34,6 +35,7 @@ from longrun.http.responses import ResponsesAPI
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
 from longrun.store.claims import Claims
+from longrun.store.conversations import Conversations
 from longrun.store.database import Database
 from longrun.store.events import EventLog
 from longrun.store.lease import Lease
@@ -87,6 +89,7 @@ class Longrun:
         self._lease = Lease(self._database, replica_id, version("longrun"))
         self._claims = Claims(self._database, replica_id, self.models)
         self._responses = Responses(self._database)
+        self._conversations = Conversations(self._database)
         self._event_log = EventLog(self._database)
         self._hub = Hub(
             self._event_log,
@@ -146,7 +149,8 @@ class Longrun:
         self._work_parts.add("host", self._host.run)
         self._work_parts.add("watch", self._watch.run)
         self._work_parts.add(
-            "retention", Retention(self._responses, settings, self._hub.reading).run
+            "retention",
+            Retention(self._responses, self._conversations, settings, self._hub.reading).run,
         )
 
     def _committed(self, response_id: str, chunks: list[Chunk]) -> None:
@@ -184,6 +188,7 @@ class Longrun:
                 *console_routes(),
                 *api.routes(),
                 *Lists(self._responses).routes(),
+                *ConversationsAPI(self._conversations, api.bodies).routes(),
             ],
             middleware=middleware,
             exception_handlers={HTTPException: of_routing},

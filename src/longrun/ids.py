@@ -55,6 +55,15 @@ def new_response_id() -> str:
     return "resp_" + uuid7_hex()
 
 
+def new_conversation_id() -> str:
+    return "conv_" + uuid7_hex()
+
+
+def new_item_id(item_type: str) -> str:
+    """The id of an item that belongs to no response: one that a client adds to a conversation."""
+    return f"{_ITEM_PREFIXES.get(item_type, 'item')}_{uuid7_hex()}"
+
+
 def new_request_id() -> str:
     return "req_" + uuid7_hex()
 
@@ -84,5 +93,14 @@ def input_item_id(response_id: str, place: int, item_type: str) -> str:
 
 def is_response_id(text: str) -> bool:
     """Whether `text` has the shape of an id of ours; anything else is simply unknown."""
-    digits = text.removeprefix("resp_")
+    return _is_id(text, "resp_")
+
+
+def is_conversation_id(text: str) -> bool:
+    """Whether `text` has the shape of an id of a conversation of ours."""
+    return _is_id(text, "conv_")
+
+
+def _is_id(text: str, prefix: str) -> bool:
+    digits = text.removeprefix(prefix)
     return len(text) == 37 and len(digits) == 32 and all(c in "0123456789abcdef" for c in digits)

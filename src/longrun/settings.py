@@ -250,6 +250,13 @@ class Settings(BaseSettings):
         le=36_600,
         description="How long a finished response is kept for polls and replays, in days.",
     )
+    conversation_retention: float | None = Field(
+        default=None,
+        gt=0,
+        le=100 * YEAR,
+        description="How long a conversation is kept after its last use, in seconds. Unset: until "
+        "it is deleted.",
+    )
     cors_origins: Strings = Field(
         default=(), description="Origins whose pages may call this server; `*` for all."
     )

@@ -7,6 +7,7 @@ import pytest
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.store import retention
+from longrun.store.conversations import Conversations
 from longrun.store.database import Database
 from longrun.store.events import EventLog
 from longrun.store.records import Ending
@@ -57,7 +58,7 @@ async def test_what_is_read_on_any_replica_stays_until_its_readers_are_gone(
     event_log = EventLog(store)
     hub = Hub(event_log, ring_bytes=1000, poll_interval=60)
     async with asyncio.TaskGroup() as group:
-        group.create_task(Retention(here, settings, hub.reading).run(stop))
+        group.create_task(Retention(here, Conversations(store), settings, hub.reading).run(stop))
         with Tail(hub, event_log, response_id, finished=True, page_bytes=1) as tail:
             assert await tail.next(10)
             if stored:

@@ -16,15 +16,18 @@ _NEEDED: Final = {
 }
 
 
-def checked_items(given: list[Any]) -> list[dict[str, Any]]:
+def checked_items(given: list[Any], param: str = "input") -> list[dict[str, Any]]:
     """The items, unchanged. Those of unknown types pass: models learn new ones.
+
+    Args:
+        param: the parameter that they are in.
 
     Raises:
         BadRequest: names the first that is wrong: no object, neither a message nor of a named
             type, or without what its type needs.
     """
     for place, item in enumerate(given):
-        _check_item(item, f"input[{place}]")
+        _check_item(item, f"{param}[{place}]")
     return given
 
 

@@ -26,6 +26,9 @@ from longrun.store.responses import Page, Responses
 
 Item = dict[str, Any]
 
+_WITH_STATUS: Final = frozenset({"message", "function_call", "function_call_output"})
+"""Types of items that clients send without a status and get with one."""
+
 _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
@@ -134,11 +137,17 @@ def as_list(found: Sequence[Item], limit: int) -> dict[str, Any]:
 def as_input_item(item: Item, response_id: str, place: int) -> Item:
     """An input item in the shape in which the API lists it, with an id that stays."""
     kind = item.get("type", "message")
-    shown = {**item, "type": kind, "id": ids.input_item_id(response_id, place, kind)}
-    if kind == "message":
+    return as_item(item, ids.input_item_id(response_id, place, kind))
+
+
+def as_item(item: Item, item_id: str) -> Item:
+    """An item as clients send it, in the shape in which the API lists it."""
+    kind = item.get("type", "message")
+    shown = {**item, "type": kind, "id": item_id}
+    if kind in _WITH_STATUS:
         shown["status"] = item.get("status") or "completed"
-        if isinstance(item.get("content"), str):
-            shown["content"] = [_text_part(item)]
+    if kind == "message" and isinstance(item.get("content"), str):
+        shown["content"] = [_text_part(item)]
     return shown
 
 

@@ -79,6 +79,8 @@ def _of_few_pairs(value: Any) -> Any:
     return value
 
 
+Metadata = Annotated[dict[MetadataKey, MetadataValue], BeforeValidator(_of_few_pairs)]
+
 JSONObject = Annotated[dict[str, Any], PlainValidator(_object)]
 """An object of any content. It was JSON, so nothing in it needs a check: validating each value of
 a large one would take long, and an error for each would take longer."""
@@ -134,9 +136,7 @@ class CreateResponse(_Options):
     previous_response_id: str | None = None
     conversation: str | JSONObject | None = None
     instructions: str | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue], BeforeValidator(_of_few_pairs)] | None = (
-        None
-    )
+    metadata: Metadata | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None

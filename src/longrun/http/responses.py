@@ -48,6 +48,9 @@ class ResponsesAPI:
 
     Args:
         models: the names of the served agents, the default one first.
+
+    Attributes:
+        bodies: reads the bodies of this replica's requests, within one budget.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class ResponsesAPI:
         self._hub = hub
         self._settings = settings
         self._limits = Limits.of(settings)
-        self._bodies = Bodies(self._limits)
+        self.bodies = Bodies(self._limits)
         self._started = int(time.time())
 
     def routes(self) -> list[BaseRoute]:
@@ -90,7 +93,7 @@ class ResponsesAPI:
 
     async def create(self, request: Request) -> ASGIApp:
         """`POST /responses`"""
-        body = await self._bodies.read(request, self._parse)
+        body = await self.bodies.read(request, self._parse)
         agent = self._agent(body.model)
         principal = principal_of(request)
         context = await self._context(body.previous_response_id, principal)

@@ -1,4 +1,5 @@
-"""Retention: finished responses are deleted some time after their end, unless they are being read.
+"""Retention: finished responses are deleted some time after their end, unless they are being read;
+and conversations some time after their last use, if the settings say so.
 
 One that was not to be stored goes a minute after its end. A slow reader may need longer for its
 log, on whichever replica: each notes in Postgres what is being read there, for a minute at a time,
@@ -12,6 +13,7 @@ from typing import Final
 
 from longrun.backoff import jittered, sleep_unless
 from longrun.settings import Settings
+from longrun.store.conversations import Conversations
 from longrun.store.responses import Responses
 
 log = logging.getLogger("longrun.store.retention")
@@ -30,9 +32,15 @@ class Retention:
     """
 
     def __init__(
-        self, responses: Responses, settings: Settings, reading: Callable[[], Iterable[str]]
+        self,
+        responses: Responses,
+        conversations: Conversations,
+        settings: Settings,
+        reading: Callable[[], Iterable[str]],
     ) -> None:
         self._responses = responses
+        self._conversations = conversations
+        self._unused_seconds = settings.conversation_retention
         self._seconds = settings.retention_days * 86_400
         self._reading = reading
 
@@ -48,3 +56,9 @@ class Retention:
     async def _expire(self, stop: asyncio.Event) -> None:
         while (expired := await self._responses.expire(self._seconds)) and not stop.is_set():
             log.info("deleted %d responses past their retention", expired)
+        if self._unused_seconds is None:
+            return
+        while (
+            unused := await self._conversations.expire(self._unused_seconds)
+        ) and not stop.is_set():
+            log.info("deleted %d conversations that were not used any more", unused)

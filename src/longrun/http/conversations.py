@@ -1,0 +1,232 @@
+"""`/conversations` and their items: create, get, update, list, delete."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Never, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from longrun import ids
+from longrun.errors import BadRequest, NotFound
+from longrun.http.access import principal_of
+from longrun.http.answers import JSONAnswer
+from longrun.http.bodies import Bodies
+from longrun.http.items import checked_items
+from longrun.http.limits import DEEPEST, MOST_PARAMETERS, is_too_deep
+from longrun.http.lists import Item, ListQuery, as_item, as_list
+from longrun.http.problems import bad_request, shortened
+from longrun.http.requests import Metadata
+from longrun.jsontext import dumps, loads
+from longrun.store.conversations import Conversation, ConversationItem, Conversations
+
+MOST_ITEMS: Final = 20
+"""Items that one request may add, as with OpenAI."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    @classmethod
+    def parse(cls, body: Any) -> Self:
+        """Check a body. A `null` counts as not given.
+
+        Raises:
+            BadRequest: names the parameter.
+        """
+        if not isinstance(body, dict):
+            raise BadRequest("The body must be a JSON object.")
+        if len(body) > MOST_PARAMETERS:
+            raise BadRequest(
+                f"The body has more than {MOST_PARAMETERS} parameters.", code="too_many_parameters"
+            )
+        try:
+            return cls.model_validate({k: v for k, v in body.items() if v is not None})
+        except ValidationError as error:
+            raise bad_request(error, body) from None
+
+
+class CreateConversation(_Body):
+    items: Annotated[list[Any], Field(fail_fast=True)] = []
+    metadata: Metadata = {}
+
+
+class UpdateConversation(_Body):
+    metadata: Metadata = {}
+
+
+class AddItems(_Body):
+    items: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationsAPI:
+    """The endpoints of the Conversations API."""
+
+    conversations: Conversations
+    bodies: Bodies
+
+    def routes(self) -> list[BaseRoute]:
+        """The routes, the same at the root and under `/v1`."""
+        one, items = "/conversations/{id}", "/conversations/{id}/items"
+        endpoints = (
+            ("POST", "/conversations", self.create),
+            ("GET", one, self.get),
+            ("POST", one, self.update),
+            ("DELETE", one, self.delete),
+            ("POST", items, self.add_items),
+            ("GET", items, self.list_items),
+            ("GET", items + "/{item_id}", self.get_item),
+            ("DELETE", items + "/{item_id}", self.delete_item),
+        )
+        return [
+            Route(prefix + path, endpoint, methods=[method])
+            for prefix in ("", "/v1")
+            for method, path, endpoint in endpoints
+        ]
+
+    # -- conversations ------------------------------------------------------------------------
+
+    async def create(self, request: Request) -> Response:
+        """`POST /conversations`"""
+        body = await self.bodies.read(request, CreateConversation.parse)
+        made = await self.conversations.create(
+            ids.new_conversation_id(),
+            principal_of(request),
+            dumps(body.metadata).decode(),
+            new_items(body.items),
+        )
+        return JSONAnswer(as_conversation(made))
+
+    async def get(self, request: Request) -> Response:
+        """`GET /conversations/{id}`"""
+        return JSONAnswer(as_conversation(await self._known(request)))
+
+    async def update(self, request: Request) -> Response:
+        """`POST /conversations/{id}`: replaces its metadata."""
+        body = await self.bodies.read(request, UpdateConversation.parse)
+        found = await self.conversations.update(
+            _id_in(request), principal_of(request), dumps(body.metadata).decode()
+        )
+        return JSONAnswer(as_conversation(found or _missing(request)))
+
+    async def delete(self, request: Request) -> Response:
+        """`DELETE /conversations/{id}`: with its items. Responses stay."""
+        conversation_id = _id_in(request)
+        if not await self.conversations.delete(conversation_id, principal_of(request)):
+            _missing(request)
+        told = {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
+        return JSONAnswer(told)
+
+    # -- items --------------------------------------------------------------------------------
+
+    async def add_items(self, request: Request) -> Response:
+        """`POST /conversations/{id}/items`"""
+        body = await self.bodies.read(request, AddItems.parse)
+        items = new_items(body.items)
+        if not await self.conversations.add(_id_in(request), principal_of(request), items):
+            _missing(request)
+        return JSONAnswer(as_list([shown(item) for item in items], MOST_ITEMS))
+
+    async def list_items(self, request: Request) -> Response:
+        """`GET /conversations/{id}/items`. All that is known of an item is shown, so `include` has
+        nothing to add."""
+        query = ListQuery.parse(request)
+        await self._known(request)
+        found = await self.conversations.items(
+            _id_in(request),
+            principal_of(request),
+            # One more than is shown tells whether there are more.
+            limit=query.limit + 1,
+            newest_first=query.order == "desc",
+            after=query.after,
+        )
+        if found is None:
+            raise BadRequest("after must be the id of one of the listed items.", param="after")
+        return JSONAnswer(as_list([shown(item) for item in found], query.limit))
+
+    async def get_item(self, request: Request) -> Response:
+        """`GET /conversations/{id}/items/{item_id}`"""
+        await self._known(request)
+        found = await self.conversations.item(
+            _id_in(request), principal_of(request), _item_id_in(request)
+        )
+        return JSONAnswer(shown(found or _missing_item(request)))
+
+    async def delete_item(self, request: Request) -> Response:
+        """`DELETE /conversations/{id}/items/{item_id}`"""
+        conversation = await self._known(request)
+        if not await self.conversations.delete_item(
+            conversation.id, principal_of(request), _item_id_in(request)
+        ):
+            _missing_item(request)
+        return JSONAnswer(as_conversation(conversation))
+
+    async def _known(self, request: Request) -> Conversation:
+        """The caller's conversation; the same error whether it is unknown or another's."""
+        found = await self.conversations.get(_id_in(request), principal_of(request))
+        return found or _missing(request)
+
+
+def new_items(given: Sequence[Any]) -> list[ConversationItem]:
+    """Items to be added, each with an id of ours.
+
+    Raises:
+        BadRequest: there are too many, or one of them is wrong.
+    """
+    if len(given) > MOST_ITEMS:
+        raise BadRequest(
+            f"items: at most {MOST_ITEMS} elements are allowed, got {len(given)}.",
+            param="items",
+            code="array_above_max_length",
+        )
+    if is_too_deep(given):
+        raise BadRequest(f"items: nested deeper than {DEEPEST} levels.", param="items")
+    return [
+        ConversationItem(ids.new_item_id(item.get("type", "message")), dumps(item).decode())
+        for item in checked_items(list(given), "items")
+    ]
+
+
+def shown(stored: ConversationItem) -> Item:
+    return as_item(loads(stored.item), stored.id)
+
+
+def as_conversation(stored: Conversation) -> dict[str, Any]:
+    """The Conversation object."""
+    return {
+        "id": stored.id,
+        "object": "conversation",
+        "created_at": stored.created_at,
+        "metadata": loads(stored.metadata),
+    }
+
+
+def not_found(conversation_id: str, param: str) -> NotFound:
+    return NotFound(f"Conversation with id {shortened(conversation_id)!r} not found.", param=param)
+
+
+def _id_in(request: Request) -> str:
+    """The id in a path, which Postgres can compare.
+
+    Raises:
+        NotFound: it is not one of ours.
+    """
+    conversation_id: str = request.path_params["id"]
+    return conversation_id if ids.is_conversation_id(conversation_id) else _missing(request)
+
+
+def _item_id_in(request: Request) -> str:
+    item_id: str = request.path_params["item_id"]
+    return item_id if "\0" not in item_id else _missing_item(request)
+
+
+def _missing(request: Request) -> Never:
+    raise not_found(request.path_params["id"], "id")
+
+
+def _missing_item(request: Request) -> Never:
+    item_id = shortened(request.path_params["item_id"])
+    raise NotFound(f"Item with id {item_id!r} not found.", param="item_id")

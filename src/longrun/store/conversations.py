@@ -1,0 +1,139 @@
+"""Conversations and their items, as their endpoints read and change them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from longrun.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation; `metadata` is a JSON object, `created_at` in seconds since the epoch."""
+
+    id: str
+    metadata: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationItem:
+    """An item under its id in the conversation; `item` is JSON, and may have another id or none."""
+
+    id: str
+    item: str
+
+
+class Conversations:
+    """The conversations of all principals; each call names the one that it is for.
+
+    Every method raises `Unavailable` when Postgres is away. None, False or an empty list where a
+    conversation is not there or is another principal's, which cannot be told apart.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._queries = database.queries
+
+    async def create(
+        self, conversation_id: str, principal: str, metadata: str, items: Sequence[ConversationItem]
+    ) -> Conversation:
+        """A new conversation, with these items."""
+        [row] = await self._database.fetch_once(
+            self._queries.create_conversation,
+            conversation_id,
+            principal,
+            metadata,
+            [item.id for item in items],
+            [item.item for item in items],
+        )
+        return Conversation(**row)
+
+    async def get(self, conversation_id: str, principal: str) -> Conversation | None:
+        row = await self._database.fetch_row(
+            self._queries.get_conversation, conversation_id, principal
+        )
+        return Conversation(**row) if row else None
+
+    async def update(
+        self, conversation_id: str, principal: str, metadata: str
+    ) -> Conversation | None:
+        """Replace the metadata."""
+        rows = await self._database.fetch_once(
+            self._queries.update_conversation, conversation_id, principal, metadata
+        )
+        return Conversation(**rows[0]) if rows else None
+
+    async def delete(self, conversation_id: str, principal: str) -> bool:
+        """Delete a conversation with its items. Responses stay, live ones too."""
+        rows = await self._database.fetch_once(
+            self._queries.delete_conversation, conversation_id, principal
+        )
+        return bool(rows)
+
+    async def add(
+        self, conversation_id: str, principal: str, items: Sequence[ConversationItem]
+    ) -> bool:
+        """Add items at its end."""
+        rows = await self._database.fetch_once(
+            self._queries.add_conversation_items,
+            conversation_id,
+            principal,
+            [item.id for item in items],
+            [item.item for item in items],
+        )
+        return bool(rows)
+
+    async def item(
+        self, conversation_id: str, principal: str, item_id: str
+    ) -> ConversationItem | None:
+        found = await self._find(conversation_id, principal, item_id)
+        return found[0] if found else None
+
+    async def items(
+        self,
+        conversation_id: str,
+        principal: str,
+        *,
+        limit: int,
+        newest_first: bool,
+        after: str | None = None,
+    ) -> list[ConversationItem] | None:
+        """A page of a conversation's items; None: there is no item `after`."""
+        position = None
+        if after is not None:
+            found = await self._find(conversation_id, principal, after)
+            if found is None:
+                return None
+            position = found[1]
+        wanted = {
+            "conversation_id": conversation_id,
+            "principal": principal,
+            "after": position,
+            "limit": limit,
+        }
+        query = (
+            self._queries.bind("list_conversation_items_newest", **wanted)
+            if newest_first
+            else self._queries.bind("list_conversation_items_oldest", **wanted)
+        )
+        rows = await self._database.fetch(*query)
+        return [ConversationItem(**row) for row in rows]
+
+    async def delete_item(self, conversation_id: str, principal: str, item_id: str) -> bool:
+        rows = await self._database.fetch_once(
+            self._queries.delete_conversation_item, conversation_id, principal, item_id
+        )
+        return bool(rows)
+
+    async def expire(self, unused_seconds: float) -> int:
+        """Delete some that were not used for so long; returns how many."""
+        rows = await self._database.fetch_once(self._queries.expire_conversations, unused_seconds)
+        return len(rows)
+
+    async def _find(
+        self, conversation_id: str, principal: str, item_id: str
+    ) -> tuple[ConversationItem, int] | None:
+        row = await self._database.fetch_row(
+            self._queries.find_conversation_item, conversation_id, principal, item_id
+        )
+        return (ConversationItem(row["id"], row["item"]), row["position"]) if row else None
