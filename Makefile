@@ -87,7 +87,7 @@ bench: $(VENV)/.dev  ## Print each figure beside its floor
 soak: $(VENV)/.dev  ## Ten minutes of kills, freezes and restarts under load (SOAK=--bad-company)
 	$(BIN)/python -m tests.faults.soak $(SOAK)
 
-readme: $(VENV)/.dev  ## Write the settings table into the README
+readme: $(VENV)/.dev  ## Write the tables of settings and parameters into the documents
 	$(BIN)/python -m tests.readme
 
 clean:  ## Remove .venv, the embedded Postgres' data, and caches

@@ -21,6 +21,7 @@ from longrun.execution.admission import Admission
 from longrun.execution.attempts import Attempts
 from longrun.execution.ending import Ends
 from longrun.execution.host import Host
+from longrun.execution.output import check_agreement
 from longrun.execution.registry import Registry
 from longrun.execution.replay import taps
 from longrun.execution.run import SessionFactory
@@ -123,6 +124,7 @@ class Longrun:
             announcer=self._announcer,
             replica_id=replica_id,
             settings=settings,
+            check=lambda request: check_agreement(served.get(request.agent), request.parameters),
         )
         self._watch = Watch(
             self._admission,

@@ -16,6 +16,7 @@
     │   └── StillRunning         503  draining, while the run continues elsewhere: do not retry
     ├── ConfigurationError       the command cannot do its work; a server does not start
     ├── ReplayMismatch           the agent's code no longer matches what was recorded of the run
+    ├── OutputMismatch           the last text of a run is not what `text.format` asks for
     ├── NotStored                what a run wrote cannot be stored; the run fails with this message
     │   └── TooLarge             one of its events, items or steps exceeds the limit
     └── Fenced                   another attempt holds the response; never leaves the server
@@ -185,3 +186,9 @@ class ReplayMismatch(LongrunError):
     """The agent's code has changed, a replay no longer matches the journal, and the run fails."""
 
     default_code = "replay_mismatch"
+
+
+class OutputMismatch(LongrunError):
+    """The last text of a run is not what its request asks for; the run fails with this message."""
+
+    default_code = "output_mismatch"

@@ -54,3 +54,9 @@ class RunRequest:
     previous_id: str | None = None
     input_text: str | None = None
     context: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that the request gives its response, over all attempts and the queue."""
+        seconds: float | None = self.parameters.get("longrun", {}).get("timeout")
+        return seconds

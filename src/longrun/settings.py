@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from longrun.errors import ConfigurationError
+from longrun.parameters import BOUNDED, NAMES
 
 Strings = Annotated[tuple[str, ...], NoDecode]
 
@@ -237,6 +238,20 @@ class Settings(BaseSettings):
         description="Maximum total size of the request parameters that a response echoes "
         "(instructions, tools, …), as JSON.",
     )
+    forbidden_parameters: Strings = Field(
+        default=(),
+        description="Request parameters that are refused, as in `service_tier text.format`.",
+    )
+    parameter_limits: Strings = Field(
+        default=(),
+        description="Maximum values of request parameters, as in `max_output_tokens=4096 "
+        "longrun.timeout=600`. Those of budgets hold for requests that set none, too.",
+    )
+    forward_headers: Strings = Field(
+        default=(),
+        description="Request headers that agents see in `longrun.current().headers`. They are "
+        "stored with the response: name credentials only if they may be.",
+    )
     max_turns: int = Field(
         default=100, ge=1, le=1_000_000, description="Maximum number of model turns in a run."
     )
@@ -276,10 +291,54 @@ class Settings(BaseSettings):
             raise PydanticCustomError("unknown", "{said}", {"said": "\n".join(problems)})
         return given
 
-    @field_validator("agents", "cors_origins", mode="before")
+    @field_validator(
+        "agents",
+        "cors_origins",
+        "forbidden_parameters",
+        "parameter_limits",
+        "forward_headers",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(re.split(r"[,\s]+", value.strip())) if isinstance(value, str) else value
+
+    @field_validator("forbidden_parameters")
+    @classmethod
+    def _are_parameters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in NAMES - {"input", "model"}:
+                raise PydanticCustomError("parameter", "{said}", {"said": _no_parameter(name)})
+        return value
+
+    @field_validator("parameter_limits")
+    @classmethod
+    def _are_limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            name, _, most = each.partition("=")
+            if name not in BOUNDED:
+                said = f"{name!r} cannot be bounded; allowed are {', '.join(sorted(BOUNDED))}"
+                raise PydanticCustomError("parameter", "{said}", {"said": said})
+            if not re.fullmatch(r"\d+(\.\d+)?", most) or not float(most):
+                said = f"{each!r}: expected name=number, the number greater than 0"
+                raise PydanticCustomError("parameter", "{said}", {"said": said})
+        return value
+
+    @field_validator("forward_headers")
+    @classmethod
+    def _are_headers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(r"[!#$%&'+.^_`|~0-9A-Za-z-]+", name):
+                raise PydanticCustomError(
+                    "header", "{said}", {"said": f"{name!r} is not the name of a header"}
+                )
+        return tuple(name.lower() for name in value)
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """`parameter_limits`, by name."""
+        pairs = (each.partition("=") for each in self.parameter_limits)
+        return {name: float(most) for name, _, most in pairs}
 
     @field_validator("database_url", "listen_database_url")
     @classmethod
@@ -366,6 +425,12 @@ def _line(problem: Any) -> str:
     if name == "port" and str(problem["input"]).startswith("tcp://"):
         line += " (Kubernetes sets it for a service called longrun: set enableServiceLinks: false)"
     return line
+
+
+def _no_parameter(name: str) -> str:
+    nearest = difflib.get_close_matches(name, NAMES, 1)
+    hint = f"did you mean {nearest[0]}?" if nearest else "the wire contract lists them"
+    return f"{name!r} is not a request parameter that can be forbidden; {hint}"
 
 
 def _unknown_variables(known: set[str]) -> Iterable[str]:

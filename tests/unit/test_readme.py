@@ -2,8 +2,12 @@
 
 import ast
 import re
+from collections.abc import Callable
+from pathlib import Path
 
-from longrun.settings_text import as_markdown
+import pytest
+
+from tests.readme import TABLES, table_in
 from tests.servers import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -13,9 +17,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_settings_table_is_that_of_the_settings() -> None:
-    shown = README.split("<!-- settings -->\n")[1].split("<!-- /settings -->")[0]
-    assert shown == as_markdown(), "run: make readme"
+@pytest.mark.parametrize(("path", "name", "made"), TABLES, ids=[name for _, name, _ in TABLES])
+def test_a_table_is_what_the_code_says(path: Path, name: str, made: Callable[[], str]) -> None:
+    assert table_in(path, name) == made(), "run: make readme"
 
 
 def test_python_blocks_parse() -> None:

@@ -410,7 +410,8 @@ class TestDocuments:
         made = parsed.run_request("somebody", "agent", [])
         assert made.parameters["temperature"] == 0
         assert made.parameters["tools"] == [{k: v for k, v in TOOL.items() if v is not None}]
-        assert "user" not in made.parameters
+        assert made.parameters["user"] == "u"
+        assert "metadata" not in made.parameters
         assert (made.principal, made.agent, made.stored, made.background) == (
             "somebody",
             "agent",

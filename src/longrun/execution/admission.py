@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from longrun.assembly.assembler import Assembler
 from longrun.errors import Unavailable
@@ -30,6 +30,9 @@ log = logging.getLogger("longrun.execution.admission")
 class Admission:
     """One per replica.
 
+    Args:
+        check: raises `BadRequest` where a request asks for what its agent cannot give.
+
     Attributes:
         work_waits: something is queued somewhere, as far as this replica knows.
         makes_room: nothing is taken until this replica is idle, for a run that is to be alone.
@@ -47,6 +50,7 @@ class Admission:
         announcer: Announcer,
         replica_id: str,
         settings: Settings,
+        check: Callable[[RunRequest], None],
     ) -> None:
         self._host = host
         self._attempts = attempts
@@ -57,6 +61,7 @@ class Admission:
         self._announcer = announcer
         self._replica_id = replica_id
         self._settings = settings
+        self._check = check
         self._differed: set[tuple[str, int]] = set()
         self.work_waits = False
         self.makes_room = False
@@ -68,11 +73,13 @@ class Admission:
         events are committed.
 
         Raises:
+            BadRequest: its agent cannot give what it asks for.
             Unavailable: Postgres is away, or this replica is stopping.
             TooManyRequests: too many responses are queued already.
         """
         if not self._host.hosting:
             raise stopping()
+        self._check(request)
         starts = self.room > 0 and not self.work_waits
         assembler = Assembler(request.response_id, request.document)
         assembler.lifecycle("in_progress" if starts else "queued")

@@ -2,11 +2,14 @@
 
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+
+from longrun.parameters import FORWARDED_HEADERS
+from longrun.protocol import RunRequest
 
 T = TypeVar("T")
 
@@ -25,13 +28,32 @@ class Current:
             hand it to payment providers and the like. None outside a tool.
         cancelled: whether the run has ended meanwhile. A tool in a thread cannot be stopped;
             it should look now and then, and stop by itself.
+        metadata: of the request.
+        user: the `user` of the request, if it has one. What a client says of itself, not a proof.
+        headers: those of the request that LONGRUN_FORWARD_HEADERS names, by lower-case name.
     """
 
     response_id: str
     attempt: int
     principal: str
     idempotency_key: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @classmethod
+    def of(cls, request: RunRequest, attempt: int, stopped: threading.Event) -> "Current":
+        """Of an attempt at a request."""
+        return cls(
+            request.response_id,
+            attempt,
+            request.principal,
+            metadata=request.document.get("metadata") or {},
+            user=request.parameters.get("user"),
+            headers=request.parameters.get(FORWARDED_HEADERS, {}),
+            _stopped=stopped,
+        )
 
     @property
     def cancelled(self) -> bool:

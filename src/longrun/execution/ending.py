@@ -30,7 +30,9 @@ async def end_response(assembler: Assembler, run_log: RunLog, outcome: Outcome) 
     Raises:
         Fenced: another attempt holds the response, or somebody ended it first.
     """
-    document = assembler.end(*outcome, int(time.time()))
+    if outcome.details is not None:
+        assembler.incomplete_details = outcome.details
+    document = assembler.end(outcome.status, outcome.error, int(time.time()))
     emission = assembler.collect()
     ending = Ending(outcome.status, document)
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)

@@ -56,9 +56,7 @@ class Handle:
         self.left = False
         self.abandoned = False
         self._stopped = threading.Event()
-        self.current = Current(
-            request.response_id, attempt, request.principal, _stopped=self._stopped
-        )
+        self.current = Current.of(request, attempt, self._stopped)
         self.prepared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         let_go(self.prepared)
         self.task = group.create_task(logged(lambda: execute(self)))

@@ -1,5 +1,6 @@
 """How a response ends: its terminal status, and what its client is told if it failed."""
 
+from math import inf
 from typing import Any, Final, NamedTuple
 
 import openai
@@ -16,10 +17,11 @@ from longrun.store.claims import Claim
 
 
 class Outcome(NamedTuple):
-    """A terminal status, and the `error` of the Response object."""
+    """A terminal status, and the `error` or `incomplete_details` of the Response object."""
 
     status: Status
     error: dict[str, Any] | None = None
+    details: dict[str, Any] | None = None
 
 
 COMPLETED: Final = Outcome("completed")
@@ -32,10 +34,18 @@ def failed(message: str, code: str = "server_error") -> Outcome:
     return Outcome("failed", {"code": code, "message": message})
 
 
+def incomplete(reason: str) -> Outcome:
+    """An end by a budget of the request's. OpenAI names but two reasons, of which
+    `max_output_tokens` is one; its clients take others as they are."""
+    return Outcome("incomplete", details={"reason": reason})
+
+
 def instead_of_a_run(claim: Claim, settings: Settings) -> Outcome | None:
     """How a claimed response is to be ended at once; None if it is to be run."""
     if claim.cancelled:
         return CANCELLED
+    if claim.overdue and (claim.request.timeout or inf) <= settings.run_timeout:
+        return incomplete("timeout")
     if claim.overdue:
         limit = f"{settings.run_timeout:g}"
         return failed(f"The response took longer than {limit} seconds (LONGRUN_RUN_TIMEOUT).")

@@ -1,29 +1,24 @@
 """What of a request a run acts upon, in the SDK's terms."""
 
 import copy
-from typing import Any, Final
+from typing import Any
 
 from agents import Agent, FunctionTool, ModelSettings
 from openai.types.shared import Reasoning
 
 from longrun.history.continuation import mended
+from longrun.parameters import PARAMETERS, Parameter
 from longrun.protocol import RunRequest
-
-_SAME_NAME: Final = (
-    "temperature",
-    "top_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "parallel_tool_calls",
-    "truncation",
-)
 
 
 def model_settings(parameters: dict[str, Any]) -> ModelSettings | None:
     """The settings that the request gave, to override those of the agents of the run."""
-    given = {name: parameters[name] for name in _SAME_NAME if parameters.get(name) is not None}
-    if parameters.get("max_output_tokens") is not None:
-        given["max_tokens"] = parameters["max_output_tokens"]
+    given: dict[str, Any] = {}
+    for each in PARAMETERS:
+        value = _value_of(each, parameters)
+        # Asking for none is not asking: it would bring the rest of what goes with them.
+        if each.setting and value is not None and (each.name, value) != ("top_logprobs", 0):
+            given[each.setting] = value
     if parameters.get("reasoning"):
         # Not validated: models learn new efforts before the types do. Names with an underscore
         # would be arguments of `construct`.
@@ -34,7 +29,15 @@ def model_settings(parameters: dict[str, Any]) -> ModelSettings | None:
         given["tool_choice"] = choice
     elif isinstance(choice, dict) and choice.get("type") == "function":
         given["tool_choice"] = choice.get("name")
+    elif isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        given["tool_choice"] = choice.get("mode", "auto")
     return ModelSettings(**given) if given else None
+
+
+def _value_of(parameter: Parameter, parameters: dict[str, Any]) -> Any:
+    value = parameters.get(parameter.whole)
+    _, _, part = parameter.name.partition(".")
+    return value.get(part) if part and value is not None else value
 
 
 def input_items(request: RunRequest) -> list[Any]:

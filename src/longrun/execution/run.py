@@ -19,11 +19,19 @@ from agents.memory import Session
 
 from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError, ReplayMismatch
+from longrun.execution.budget import Budget, BudgetSpent
 from longrun.execution.contained import Escaped, being_cancelled, contain_tasks, contained
 from longrun.execution.current import Current, set_current
+from longrun.execution.demands import Demands
 from longrun.execution.ending import end_response
 from longrun.execution.host import Handle
-from longrun.execution.outcomes import COMPLETED, INCOMPLETE, Outcome, of_exception
+from longrun.execution.outcomes import (
+    COMPLETED,
+    INCOMPLETE,
+    Outcome,
+    incomplete,
+    of_exception,
+)
 from longrun.execution.parameters import input_items, model_settings, with_client_tools
 from longrun.execution.replay import place, sdk
 from longrun.execution.replay.journal import Journal
@@ -79,8 +87,15 @@ class Run:
         self._settings = settings
         self._session = session
         self._journal = Journal(start.steps)
+        self._budget = Budget(request.parameters, self._assembler.usage)
+        self._demands = Demands(request.parameters, self._budget)
         self._steps = Steps(
-            self._journal, self._log, handle.current, self._at_boundary, self._show_output
+            self._journal,
+            self._log,
+            handle.current,
+            self._demands,
+            self._at_boundary,
+            self._show_output,
         )
 
     async def execute(self) -> None:
@@ -135,6 +150,8 @@ class Run:
                 cancelled = sdk.cancellation_of(result)
                 if cancelled is not None:
                     raise Escaped("the agent raised CancelledError") from cancelled
+                if self._assembler.incomplete_details is None:
+                    self._demands.check_output(result)
             except asyncio.CancelledError:
                 if being_cancelled():
                     # What still ends while the run is stopped is not written any more.
@@ -186,6 +203,9 @@ class Run:
                 indexes = self._assembler.turn_indexes
                 steps = self._steps.models.finished(event.response, indexes)
         self._write(steps)
+        if event.type == "response.completed":
+            # The model's turn ends when this is taken; only then is anything executed.
+            self._budget.took(event.response.output or ())
         self._steps.models.taken()
 
     async def _show_output(self, item: Any, steps: list[Step]) -> None:
@@ -208,6 +228,8 @@ class Run:
             return COMPLETED
         if self._assembler.incomplete_details is not None:
             return INCOMPLETE
+        if isinstance(error, BudgetSpent):
+            return incomplete(error.reason)
         log.error("run of %s failed", self._request.response_id, exc_info=error)
         return of_exception(error, self._settings.max_turns)
 

@@ -1,6 +1,7 @@
 """What a request may hold, and the counting that tells before anything is parsed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from longrun.settings import Settings
@@ -26,6 +27,10 @@ class Limits:
 
     They keep every step of reading a request short: parsers, validators and encoders hold the
     interpreter while they work, in a thread too.
+
+    Attributes:
+        forbidden: the parameters that are not allowed.
+        bounds: the greatest values of those that are bounded.
     """
 
     body_bytes: int
@@ -35,6 +40,8 @@ class Limits:
     tools: int
     unknown_bytes: int
     echoed_bytes: int
+    forbidden: frozenset[str] = frozenset()
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -46,6 +53,8 @@ class Limits:
             tools=settings.max_tools,
             unknown_bytes=settings.max_unknown_bytes,
             echoed_bytes=settings.max_echoed_bytes,
+            forbidden=frozenset(settings.forbidden_parameters),
+            bounds=settings.bounds,
         )
 
 

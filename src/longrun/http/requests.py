@@ -1,6 +1,7 @@
 """The body of `POST /responses`: checked, with an error that names the parameter."""
 
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from longrun import ids
 from longrun.errors import BadRequest
+from longrun.http.formats import check_tool_choice, checked_format
 from longrun.http.items import checked_items
 from longrun.http.limits import (
     DEEPEST,
@@ -29,7 +31,9 @@ from longrun.http.limits import (
 from longrun.http.problems import bad_request, shortened
 from longrun.http.strict_schema import NotStrict, closed
 from longrun.jsontext import dumps
+from longrun.parameters import BUDGETS, FORWARDED_HEADERS, NOT_ECHOED, OF_RUNS
 from longrun.protocol import RunRequest
+from longrun.settings import YEAR
 
 MOST_PAIRS: Final = 16
 """Of metadata, as with OpenAI."""
@@ -37,23 +41,8 @@ MOST_PAIRS: Final = 16
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
-_ACTED_UPON: Final = {
-    "frequency_penalty",
-    "instructions",
-    "max_output_tokens",
-    "parallel_tool_calls",
-    "presence_penalty",
-    "reasoning",
-    "temperature",
-    "tool_choice",
-    "top_p",
-    "truncation",
-}
-
 _NOT_ECHOED: Final = {
-    "input",
-    "stream",
-    "include",
+    *NOT_ECHOED,
     # What the server says of the response, which no client says for it.
     "id",
     "object",
@@ -118,7 +107,16 @@ class ReasoningOptions(_Options):
 
 class TextOptions(_Options):
     format: JSONObject | None = None
-    verbosity: str | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class LongrunOptions(_Options):
+    """Our own: a name that is not known is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    timeout: Annotated[float, Field(gt=0, le=YEAR)] | None = None
+    max_total_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
 class CreateResponse(_Options):
@@ -153,14 +151,17 @@ class CreateResponse(_Options):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     user: str | None = None
     include: Annotated[list[str], Field(fail_fast=True)] | None = None
+    longrun: LongrunOptions | None = None
 
     # Set by `parse`.
     _items: list[dict[str, Any]] = PrivateAttr()
     _input_text: str = PrivateAttr()
     _echoed: dict[str, Any] = PrivateAttr()
     _tools: list[dict[str, Any]] = PrivateAttr()
+    _format: dict[str, Any] | None = PrivateAttr()
 
     @classmethod
     def parse(cls, body: Any, limits: Limits = DEFAULT_LIMITS) -> "CreateResponse":
@@ -177,6 +178,7 @@ class CreateResponse(_Options):
             parsed = cls.model_validate({k: v for k, v in body.items() if v is not None})
         except ValidationError as error:
             raise bad_request(error, body) from None
+        parsed._check_allowed(limits)
         parsed._check_together()
         if isinstance(parsed.input, list):
             parsed._items = checked_items(parsed.input)
@@ -186,9 +188,41 @@ class CreateResponse(_Options):
         # Here, since a large body is parsed beside the event loop.
         parsed._input_text = dumps(parsed._items).decode()
         parsed._tools = parsed._function_tools()
+        parsed._format = checked_format(parsed.text.format if parsed.text else None)
+        check_tool_choice(parsed.tool_choice)
         parsed._echoed = parsed.model_dump(exclude_unset=True, exclude=_NOT_ECHOED)
         _check_echoed(parsed._echoed, limits)
         return parsed
+
+    def _check_allowed(self, limits: Limits) -> None:
+        """What the operator forbids, or bounds. A bound of a budget holds where none is given."""
+        for name in limits.forbidden:
+            if self._given(name) is not None:
+                raise BadRequest(
+                    f"{name} is not allowed here.", param=name, code="parameter_not_allowed"
+                )
+        for name, most in limits.bounds.items():
+            value = self._given(name)
+            if value is not None and value > most:
+                raise BadRequest(
+                    f"{name} may be at most {most:g} here.", param=name, code="parameter_too_large"
+                )
+            if value is None and name in BUDGETS:
+                self._give(name, most)
+
+    def _given(self, name: str) -> Any:
+        """A parameter, or a part of one, if the body has it."""
+        whole, _, part = name.partition(".")
+        value = getattr(self, whole) if whole in self.model_fields_set else None
+        return getattr(value, part) if part and value is not None else value
+
+    def _give(self, name: str, value: float) -> None:
+        whole, _, part = name.partition(".")
+        if part:
+            given = (self.longrun or LongrunOptions()).model_copy(update={part: value})
+            self.longrun = given
+        else:
+            setattr(self, whole, int(value))
 
     def _check_together(self) -> None:
         if self.background and not self.store:
@@ -234,14 +268,19 @@ class CreateResponse(_Options):
             made.append(given)
         return made
 
-    def run_request(self, principal: str, agent: str, context: list[dict[str, Any]]) -> RunRequest:
+    def run_request(
+        self,
+        principal: str,
+        agent: str,
+        context: list[dict[str, Any]],
+        headers: Mapping[str, str] | None = None,
+    ) -> RunRequest:
         """This request as a response to be produced, with an id of its own.
 
         Args:
             context: the items of the responses that it continues.
+            headers: those of the request that its run is to know.
         """
-        given = self.model_dump(include=_ACTED_UPON, exclude_none=True)
-        given["tools"] = self._tools
         response_id = ids.new_response_id()
         return RunRequest(
             response_id=response_id,
@@ -252,10 +291,22 @@ class CreateResponse(_Options):
             input=self.items(),
             input_text=self._input_text,
             document=self._document(response_id, agent),
-            parameters=given,
+            parameters={**self._of_run(), **({FORWARDED_HEADERS: headers} if headers else {})},
             previous_id=self.previous_response_id,
             context=context,
         )
+
+    def _of_run(self) -> dict[str, Any]:
+        """What a run acts upon, by its name in the API."""
+        given = self.model_dump(include=set(OF_RUNS), exclude_none=True)
+        given["tools"] = self._tools
+        if self.store:
+            del given["store"]
+        given.pop("text", None)
+        text = {"format": self._format, "verbosity": self.text and self.text.verbosity}
+        if any(text.values()):
+            given["text"] = {name: value for name, value in text.items() if value is not None}
+        return given
 
     def _document(self, response_id: str, agent: str) -> dict[str, Any]:
         """The Response object without its output: everything echoed, nothing missing.

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from starlette.requests import Request
@@ -97,7 +97,8 @@ class ResponsesAPI:
         agent = self._agent(body.model)
         principal = principal_of(request)
         context = await self._context(body.previous_response_id, principal)
-        run_request = body.run_request(principal, agent, context)
+        headers = forwarded(request, self._settings.forward_headers)
+        run_request = body.run_request(principal, agent, context, headers)
         status = await self._runs.submit(run_request)
         response_id = run_request.response_id
         if body.stream:
@@ -277,3 +278,9 @@ class ResponsesAPI:
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "longrun"}
+
+
+def forwarded(request: Request, names: Iterable[str]) -> dict[str, str]:
+    """The headers of these names, for the run to know."""
+    found = {name: ", ".join(request.headers.getlist(name)) for name in names}
+    return {name: value for name, value in found.items() if value}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 from longrun.errors import TooManyRequests
@@ -101,7 +102,7 @@ class Responses:
                 replica_id=new.replica_id,
                 last=len(new.events) - 1,
                 events=b"\n".join(new.events),
-                run_timeout=settings.run_timeout,
+                run_timeout=min(settings.run_timeout, new.request.timeout or inf),
                 max_queued=settings.max_queued,
             )
         )

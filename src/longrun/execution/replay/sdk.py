@@ -29,11 +29,15 @@ from typing import Any, Final
 from agents import (
     Agent,
     Handoff,
+    ItemHelpers,
+    MessageOutputItem,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     RunResultStreaming,
 )
+from agents.models.chatcmpl_helpers import ChatCmplHelpers
 from agents.models.interface import Model
+from agents.result import RunResultBase
 from pydantic_core import to_json
 
 from longrun.errors import ConfigurationError
@@ -112,10 +116,12 @@ NAMES: Final = (
     _name(
         "agents.models.interface:Model",
         "stream_response",
-        *("system_instructions", "input", "model_settings", "handoffs"),
+        *("system_instructions", "input", "model_settings", "tools", "output_schema", "handoffs"),
     ),
     _name("agents.models.interface:Model", "_cleanup_on_run_end", "owner"),
     _name("agents.models.interface:Model", "get_retry_advice", "request"),
+    _name("agents.models.chatcmpl_helpers:ChatCmplHelpers", "is_openai", "client"),
+    _name("agents:OpenAIChatCompletionsModel", "_get_client"),
     *(
         _name(f"{_CALLS}:{call}", field)
         for call, tool in (
@@ -180,6 +186,33 @@ def wrap(name: Name, wrapped: Callable[[Any], Any]) -> None:
 
 MODEL_PARAMETERS: Final = tuple(inspect.signature(Model.stream_response).parameters)[1:]
 """`get_response` is called with keywords, `stream_response` with positionals."""
+
+
+def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a model was called with, by the names of `MODEL_PARAMETERS`."""
+    return dict(zip(MODEL_PARAMETERS, args, strict=False)) | kwargs
+
+
+def replaced(
+    args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model was called with, other values in their places: users' models have names of
+    their own for what is given by position."""
+    by_name = zip(MODEL_PARAMETERS, args, strict=False)
+    by_position = [changed.get(name, given) for name, given in by_name]
+    rest = {name: value for name, value in changed.items() if name in kwargs}
+    return (*by_position, *args[len(MODEL_PARAMETERS) :]), {**kwargs, **rest}
+
+
+def is_at_openai(model: OpenAIChatCompletionsModel) -> bool:
+    """Whether a model's client leads to OpenAI itself."""
+    return ChatCmplHelpers.is_openai(model._get_client())
+
+
+def last_text(result: RunResultBase) -> str | None:
+    """The text of the message that a run ended with; None if it ended with something else."""
+    item = result.new_items[-1] if result.new_items else None
+    return ItemHelpers.text_message_output(item) if isinstance(item, MessageOutputItem) else None
 
 
 def with_callback(handoff: Handoff[Any, Any], callback: Any) -> Handoff[Any, Any]:

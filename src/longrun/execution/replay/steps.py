@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from longrun.execution.current import Current
+from longrun.execution.demands import Demands
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ModelTurns
 from longrun.execution.replay.once import Due, Once
@@ -16,6 +17,7 @@ class Steps:
     """What the taps ask for (`place.py`): model turns, tool calls, and what a session does.
 
     Args:
+        demands: what the request wants of its model turns.
         at_boundary: called before a step is begun.
         show_output: commits the output item of a tool of the run's own, with its step.
 
@@ -30,10 +32,12 @@ class Steps:
         journal: Journal,
         run_log: RunLog,
         current: Current,
+        demands: Demands,
         at_boundary: Callable[[], Awaitable[None]],
         show_output: ShowOutput,
     ) -> None:
         self.group_id = current.response_id
+        self.demands = demands
         self.taken_over = current.attempt > 1
         self._log = run_log
         self._once = Once(journal, run_log, at_boundary)

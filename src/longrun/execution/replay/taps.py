@@ -6,7 +6,7 @@ lets that run's `Steps` decide whether the thing is done or has been done before
 
 import dataclasses
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import agents
@@ -82,17 +82,30 @@ class TappedModel(Model):
         return self._model.get_retry_advice(request)
 
     async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
-        return await self._place.steps.models.respond(
-            self._call(args, kwargs), lambda: self._model.get_response(*args, **kwargs)
-        )
+        def ask() -> Awaitable[ModelResponse]:
+            given, named = self._demanded(args, kwargs)
+            return self._model.get_response(*given, **named)
+
+        return await self._place.steps.models.respond(self._call(args, kwargs), ask)
 
     def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        return self._place.steps.models.stream(
-            self._call(args, kwargs), lambda: self._model.stream_response(*args, **kwargs)
+        def ask() -> AsyncIterator[Any]:
+            given, named = self._demanded(args, kwargs)
+            return self._model.stream_response(*given, **named)
+
+        return self._place.steps.models.stream(self._call(args, kwargs), ask)
+
+    def _demanded(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the model is really asked: as its request wants it, as far as its budget goes."""
+        changed = self._place.steps.demands.of_turn(
+            self._model, sdk.named(args, kwargs), self._turn, own=not self._place.scope.path
         )
+        return sdk.replaced(args, kwargs, changed) if changed else (args, kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
-        asked = dict(zip(sdk.MODEL_PARAMETERS, args, strict=False)) | kwargs
+        asked = sdk.named(args, kwargs)
         for handoff in asked.get("handoffs") or ():
             if isinstance(handoff.on_invoke_handoff, _TappedHandoff):
                 handoff.on_invoke_handoff.own = True

@@ -1,0 +1,108 @@
+"""What a request wants the last text of its run to be (`text.format`): told to the model, and
+checked at the end.
+
+The agents of the run stay as they are: to their guardrails and hooks the output is text, as they
+were written for, whatever a request asks for.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from agents import Agent, AgentOutputSchema, AgentOutputSchemaBase, ModelBehaviorError
+
+from longrun import schemas
+from longrun.errors import BadRequest, OutputMismatch
+from longrun.execution.replay import sdk
+from longrun.jsontext import NotJSON, loads
+
+
+class RequestedOutput(AgentOutputSchemaBase):
+    """A `text.format` of type `json_schema` as an output type of the SDK's."""
+
+    def __init__(self, wanted: dict[str, Any]) -> None:
+        self._wanted = wanted
+        described = {"description": wanted["description"]} if wanted.get("description") else {}
+        # The SDK has no place for the description; models read it in the schema just as well.
+        self._schema = {**described, **wanted["schema"]}
+
+    def is_plain_text(self) -> bool:
+        return False
+
+    def name(self) -> str:
+        return str(self._wanted["name"])
+
+    def json_schema(self) -> dict[str, Any]:
+        return self._schema
+
+    def is_strict_json_schema(self) -> bool:
+        return bool(self._wanted["strict"])
+
+    def validate_json(self, json_str: str) -> Any:
+        """The value, if it fits.
+
+        Raises:
+            ModelBehaviorError: it is not JSON, or does not fit a strict schema.
+        """
+        try:
+            return checked(json_str, self._wanted)
+        except OutputMismatch as error:
+            raise ModelBehaviorError(error.message) from None
+
+
+def checked(text: str, wanted: dict[str, Any]) -> Any:
+    """The value that a last text is, by a `text.format` that is not plain text.
+
+    As with OpenAI, a schema that is not strict is a wish: what does not fit it is no error.
+
+    Raises:
+        OutputMismatch: it is not JSON, or does not fit a strict schema.
+    """
+    try:
+        value = loads(text)
+    except NotJSON:
+        raise OutputMismatch("The model's output is not the JSON of text.format.") from None
+    if wanted.get("strict") and not schemas.fits(wanted["schema"], value):
+        raise OutputMismatch("The model's output does not fit the JSON schema of text.format.")
+    return value
+
+
+def check_agreement(agent: Agent[Any], parameters: dict[str, Any]) -> None:
+    """Whether an agent, and those that it hands off to, can give what a request asks for.
+
+    Raises:
+        BadRequest: one of them has an output type of its own, and the schema is another.
+    """
+    wanted = (parameters.get("text") or {}).get("format") or {}
+    if wanted.get("type") != "json_schema":
+        return
+    for each in _reached(agent):
+        own = _schema_of(each)
+        if own is not None and not schemas.alike(own, wanted["schema"]):
+            raise BadRequest(
+                f"text.format: the agent {each.name!r} has an output type of its own, with another "
+                "schema.",
+                param="text.format",
+                code="output_type_conflict",
+            )
+
+
+def _schema_of(agent: Agent[Any]) -> dict[str, Any] | None:
+    """The schema of an agent's own output type; None for text."""
+    own = agent.output_type
+    if own is None or own is str:
+        return None
+    made = own if isinstance(own, AgentOutputSchemaBase) else AgentOutputSchema(own)
+    return None if made.is_plain_text() else made.json_schema()
+
+
+def _reached(agent: Agent[Any]) -> Iterator[Agent[Any]]:
+    """An agent and all that it may hand off to, as far as is known before the run."""
+    seen: set[int] = set()
+    waiting: list[Any] = [agent]
+    while waiting:
+        each = waiting.pop()
+        found = each if isinstance(each, Agent) else sdk.target_of(each)
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            waiting += found.handoffs
