@@ -70,10 +70,17 @@ class TestSources:
 
     def test_every_field_has_a_variable_that_works(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, field in Settings.model_fields.items():
-            if field.default is None or name in ("agents", "cors_origins"):
+            if field.default in (None, ()):
                 continue
             monkeypatch.setenv(variable(name), str(field.default))
         assert Settings.load() == Settings.load(agents=())
+
+    def test_bounds_and_headers_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LONGRUN_PARAMETER_LIMITS", "max_output_tokens=10 temperature=0.5")
+        monkeypatch.setenv("LONGRUN_FORWARD_HEADERS", "X-Tenant, traceparent")
+        made = Settings.load()
+        assert made.bounds == {"max_output_tokens": 10, "temperature": 0.5}
+        assert made.forward_headers == ("x-tenant", "traceparent")
 
     def test_are_frozen(self) -> None:
         with pytest.raises(ValidationError):
@@ -93,6 +100,12 @@ class TestErrors:
             ("LONGRUN_CHUNK_BYTES", "1", "greater than or equal to 1024"),
             ("LONGRUN_MAX_TURNS", "0", "greater than or equal to 1"),
             ("LONGRUN_SCHEMA", "Mine", "a-z, 0-9 and _"),
+            ("LONGRUN_FORBIDDEN_PARAMETERS", "text.fromat", "did you mean text.format?"),
+            ("LONGRUN_FORBIDDEN_PARAMETERS", "input", "not a request parameter that can be"),
+            ("LONGRUN_PARAMETER_LIMITS", "user=3", "'user' cannot be bounded"),
+            ("LONGRUN_PARAMETER_LIMITS", "top_p=much", "expected name=number"),
+            ("LONGRUN_PARAMETER_LIMITS", "top_p=0", "greater than 0"),
+            ("LONGRUN_FORWARD_HEADERS", "x:y", "not the name of a header"),
             ("LONGRUN_SCHEMA", "pg_mine", "does not begin with pg_"),
             ("LONGRUN_SCHEMA", "9lives", "does not begin with a digit"),
             ("LONGRUN_SCHEMA", "a" * 49, "at most 48"),
