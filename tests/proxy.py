@@ -26,6 +26,7 @@ class Proxy:
         refused: how many were.
         silent: nothing passes, in no direction and on no connection, and nobody hangs up. What
             was sent meanwhile is lost.
+        sent: bytes that were passed on to Postgres, over all connections.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -40,6 +41,7 @@ class Proxy:
         self.refusing: str | None = None
         self.refused = 0
         self.silent = False
+        self.sent = 0
         self.tcp_url = ""
         self._connections = 0
         self._muted: set[int] = set()
@@ -100,6 +102,7 @@ class Proxy:
                 up.write(data)
                 await answers
                 return
+            self.sent += len(data)
             up.write(data)
             await up.drain()
 

@@ -1,26 +1,30 @@
-"""Agents for the benchmarks: a text at a given pace, from a model that costs next to nothing.
+"""Agents for the benchmarks: a text at a given pace, from a model that costs next to nothing; and
+one long output of a tool, or one long text.
 
-It makes an event for each delta, as every model has to, and reads no network and no JSON.
+The model makes an event for each delta, as every model has to, and reads no network and no JSON.
 
 The input's last user message is a `Pace` as JSON; the bare application of `bare.py` takes the
-same, so that both sides emit at the very same moments.
+same, so that both sides emit at the very same moments. For the agent `long` it is a `Length`.
 """
 
 import asyncio
+import base64
 import json
+import random
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from agents import Agent
+from agents import Agent, function_tool
 
 from tests.bench import gate
 from tests.scripted_model import (
     Asked,
     ScriptedModel,
     begun,
+    called,
     closed,
     completed,
     delta,
@@ -30,6 +34,7 @@ from tests.scripted_model import (
 
 AGENTS = "tests.bench.agents:agents"
 NAME = "paced"
+LONG = "long"
 YIELD_EVERY = 100
 """A model at full speed lets others run after so many deltas; a real one waits for its network."""
 
@@ -91,6 +96,47 @@ async def paced(asked: Asked) -> AsyncIterator[Any]:
     yield completed([done.item])
 
 
+@dataclass(frozen=True)
+class Length:
+    """One long thing that a run makes, in bytes: what its tool gives, or its model says."""
+
+    output: int = 0
+    text: int = 0
+
+    def as_text(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def noise(size: int) -> str:
+    """A text of so many bytes that no compression makes much smaller."""
+    return base64.b64encode(random.Random(size).randbytes(size)).decode()[:size]
+
+
+@function_tool(name_override="noise")
+async def give_noise(size: int) -> str:
+    """A long text."""
+    return noise(size)
+
+
+async def lengthy(asked: Asked) -> AsyncIterator[Any]:
+    """A script: a tool's long output and a short text, or a long text."""
+    length = Length(**json.loads(last_text(asked.items)))
+    for event in begun():
+        yield event
+    if length.output and isinstance(asked.items, list) and len(asked.items) == 1:
+        *events, done = called("noise", {"size": length.output}, "call_1")
+    else:
+        text = noise(length.text or 8)
+        words = [text[at : at + 1000] for at in range(0, len(text), 1000)]
+        *events, done = (*opened(), *map(delta, words), *closed(text))
+    for event in (*events, done):
+        yield event
+    yield completed([done.item])
+
+
 def agents() -> list[Agent[Any]]:
-    """One agent, `paced`."""
-    return [Agent(name=NAME, model=ScriptedModel(paced))]
+    """`paced` and `long`."""
+    return [
+        Agent(name=NAME, model=ScriptedModel(paced)),
+        Agent(name=LONG, model=ScriptedModel(lengthy), tools=[give_noise]),
+    ]

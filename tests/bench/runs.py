@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from tests.bench.agents import NAME, Pace
+from tests.bench.agents import NAME, Length, Pace
 from tests.bench.reader import Stream
 from tests.servers import Replica
 
@@ -28,7 +28,7 @@ class Logged(NamedTuple):
     problems: list[str]
 
 
-def create(replica: Replica, pace: Pace, model: str = NAME) -> str:
+def create(replica: Replica, pace: Pace | Length, model: str = NAME) -> str:
     """Start a background run; returns the response's id."""
     body = {"model": model, "input": pace.as_text(), "background": True}
     request = urllib.request.Request(

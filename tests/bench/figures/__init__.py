@@ -4,6 +4,7 @@ from typing import Final
 
 from tests.bench.figure import Figure
 from tests.bench.figures.announce import ANNOUNCE
+from tests.bench.figures.copies import COPIES
 from tests.bench.figures.faults import FAULTS
 from tests.bench.figures.insert import INSERT
 from tests.bench.figures.latency import LATENCY
@@ -11,5 +12,6 @@ from tests.bench.figures.replay import REPLAY
 from tests.bench.figures.throughput import THROUGHPUT
 
 FIGURES: Final[dict[str, Figure]] = {
-    figure.name: figure for figure in (LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, FAULTS)
+    figure.name: figure
+    for figure in (LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS)
 }
