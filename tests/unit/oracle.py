@@ -231,6 +231,8 @@ class _Follower:
             if which == "outputs":
                 assert item["call_id"] in self.call_ids["calls"], "an output without its call"
         assert item.get("content") in (None, []) or item["type"] != "message"
+        if item["type"].endswith("_output") and item.get("output"):
+            assert item["output"] == {"type": item["output"]["type"]}, "`done` brings the output"
         self.items.append(Item(item))
 
     def of_item(self, item: Item, kind: str, event: JSONObject) -> None:

@@ -20,6 +20,7 @@ from longrun.assembly.kinds import (
     WITH_STATUS,
     Event,
     JSONObject,
+    is_output,
     type_of,
     with_detail,
     with_lists,
@@ -227,7 +228,8 @@ def _content(item_type: str, identity: JSONObject) -> _Content:
 
 
 def _opened(raw: JSONObject, item_id: str) -> JSONObject:
-    """An item for its `added` event: with our id, and empty of what its deltas will bring."""
+    """An item for its `added` event: with our id, and empty of what its deltas or its `done` will
+    bring."""
     opened = {**raw, "id": item_id}
     opened.pop("provider_data", None)
     kind = opened.get("type")
@@ -238,11 +240,19 @@ def _opened(raw: JSONObject, item_id: str) -> JSONObject:
         opened.pop("content", None)
     elif kind in CALL_KEYS:
         opened[CALL_KEYS[kind][0]] = ""
-    elif isinstance(opened.get("output"), list):
-        opened["output"] = [with_detail(part) for part in opened["output"]]
+    elif is_output(opened) and opened.get("output"):
+        # `done` follows at once: a long output would be sent, and stored, twice as often.
+        opened["output"] = _emptied(opened["output"])
     if (kind in WITH_STATUS or "status" in opened) and kind not in NEVER_IN_PROGRESS:
         opened["status"] = "in_progress"
     return opened
+
+
+def _emptied(output: Any) -> Any:
+    """What stands for a tool's output before it is shown: empty, of the same shape."""
+    if isinstance(output, dict):
+        return {"type": output["type"]} if "type" in output else {}
+    return [] if isinstance(output, list) else ""
 
 
 def closed_empty(added: JSONObject) -> JSONObject:
