@@ -6,7 +6,8 @@
 -- makes this wait and then find nothing. And they are written only where they follow the log
 -- (`follows`): each chunk begins where the one before it ended, the first of them at the end of
 -- what is committed. Returns the runs that were held; all rows of the others are refused, and
--- all rows of those that do not follow.
+-- all rows of those that do not follow. An item that stands in a chunk of the batch is cut out of
+-- it, by bytes, and does not come as a text besides.
 WITH held AS MATERIALIZED (
     SELECT run.n, run.first, response.id, response.attempt
     FROM (
@@ -52,10 +53,19 @@ WITH held AS MATERIALIZED (
     JOIN checked AS run ON run.n = chunk.run AND run.follows
 ), new_items AS (
     INSERT INTO longrun.items (response_id, output_index, item, model)
-    SELECT run.id, item.output_index, item.item, item.model
+    SELECT run.id, item.output_index,
+        coalesce(
+            item.item,
+            convert_from(
+                substring((:chunk_data::bytea[])[item.chunk] FROM item.start FOR item.length),
+                'UTF8'
+            )
+        ),
+        item.model
     FROM unnest(
-        :item_runs::integer[], :item_indexes::integer[], :items::text[], :item_models::text[]
-    ) AS item (run, output_index, item, model)
+        :item_runs::integer[], :item_indexes::integer[], :items::text[], :item_models::text[],
+        :item_chunks::integer[], :item_starts::integer[], :item_lengths::integer[]
+    ) AS item (run, output_index, item, model, chunk, start, length)
     JOIN checked AS run ON run.n = item.run AND run.follows
 ), new_steps AS (
     INSERT INTO longrun.steps (response_id, scope, kind, key, attempt, fingerprint, result)

@@ -4,15 +4,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from longrun.store.cuts import Cut, cut
 from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
 
 _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
+_CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
 
 
 @dataclass(slots=True)
 class Piece:
-    """Entries that are never torn apart, with the chunks that their events make.
+    """Entries that are never torn apart, with the chunks that their events make, and where in these
+    each of their items is.
 
     Where one chunk ends and the next begins is settled when entries are first sent, and stays as
     it is however a share is cut later: should an append that was given up still be under way, it
@@ -22,6 +25,7 @@ class Piece:
 
     entries: list[Entry]
     chunks: list[Chunk]
+    cuts: list[Cut]
     size: int
 
 
@@ -90,7 +94,8 @@ def _piece(entries: list[Entry], chunk_bytes: int) -> Piece:
     [first, *others] = entries
     events = first.events if not others else [e for entry in entries for e in entry.events]
     chunks = into_chunks(first.first, events, chunk_bytes)
-    return Piece(entries, chunks, sum([entry.size for entry in entries]))
+    cuts = cut(entries, chunks) if any(entry.items for entry in entries) else []
+    return Piece(entries, chunks, cuts, sum([entry.size for entry in entries]))
 
 
 def into_chunks(first: int, events: Iterable[bytes], chunk_bytes: int) -> list[Chunk]:
@@ -117,12 +122,12 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any]]:
     steps: list[Sequence[object]] = []
     endings: list[Sequence[object]] = []
     for n, share in enumerate(batch, 1):
-        chunks += [(n, first, last, data) for first, last, data in share.chunks]
+        for piece in share.pieces:
+            if piece.cuts:
+                items += [(n, *item) for item in _items(piece, len(chunks))]
+            chunks += [(n, first, last, data) for first, last, data in piece.chunks]
         for entry in share.entries:
             # Most entries bring events alone.
-            if entry.items:
-                models = entry.models
-                items += [(n, index, item, models.get(index)) for index, item in entry.items]
             if entry.steps:
                 steps += [(n, *step) for step in entry.steps]
             if entry.ending:
@@ -132,10 +137,23 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any]]:
         "attempts": [share.run.attempt for share in batch],
         "firsts": [share.entries[0].first for share in batch],
         **_named(chunks, "chunk_runs", "chunk_firsts", "chunk_lasts", "chunk_data"),
-        **_named(items, "item_runs", "item_indexes", "items", "item_models"),
+        **_named(items, "item_runs", "item_indexes", "items", "item_models", *_CUTS),
         **_named(steps, "step_runs", *_STEPS),
         **_named(endings, "ending_runs", "ending_statuses", "ending_documents"),
     }
+
+
+def _items(piece: Piece, before: int) -> Iterator[tuple[object, ...]]:
+    """The items of a piece whose chunks come after so many others in the batch: index, text unless
+    it is cut out of a chunk, the model's face, and the cut."""
+    cuts = iter(piece.cuts)
+    for entry in piece.entries:
+        for index, text in entry.items:
+            chunk, start, length = next(cuts)
+            if chunk:
+                yield index, None, entry.models.get(index), before + chunk, start, length
+            else:
+                yield index, text, entry.models.get(index), chunk, start, length
 
 
 def last_chunks(batch: Sequence[Share]) -> list[list[Any]]:
