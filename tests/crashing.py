@@ -27,6 +27,7 @@ from agents import Agent
 import longrun
 from longrun.app import Longrun
 from longrun.errors import LongrunError
+from longrun.execution.application import Application
 from longrun.execution.registry import Registry
 from longrun.jsontext import loads
 from longrun.protocol import RunRequest
@@ -167,7 +168,7 @@ async def replica(served: Served, url: str, schema: str, **settings: Any) -> Asy
     app = Longrun(
         Registry([agent]),
         Settings.load(database_url=url, schema=schema, **{**given, **settings}),
-        served.session,
+        Application(session=served.session),
     )
     around = served.around(agent) if served.around else contextlib.nullcontext()
     async with around, app.running():

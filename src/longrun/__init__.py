@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from longrun.app import Longrun, create_app
     from longrun.errors import ConfigurationError, LongrunError
     from longrun.execution.current import Current, at_most_once, current
+    from longrun.execution.served import Served
     from longrun.settings import Settings
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Current",
     "Longrun",
     "LongrunError",
+    "Served",
     "Settings",
     "at_most_once",
     "create_app",
@@ -27,6 +29,7 @@ _FROM: Final = {
     "current": "longrun.execution.current",
     "Longrun": "longrun.app",
     "LongrunError": "longrun.errors",
+    "Served": "longrun.execution.served",
     "Settings": "longrun.settings",
     "create_app": "longrun.app",
 }

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Any
 
-from agents import Agent
+from agents import RunConfig, RunHooks
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -18,13 +18,22 @@ from longrun import ids
 from longrun.console import routes as console_routes
 from longrun.execution import registry
 from longrun.execution.admission import Admission
+from longrun.execution.application import (
+    Application,
+    ContextFactory,
+    HooksFactory,
+    Lifespan,
+    RunConfigFactory,
+    SessionFactory,
+    of_modules,
+)
 from longrun.execution.attempts import Attempts
 from longrun.execution.ending import Ends
 from longrun.execution.host import Host
+from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.output import check_agreement
 from longrun.execution.registry import Registry
 from longrun.execution.replay import taps
-from longrun.execution.run import SessionFactory
 from longrun.execution.watch import Watch
 from longrun.fanout.hub import Hub
 from longrun.http import health
@@ -59,6 +68,9 @@ STORE_WAIT = 2.0
 """Seconds after a drain in which the log is written to its end. What does not get into it is
 done again by whoever carries the run on, as if this process had been killed."""
 
+SERVERS_WAIT = 2.0
+"""Seconds after that in which MCP servers are closed."""
+
 LISTEN_WAIT = 5.0
 """Seconds that a start waits for LISTEN; without it readers would only be slower."""
 
@@ -70,7 +82,7 @@ class Longrun:
     """
 
     def __init__(
-        self, served: Registry, settings: Settings, session: SessionFactory | None = None
+        self, served: Registry, settings: Settings, application: Application | None = None
     ) -> None:
         taps.install(tracing=settings.sdk_tracing)
         self.settings = settings
@@ -80,10 +92,11 @@ class Longrun:
         self._stop_work = asyncio.Event()
         self._stop_store = asyncio.Event()
         self._work_done = asyncio.Event()
-        self._wire(served, settings, session)
+        self._application = application or Application()
+        self._wire(served, settings)
         self._asgi = self._build_asgi(settings)
 
-    def _wire(self, served: Registry, settings: Settings, session: SessionFactory | None) -> None:
+    def _wire(self, served: Registry, settings: Settings) -> None:
         replica_id = ids.new_replica_id()
         self._database = Database(settings)
         self._opening = Opening(self._database)
@@ -103,7 +116,8 @@ class Longrun:
         self._writer = LogWriter(self._database, self._committed)
         self._host = Host(settings.max_runs, settings.drain_seconds)
         ends = Ends(self._claims, self._event_log, self._writer)
-        attempts = Attempts(
+        self._servers = MCPServers(served.agents())
+        self._attempts = Attempts(
             served,
             responses=self._responses,
             claims=self._claims,
@@ -112,11 +126,12 @@ class Longrun:
             announcer=self._announcer,
             ends=ends,
             settings=settings,
-            session=session,
+            application=self._application,
+            servers=self._servers,
         )
         self._admission = Admission(
             host=self._host,
-            attempts=attempts,
+            attempts=self._attempts,
             ends=ends,
             responses=self._responses,
             claims=self._claims,
@@ -147,6 +162,8 @@ class Longrun:
         self._store_parts.add("listener", self._listener.run)
         self._store_parts.add("hub", self._hub.run)
         self._store_parts.add("pulse", self._pulse.run)
+        self._server_parts = Supervisor()
+        self._server_parts.add("mcp_servers", self._servers.run)
         self._work_parts = Supervisor()
         self._work_parts.add("host", self._host.run)
         self._work_parts.add("watch", self._watch.run)
@@ -186,7 +203,7 @@ class Longrun:
         middleware.append(Middleware(Intake, timeout=settings.receive_timeout))
         asgi = Starlette(
             routes=[
-                *health.routes(self.problems),
+                *health.routes(self.problems, self.warnings),
                 *console_routes(),
                 *api.routes(),
                 *Lists(self._responses).routes(),
@@ -219,6 +236,10 @@ class Longrun:
         parts = [*self._store_parts.failing(), *self._work_parts.failing()]
         return [*found, *(f"part {name} failing" for name in parts)]
 
+    def warnings(self) -> list[str]:
+        """What is amiss though this replica can serve: what is away that only some runs need."""
+        return [f"MCP server {name} is away" for name in self._servers.away()]
+
     def drain(self) -> None:
         """Stop taking work: readers resume elsewhere, runs get `drain_seconds` to finish."""
         if not self._draining:
@@ -235,16 +256,23 @@ class Longrun:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start everything; at the end stop it in order: readers, runs, then the log.
+        """Start everything; at the end stop it in order: readers, runs, the log and MCP servers,
+        then the application's lifespan.
 
         Raises:
-            ConfigurationError: the database cannot be used; says why.
+            ConfigurationError: the database cannot be used, or the lifespan failed; says why.
         """
         if self._running:
             yield
             return
-        async with self._open_database(), asyncio.TaskGroup() as group:
+        async with (
+            self._application.opened(self) as self._attempts.state,
+            self._open_database(),
+            asyncio.TaskGroup() as group,
+        ):
             store = group.create_task(self._store_parts.run(self._stop_store))
+            servers = group.create_task(self._server_parts.run(self._stop_store))
+            await self._servers.settled()
             work = group.create_task(self._work_parts.run(self._stop_work))
             work.add_done_callback(lambda _: self._work_done.set())
             with contextlib.suppress(TimeoutError):
@@ -257,7 +285,9 @@ class Longrun:
                 await work
                 self._stop_store.set()
                 await asyncio.wait([store], timeout=STORE_WAIT)
+                await asyncio.wait([servers], timeout=SERVERS_WAIT)
                 store.cancel()
+                servers.cancel()
                 self._running = False
 
     @contextlib.asynccontextmanager
@@ -284,24 +314,53 @@ class Longrun:
 
 
 def create_app(
-    agents: Iterable[Agent[Any]] | None = None,
+    agents: Any = None,
     settings: Settings | None = None,
     *,
+    context: ContextFactory | None = None,
+    run_config: RunConfig | RunConfigFactory | None = None,
+    hooks: RunHooks[Any] | HooksFactory | None = None,
     session: SessionFactory | None = None,
+    lifespan: Lifespan | None = None,
 ) -> Longrun:
-    """An ASGI application that serves these agents, each under its `name` as `model`.
+    """An ASGI application that serves agents, each under its name as `model`.
+
+    The functions among the arguments may be sync or async, and get `longrun.current()` if they
+    have a parameter. All but `lifespan` are called once for each attempt of a run: after a
+    takeover again, on another replica.
 
     Args:
-        agents: what to serve; left out, what the settings name, or else the demo agents.
+        agents: an Agent, a `Served`, an import string, a list or dict of these, or a function that
+            returns one of these, which is called now. A function in a list or dict, or in a
+            `Served`, makes an agent anew for each attempt, and is served under its own name, or
+            its key. Left out: what the settings name, or else the demo agents.
         settings: left out, read from the environment.
-        session: makes an Agents SDK Session for each run, from `longrun.current()`. What a run
-            does with it is recorded, so that a run that is taken over finds what it found before.
-            It is closed when the run ends, if it can be.
+        context: makes the Agents SDK's context of a run. If it is an async context manager, it is
+            entered, and left when the run ends.
+        run_config: an `agents.RunConfig`, or a function that gives one. `group_id` and `sandbox`
+            cannot be set; model settings of a request win over its own.
+        hooks: `agents.RunHooks`, or a function that gives some.
+        session: makes an Agents SDK Session for a run. What a run does with it is recorded, so
+            that a run that is taken over finds what it found before. It is closed when the run
+            ends, if it can be.
+        lifespan: a function that gives an async context manager, entered when this process starts
+            and left when it has stopped; it gets this application if it has a parameter. What it
+            yields is `longrun.current().state`.
 
     Raises:
-        ConfigurationError: a setting is not allowed, an agent cannot be served, a name is twice.
+        ConfigurationError: a setting is not allowed, an agent cannot be served, a name is twice,
+            or an argument has a wrong type.
     """
     settings = settings or Settings.load()
-    if agents is None:
-        agents = registry.load(settings.agents or [registry.DEMO_AGENTS])
-    return Longrun(Registry(agents), settings, session)
+    given: dict[str, Any] = {
+        "context": context,
+        "run_config": run_config,
+        "hooks": hooks,
+        "session": session,
+        "lifespan": lifespan,
+    }
+    strings = registry.import_strings(agents, settings.agents)
+    served = registry.load(strings) if strings else registry.given(agents)
+    beside = of_modules(strings)
+    given = {name: beside.get(name) if each is None else each for name, each in given.items()}
+    return Longrun(Registry(served), settings, Application(**given))

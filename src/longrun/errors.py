@@ -17,6 +17,7 @@
     ├── ConfigurationError       the command cannot do its work; a server does not start
     ├── ReplayMismatch           the agent's code no longer matches what was recorded of the run
     ├── OutputMismatch           the last text of a run is not what `text.format` asks for
+    ├── ServerAway               an MCP server that a run needs; the run fails with this message
     ├── NotStored                what a run wrote cannot be stored; the run fails with this message
     │   └── TooLarge             one of its events, items or steps exceeds the limit
     └── Fenced                   another attempt holds the response; never leaves the server
@@ -174,6 +175,19 @@ class TooLarge(NotStored):
             f"The run produced {what} of {size:,} bytes; at most {limit:,} are allowed"
             " (LONGRUN_MAX_ITEM_BYTES)."
         )
+
+
+class ServerAway(LongrunError):
+    """An MCP server cannot be reached; a run that needs its tools fails with this message.
+
+    Args:
+        agent: the name of the one whose tools they are.
+    """
+
+    default_code = "server_away"
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(f"An MCP server of the agent {agent!r} cannot be reached.")
 
 
 class Fenced(LongrunError):

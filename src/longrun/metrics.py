@@ -47,6 +47,17 @@ tool_threads = Gauge(
 tool_calls_waiting = Gauge(
     "longrun_tool_calls_waiting", "Calls of functions that wait for a thread.", registry=registry
 )
+mcp_servers = Gauge(
+    "longrun_mcp_servers",
+    "MCP servers of agents: connected (up), or not (away).",
+    ["state"],
+    registry=registry,
+)
+mcp_reconnects = Counter(
+    "longrun_mcp_reconnects",
+    "Tries to connect an MCP server again.",
+    registry=registry,
+)
 part_restarts = Counter(
     "longrun_part_restarts", "Restarts of background parts.", ["part"], registry=registry
 )

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents import Agent
 from openai.types.responses import ResponseCompletedEvent
 
 from longrun.assembly.assembler import Assembler
+from longrun.execution.application import Application
 from longrun.execution.host import Handle
 from longrun.execution.replay import taps
-from longrun.execution.run import Run, SessionFactory, Start
+from longrun.execution.run import Run, Start
 from longrun.execution.takeover import Position, read_position
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
@@ -98,21 +98,21 @@ class Commits:
 
 
 async def run(
-    agent: Agent[Any],
+    agent: Any,
     asked: RunRequest | None = None,
     *,
-    session: SessionFactory | None = None,
     cancel_after: int | None = None,
     later: int = 0,
     commits: Commits | None = None,
+    **given: Any,
 ) -> Commits:
     """A whole run, its first attempt.
 
     Args:
-        session: makes its SDK Session.
         cancel_after: abandon it once so many events are committed.
         later: and the other tasks have had so many turns since.
         commits: where it is to commit.
+        given: what the application gives, by the names of `create_app`.
     """
     taps.install(tracing=False)
     asked = asked or request()
@@ -125,7 +125,7 @@ async def run(
 
     async def execute(handle: Handle) -> None:
         start = Start(assembler, run_log)
-        await Run(agent, asked, handle, start, Settings(), session).execute()
+        await Run(agent, asked, handle, start, Settings(), Application(**given)).execute()
 
     async with asyncio.TaskGroup() as group:
         handle = Handle(asked, 1, execute, group)
@@ -138,9 +138,7 @@ async def run(
     return commits
 
 
-async def take_over(
-    agent: Agent[Any], asked: RunRequest, commits: Commits, attempt: int = 2
-) -> Position:
+async def take_over(agent: Any, asked: RunRequest, commits: Commits, attempt: int = 2) -> Position:
     """The next attempt, after one died with these commits."""
     claim = Claim(
         request=asked, attempt=attempt, spent=attempt, handovers=0, cancelled=False, overdue=False

@@ -2,17 +2,20 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from longrun import metrics
 from longrun.errors import Fenced, Unavailable
 from longrun.execution import outcomes
+from longrun.execution.application import Application
 from longrun.execution.ending import Ends
 from longrun.execution.host import Handle
+from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.registry import Registry
-from longrun.execution.run import Run, SessionFactory, Start
+from longrun.execution.run import Run, Start
 from longrun.execution.takeover import read_position
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
@@ -32,7 +35,11 @@ class Attempts:
     """What is done in an attempt, by its handle: a new response's first one, or a resumed one.
 
     Args:
-        session: makes the SDK Session of each run; None for runs without one.
+        application: gives each attempt its context, configuration, hooks and session.
+        servers: connects the MCP servers of agents.
+
+    Attributes:
+        state: what the application's lifespan has given, for `longrun.current()`.
     """
 
     def __init__(
@@ -46,7 +53,8 @@ class Attempts:
         announcer: Announcer,
         ends: Ends,
         settings: Settings,
-        session: SessionFactory | None = None,
+        application: Application,
+        servers: MCPServers,
     ) -> None:
         self._registry = registry
         self._responses = responses
@@ -56,7 +64,9 @@ class Attempts:
         self._announcer = announcer
         self._ends = ends
         self._settings = settings
-        self._session = session
+        self._application = application
+        self._servers = servers
+        self.state: Any = None
 
     async def create(self, new: NewResponse, start: Start, handle: Handle) -> None:
         """Create a response, and run it. What goes wrong with the first is told by
@@ -91,10 +101,13 @@ class Attempts:
 
     async def _run(self, handle: Handle, request: RunRequest, start: Start) -> None:
         handle.prepared.set_result(None)
+        handle.current = dataclasses.replace(handle.current, state=self.state)
         agent = self._registry.get(request.agent)
         metrics.runs.inc()
         try:
-            await Run(agent, request, handle, start, self._settings, self._session).execute()
+            await Run(
+                agent, request, handle, start, self._settings, self._application, self._servers
+            ).execute()
         finally:
             metrics.runs.dec()
 

@@ -26,6 +26,7 @@ class Current:
         principal: who the request is made for.
         idempotency_key: the same whenever this very tool call is executed again after a crash;
             hand it to payment providers and the like. None outside a tool.
+        state: what the application's lifespan yields: pools, clients and the like.
         cancelled: whether the run has ended meanwhile. A tool in a thread cannot be stopped;
             it should look now and then, and stop by itself.
         metadata: of the request.
@@ -40,6 +41,7 @@ class Current:
     metadata: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    state: Any = field(default=None, repr=False)
     _stopped: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @classmethod

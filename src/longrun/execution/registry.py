@@ -1,15 +1,18 @@
 """The agents that are served, each under its name, which clients give as `model`."""
 
+import contextlib
 import importlib
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from agents import Agent
 
 from longrun.errors import ConfigurationError
+from longrun.execution.served import AgentFactory, Served, is_factory
 
 DEMO_AGENTS = "longrun.demo.agents:agents"
 
@@ -21,35 +24,48 @@ class Registry:
         ConfigurationError: a name twice or empty, something that is no agent, or no agent.
     """
 
-    def __init__(self, agents: Iterable[Agent[Any]]) -> None:
-        self._agents: dict[str, Agent[Any]] = {}
+    def __init__(self, agents: Iterable[Agent[Any] | Served]) -> None:
+        self._served: dict[str, Served] = {}
         for agent in agents:
-            if not isinstance(agent, Agent):
+            served = agent if isinstance(agent, Served) else _served(agent)
+            _check_name(served.name)
+            if served.name in self._served:
                 raise ConfigurationError(
-                    f"cannot serve {agent!r}: expected an agents.Agent, got {type(agent).__name__}"
-                )
-            if not agent.name.strip():
-                raise ConfigurationError("an agent without a name cannot be served")
-            if "\0" in agent.name or not _is_text(agent.name):
-                raise ConfigurationError(
-                    f"an agent named {agent.name!r} cannot be served: a name must not contain NUL "
-                    "or a lone surrogate"
-                )
-            if agent.name in self._agents:
-                raise ConfigurationError(
-                    f"two agents are named {agent.name!r}: each is served under its name, "
+                    f"two agents are named {served.name!r}: each is served under its name, "
                     "so names must differ"
                 )
-            self._agents[agent.name] = agent
-        if not self._agents:
+            self._served[served.name] = served
+        if not self._served:
             raise ConfigurationError("no agent to serve")
 
     def names(self) -> list[str]:
-        return list(self._agents)
+        return list(self._served)
 
-    def get(self, name: str) -> Agent[Any]:
-        """The agent of this name; KeyError if it is not served."""
-        return self._agents[name]
+    def get(self, name: str) -> Agent[Any] | AgentFactory:
+        """The agent of this name, or the function that makes it; KeyError if it is not served."""
+        return self._served[name].agent
+
+    def agents(self) -> list[Agent[Any]]:
+        """Those that are not made for each run."""
+        return [each.agent for each in self._served.values() if isinstance(each.agent, Agent)]
+
+
+def _served(agent: Any) -> Served:
+    if not isinstance(agent, Agent):
+        raise ConfigurationError(
+            f"cannot serve {agent!r}: expected an agents.Agent, got {type(agent).__name__}"
+        )
+    return Served(agent)
+
+
+def _check_name(name: str) -> None:
+    if not name.strip():
+        raise ConfigurationError("an agent without a name cannot be served")
+    if "\0" in name or not _is_text(name):
+        raise ConfigurationError(
+            f"an agent named {name!r} cannot be served: a name must not contain NUL "
+            "or a lone surrogate"
+        )
 
 
 def _is_text(name: str) -> bool:
@@ -61,10 +77,17 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def load(import_strings: Iterable[str]) -> list[Agent[Any]]:
+ALLOWED: Final = (
+    "an agents.Agent, a longrun.Served, a list or dict of them, or a callable that returns one "
+    "of these"
+)
+
+
+def load(import_strings: Iterable[str]) -> list[Agent[Any] | Served]:
     """Import agents by `module:attribute`, the current directory included.
 
-    An attribute may be an Agent, a list or dict of them, or a callable that returns one of these.
+    An attribute may be an Agent, a Served, a list or dict of them, or a callable that returns one
+    of these. A callable within a list or dict makes an agent for each run (`served.py`).
 
     Raises:
         ConfigurationError: names the import string and what is wrong with it.
@@ -72,10 +95,17 @@ def load(import_strings: Iterable[str]) -> list[Agent[Any]]:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
-    return [agent for string in import_strings for agent in _load_one(string)]
+    return [
+        agent for string in import_strings for agent in agents_of(imported(string), repr(string))
+    ]
 
 
-def _load_one(string: str) -> list[Agent[Any]]:
+def imported(string: str) -> Any:
+    """What an import string names.
+
+    Raises:
+        ConfigurationError: it is none, or cannot be imported.
+    """
     module_name, _, path = string.partition(":")
     if not module_name or not path:
         raise ConfigurationError(
@@ -86,22 +116,45 @@ def _load_one(string: str) -> list[Agent[Any]]:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
         raise ConfigurationError(
-            f"cannot import {module_name!r} (of {string!r}): {_described(error)}"
+            f"cannot import {module_name!r} (of {string!r}): {described(error)}"
         ) from error
     for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
             raise ConfigurationError(f"{module_name!r} has no {path!r} (of {string!r})") from None
-    return _flatten(_called(found, string), string)
+    return found
+
+
+def import_strings(agents: Any, settings: Sequence[str]) -> list[str]:
+    """The import strings that `create_app` was given as agents, or else by the settings; none if
+    it was given agents."""
+    if agents is None:
+        return list(settings) or [DEMO_AGENTS]
+    if isinstance(agents, str):
+        return [agents]
+    if isinstance(agents, list | tuple) and agents and all(isinstance(x, str) for x in agents):
+        return list(agents)
+    return []
+
+
+def given(agents: Any) -> list[Agent[Any] | Served]:
+    """What `create_app` was given as agents, and not by import strings.
+
+    Raises:
+        ConfigurationError: it is something else; says what, and what is allowed.
+    """
+    return agents_of(agents, "agents")
 
 
 _SHOWN_FRAMES: Final = 3
 
-_NOT_SHOWN: Final = (__file__, importlib.__file__, "<frozen importlib")
+_OURS: Final = os.path.dirname(__file__)
+
+_NOT_SHOWN: Final = (_OURS, importlib.__file__, contextlib.__file__, "<frozen importlib")
 
 
-def _described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """The error and where in the user's code it was raised: the last frames."""
     lines = [f"{type(error).__name__}: {error}"]
     frames = [
@@ -116,32 +169,57 @@ def _described(error: Exception) -> str:
     return "\n".join(lines)
 
 
-def _called(found: Any, string: str) -> Any:
-    if isinstance(found, Agent) or not callable(found):
+def agents_of(found: Any, what: str) -> list[Agent[Any] | Served]:
+    """The agents in what was given.
+
+    Args:
+        what: how it was named.
+
+    Raises:
+        ConfigurationError: something else is there; names it.
+    """
+    return _flatten(_called(found, what), what)
+
+
+def _called(found: Any, what: str) -> Any:
+    if isinstance(found, Agent | Served) or not callable(found):
         return found
     try:
         return found()
     except Exception as error:
-        raise ConfigurationError(f"calling {string!r} failed: {_described(error)}") from error
-
-
-def _flatten(found: Any, string: str) -> list[Agent[Any]]:
-    if isinstance(found, Agent):
-        return [found]
-    values = found.values() if isinstance(found, Mapping) else found
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ConfigurationError(
-            f"{string!r} is {type(found).__name__}: expected an agents.Agent, a list or dict of "
-            "them, or a callable that returns one of these"
-        )
-    try:
-        agents = list(values)
-    except Exception as error:
-        raise ConfigurationError(f"listing {string!r} failed: {_described(error)}") from error
-    for each in agents:
-        if not isinstance(each, Agent):
-            raise ConfigurationError(
-                f"{string!r} has {each!r} among its agents: expected an agents.Agent, "
-                f"got {type(each).__name__}"
+        hint = ""
+        if isinstance(error, TypeError) and not isinstance(found, type):
+            hint = (
+                "\n  It is called once, at start, with nothing. To make an agent for each run, put "
+                "the function into a dict, {'name': function}, or longrun.Served(function)."
             )
-    return agents
+        raise ConfigurationError(f"calling {what} failed: {described(error)}{hint}") from error
+
+
+def _flatten(found: Any, what: str) -> list[Agent[Any] | Served]:
+    if isinstance(found, Agent | Served):
+        return [found]
+    if isinstance(found, str | bytes) or not isinstance(found, Iterable):
+        hint = ""
+        if inspect.isawaitable(found):
+            hint = ". An async function makes an agent for each run in a dict or longrun.Served"
+            if inspect.iscoroutine(found):
+                found.close()
+        raise ConfigurationError(f"{what} is {type(found).__name__}: expected {ALLOWED}{hint}")
+    try:
+        pairs = list(found.items() if isinstance(found, Mapping) else ((None, x) for x in found))
+    except Exception as error:
+        raise ConfigurationError(f"listing {what} failed: {described(error)}") from error
+    return [_one_of(each, key, what) for key, each in pairs]
+
+
+def _one_of(found: Any, key: Any, what: str) -> Agent[Any] | Served:
+    """One of several: a function among them makes the agent for each run."""
+    if isinstance(found, Agent | Served):
+        return found
+    if is_factory(found):
+        return Served(found, "" if key is None else str(key))
+    raise ConfigurationError(
+        f"{what} has {found!r} among its agents: expected an agents.Agent, "
+        f"got {type(found).__name__}"
+    )

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,20 +11,22 @@ from agents import (
     Agent,
     ModelBehaviorError,
     ModelRefusalError,
-    RunConfig,
     Runner,
     RunResultStreaming,
 )
-from agents.memory import Session
 
 from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError, ReplayMismatch
+from longrun.execution.application import Application, Given
 from longrun.execution.budget import Budget, BudgetSpent
+from longrun.execution.configuration import run_config
 from longrun.execution.contained import Escaped, being_cancelled, contain_tasks, contained
-from longrun.execution.current import Current, set_current
+from longrun.execution.current import set_current
 from longrun.execution.demands import Demands
 from longrun.execution.ending import end_response
+from longrun.execution.hooks import Hooks
 from longrun.execution.host import Handle
+from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.outcomes import (
     COMPLETED,
     INCOMPLETE,
@@ -32,6 +34,7 @@ from longrun.execution.outcomes import (
     incomplete,
     of_exception,
 )
+from longrun.execution.output import check_agreement
 from longrun.execution.parameters import input_items, model_settings, with_client_tools
 from longrun.execution.replay import place, sdk
 from longrun.execution.replay.journal import Journal
@@ -39,6 +42,7 @@ from longrun.execution.replay.model_turns import ReplayedTurn
 from longrun.execution.replay.session import JournaledSession
 from longrun.execution.replay.steps import Steps
 from longrun.execution.replay.tool_calls import ToolEnds
+from longrun.execution.served import AgentFactory, made
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.records import Step
@@ -46,8 +50,6 @@ from longrun.store.run_log import RunLog
 from longrun.supervision import let_go
 
 log = logging.getLogger("longrun.execution.run")
-
-SessionFactory = Callable[[Current], Session]
 
 STOP_WAIT: Final = 5.0
 """Seconds that a tool's own cleanup may take after the run was stopped."""
@@ -66,18 +68,21 @@ class Run:
     """Produces one response: one attempt, on this replica.
 
     Args:
+        agent: which is run, or the function that makes it.
         handle: the hold on it, by which it is stopped.
-        session: makes the SDK Session of the run.
+        application: gives the run its context, configuration, hooks and session.
+        servers: connects the MCP servers that it needs.
     """
 
     def __init__(
         self,
-        agent: Agent[Any],
+        agent: Agent[Any] | AgentFactory,
         request: RunRequest,
         handle: Handle,
         start: Start,
         settings: Settings,
-        session: SessionFactory | None = None,
+        application: Application | None = None,
+        servers: MCPServers | None = None,
     ) -> None:
         self._agent = agent
         self._request = request
@@ -85,7 +90,8 @@ class Run:
         self._assembler = start.assembler
         self._log = start.run_log
         self._settings = settings
-        self._session = session
+        self._application = application or Application()
+        self._servers = servers
         self._journal = Journal(start.steps)
         self._budget = Budget(request.parameters, self._assembler.usage)
         self._demands = Demands(request.parameters, self._budget)
@@ -121,7 +127,7 @@ class Run:
 
     async def _outcome(self) -> Outcome:
         try:
-            with contained(f"agent {self._agent.name!r}"):
+            with contained(f"agent {self._request.agent!r}"):
                 await self._drive()
             self._journal.check_reached("", "model", "tool")
         except Exception as error:
@@ -136,13 +142,27 @@ class Run:
 
     async def _drive(self) -> None:
         contain_tasks()
-        set_current(self._handle.current)
-        place.enter(self._steps)
+        current = self._handle.current
+        set_current(current)
+        using = contextlib.nullcontext() if self._servers is None else self._servers.used()
+        with using:
+            agent = await made(self._agent, current)
+            if agent is not self._agent:
+                check_agreement(agent, self._request.parameters)
+            async with self._application.of_run(current) as given:
+                place.enter(self._steps)
+                try:
+                    await self._run(agent, given)
+                finally:
+                    # What the application does at the end is its own affair.
+                    place.leave()
+
+    async def _run(self, agent: Agent[Any], given: Given) -> None:
         session = None
-        if self._session is not None:
-            session = JournaledSession(self._session(self._handle.current), self._steps)
+        if given.session is not None:
+            session = JournaledSession(given.session, self._steps)
         try:
-            result = self._start(session)
+            result = self._start(agent, given, session)
             try:
                 async for event in result.stream_events():
                     self._journal.check()
@@ -163,19 +183,24 @@ class Run:
             if session is not None:
                 await session.close()
 
-    def _start(self, session: JournaledSession | None) -> RunResultStreaming:
+    def _start(
+        self, agent: Agent[Any], given: Given, session: JournaledSession | None
+    ) -> RunResultStreaming:
         parameters = self._request.parameters
+        ours = ToolEnds(self._steps.tools)
         return Runner.run_streamed(
-            with_client_tools(self._agent, parameters),
+            with_client_tools(agent, parameters),
             input=input_items(self._request),
+            context=given.context,
             max_turns=self._settings.max_turns,
-            hooks=ToolEnds(self._steps.tools),
+            hooks=ours if given.hooks is None else Hooks(ours, given.hooks),
             session=session,
-            run_config=RunConfig(
+            run_config=run_config(
+                given.run_config,
                 group_id=self._steps.group_id,
+                workflow_name=agent.name,
                 model_settings=model_settings(parameters),
-                tracing_disabled=not self._settings.sdk_tracing,
-                workflow_name=self._agent.name,
+                traced=self._settings.sdk_tracing,
             ),
         )
 

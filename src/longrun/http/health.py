@@ -12,15 +12,22 @@ from longrun.http.answers import JSONAnswer
 Problems = Callable[[], list[str]]
 
 
-def routes(problems: Problems) -> list[Route]:
-    """The routes. `problems` says why this replica is not ready; empty when it is."""
+def routes(problems: Problems, warnings: Problems) -> list[Route]:
+    """The routes.
+
+    Args:
+        problems: says why this replica is not ready; empty when it is.
+        warnings: what is amiss with a replica that is fit for requests all the same.
+    """
 
     async def healthz(request: Request) -> Response:
         return JSONAnswer({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
         found = problems()
-        body = {"status": "unready" if found else "ready", "problems": found}
+        body: dict[str, object] = {"status": "unready" if found else "ready", "problems": found}
+        if amiss := warnings():
+            body["warnings"] = amiss
         return JSONAnswer(body, status_code=503 if found else 200)
 
     async def metrics_text(request: Request) -> Response:

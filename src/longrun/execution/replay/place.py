@@ -51,6 +51,11 @@ def enter(steps: "Steps") -> None:
     _place.set(Place(steps, Scope("")))
 
 
+def leave() -> None:
+    """From here on this task is user code."""
+    _place.set(None)
+
+
 def here() -> Place | None:
     """The place of the code that calls this; None in user code and outside runs."""
     return _place.get()

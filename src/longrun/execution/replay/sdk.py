@@ -35,6 +35,7 @@ from agents import (
     OpenAIResponsesModel,
     RunResultStreaming,
 )
+from agents.mcp import MCPServer
 from agents.models.chatcmpl_helpers import ChatCmplHelpers
 from agents.models.interface import Model
 from agents.result import RunResultBase
@@ -84,6 +85,12 @@ GUARDRAILS: Final = (
     _name("agents:ToolInputGuardrail", "run", "data"),
     _name("agents:ToolOutputGuardrail", "run", "data"),
 )
+LIST_MCP_TOOLS: Final = _name(
+    "agents.mcp.util:MCPUtil", "_list_tools_with_span", "server", "run_context", "agent"
+)
+INVOKE_MCP_TOOL: Final = _name(
+    "agents.mcp.util:MCPUtil", "invoke_mcp_tool", "server", "tool", "context", "input_json"
+)
 ACTIONS: Final = (
     _name(f"{_ACTIONS}:ComputerAction", "execute", "action", "config", "tool_output_committer"),
     *(
@@ -99,6 +106,11 @@ NAMES: Final = (
     *TIMED_REQUESTS,
     *GUARDRAILS,
     *ACTIONS,
+    LIST_MCP_TOOLS,
+    INVOKE_MCP_TOOL,
+    _name("agents.mcp._logging", "get_mcp_server_log_name", "name"),
+    _name("agents.mcp._compat", "is_mcp_timeout_error", "error"),
+    _name("agents:FunctionTool", "_agent_instance"),
     _name("agents:FunctionTool", "_is_agent_tool"),
     _name("agents:FunctionTool", "output_json_schema"),
     _name("agents:FunctionTool", "_output_type_adapter"),
@@ -246,6 +258,16 @@ def origin_of(model: Any) -> Origin:
     return Origin(api, f"{kind} {name}" if slash else kind)
 
 
+def agents_behind(agent: Any) -> list[Any]:
+    """The agents that this one hands over to, as far as can be known, or has as tools."""
+    handoffs = [
+        target_of(each) if isinstance(each, Handoff) else each
+        for each in getattr(agent, "handoffs", ())
+    ]
+    tools = [getattr(tool, "_agent_instance", None) for tool in getattr(agent, "tools", ())]
+    return [found for found in (*handoffs, *tools) if found is not None]
+
+
 def cancellation_of(result: RunResultStreaming) -> asyncio.CancelledError | None:
     """What cancelled the SDK's own work on a run, if anything did; its stream just ends then."""
     task = loop_task(result)
@@ -260,6 +282,31 @@ def cancellation_of(result: RunResultStreaming) -> asyncio.CancelledError | None
 def loop_task(result: RunResultStreaming) -> asyncio.Task[Any] | None:
     """The task in which the SDK drives a run."""
     return result.run_loop_task
+
+
+# -- MCP servers ------------------------------------------------------------------------------
+
+
+def mcp_server_name(server: MCPServer) -> str:
+    """Its name, without the credentials that may be in a URL."""
+    names: Any = importlib.import_module("agents.mcp._logging")
+    return str(names.get_mcp_server_log_name(server.name))
+
+
+async def probe_mcp_server(server: MCPServer) -> None:
+    """Ask something of it that has no effect, and is not answered from a cache. Raises what
+    anything may raise that is behind a connection."""
+    session: Any = getattr(server, "session", None)
+    if session is None:
+        await server.list_tools()
+    else:
+        await session.list_tools()
+
+
+def is_mcp_timeout(error: BaseException) -> bool:
+    """Whether a server did not answer in time, which need not mean that it is gone."""
+    compat: Any = importlib.import_module("agents.mcp._compat")
+    return bool(compat.is_mcp_timeout_error(error))
 
 
 # -- function tools ---------------------------------------------------------------------------

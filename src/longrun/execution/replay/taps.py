@@ -14,6 +14,7 @@ from agents import Agent, Handoff, RunConfig
 from agents.items import ModelResponse
 from agents.models.interface import Model
 
+from longrun.execution import mcp_servers
 from longrun.execution.contained import contained
 from longrun.execution.replay import sdk
 from longrun.execution.replay.place import Place, at, here, here_of, in_user_code
@@ -43,6 +44,8 @@ def install(*, tracing: bool) -> None:
         sdk.wrap(action, _tapped_action)
     for guardrail in sdk.GUARDRAILS:
         sdk.wrap(guardrail, _tapped_guardrail)
+    sdk.wrap(sdk.LIST_MCP_TOOLS, _tapped_listing)
+    sdk.wrap(sdk.INVOKE_MCP_TOOL, _tapped_mcp_calls)
     _installed = True
 
 
@@ -237,3 +240,23 @@ def _of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     data = kwargs.get("data", args[0] if args else None)
     call_id = getattr(getattr(data, "context", None), "tool_call_id", None)
     return f" {call_id}" if call_id else ""
+
+
+# -- MCP servers ------------------------------------------------------------------------------
+
+
+def _tapped_listing(original: Any) -> Any:
+    async def list_tools(server: Any, run_context: Any, agent: Any) -> Any:
+        return await mcp_servers.listing(
+            server, agent.name, lambda: original(server, run_context, agent)
+        )
+
+    return list_tools
+
+
+def _tapped_mcp_calls(original: Any) -> Any:
+    @functools.wraps(original)
+    async def invoke(server: Any, *args: Any, **kwargs: Any) -> Any:
+        return await mcp_servers.calling(server, lambda: original(server, *args, **kwargs))
+
+    return invoke
