@@ -49,7 +49,8 @@ class Fate:
     """What this process writes down, and when its responses die.
 
     Attributes:
-        die_after: of each response, the number of the effect that is its last, or its name.
+        die_after: of each response, the number of the effect that is its last, or its name, or
+            how that begins, with a space at the end.
         exits: the first that dies takes the process with it, at once.
     """
 
@@ -72,7 +73,9 @@ class Fate:
             with open(self.path, "a") as file:
                 file.write(f"{response_id} {self.process} {what}\n")
             self.counts[response_id] += 1
-            if self.die_after.get(response_id) not in (self.counts[response_id], what):
+            last = self.die_after.get(response_id)
+            begins = isinstance(last, str) and last.endswith(" ") and what.startswith(last)
+            if not begins and last not in (self.counts[response_id], what):
                 return False
             if self.exits:
                 os._exit(CRASHED)

@@ -47,10 +47,6 @@ GAPS = [
         "responses-local by .*",
         "what only the SDK or longrun wrote (`shell_output`, `status`) goes to the provider",
     ),
-    (
-        "call ids (counted|same|name|empty|none)",
-        "call ids that repeat end the run, or drop an output",
-    ),
 ]
 """What does not work yet: a pattern of `AGENT by WAY`, and why. Each is an xfail that turns into an
 error when it works, so that its line here goes."""
@@ -114,9 +110,7 @@ async def test_three_turns(
         assert "provider_data" not in json.dumps(given)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=gap(f"call ids {kind}")) for kind in CALL_IDS]
-)
+@pytest.mark.parametrize("kind", CALL_IDS)
 async def test_call_ids_are_unique_whatever_the_adapter_gives(
     replicas: list[Replica], provider: Provider, kind: str
 ) -> None:

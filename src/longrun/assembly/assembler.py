@@ -71,6 +71,8 @@ class Assembler:
 
     Attributes:
         origin: which provider gives the raw events that come now, as the tap names it.
+        given_call_ids: by the call ids of raw events, what the model gave, where that differs.
+        withdrawn_calls: the call ids that clients saw of calls that do not stay.
 
     Args:
         document: the Response object without `output`; `status` and the end are filled in.
@@ -100,9 +102,10 @@ class Assembler:
         self._said: set[bytes] = set()
         self._answered: set[str] = set()
         self._withdrawn: dict[int, JSONObject] = {}
-        self._withdrawn_calls: set[str] = set()
+        self.withdrawn_calls: set[str] = set()
         self.origin: str | None = None
-        self._given_call_ids: dict[str, str] = {}
+        self.given_call_ids: Mapping[str, Any] = {}
+        self._renamed: dict[str, str] = {}
         self._reasoning: set[int] = set()
         self._events: list[bytes] = []
         self._items: list[tuple[int, str]] = []
@@ -145,7 +148,7 @@ class Assembler:
         """
         self._answered.update(answered)
         self._withdrawn = {index: closed_empty(added) for index, added in withdrawn.items()}
-        self._withdrawn_calls = {
+        self.withdrawn_calls = {
             added["call_id"]
             for added in withdrawn.values()
             if added.get("call_id") and not is_output(added)
@@ -249,17 +252,19 @@ class Assembler:
         """An item of the SDK's, with a call id that no withdrawn item has had.
 
         A turn that is asked again may give the same call ids again, which openai's client takes
-        for one item at two indexes. The next free of `id`, `id_2`, … is always the same one, so
-        that calls and their outputs still find each other, in every attempt.
+        for one item at two indexes. The border makes others then (`replay/call_ids.py`); those of
+        turns that were recorded by a version without it are told apart here. The next free of
+        `id`, `id_2`, … is always the same one, so that calls and their outputs still find each
+        other, in every attempt.
         """
         raw = plain(raw_item)
         call_id = raw.get("call_id")
-        if call_id in self._withdrawn_calls:
+        if call_id in self.withdrawn_calls:
             n = 2
-            while f"{call_id}_{n}" in self._withdrawn_calls:
+            while f"{call_id}_{n}" in self.withdrawn_calls:
                 n += 1
             raw = {**raw, "call_id": f"{call_id}_{n}"}
-            self._given_call_ids[raw["call_id"]] = call_id
+            self._renamed[raw["call_id"]] = call_id
         return raw
 
     # -- events ---------------------------------------------------------------------------
@@ -289,9 +294,9 @@ class Assembler:
 
     def _keep_face(self, index: int, shown: JSONObject, given: JSONObject, by_model: bool) -> None:
         """Keep how an item was given, where it is not what clients see."""
-        call_id = given.get("call_id")
-        if call_id in self._given_call_ids:
-            given = {**given, "call_id": self._given_call_ids[call_id]}
+        if given.get("call_id"):
+            call_id: Any = self._renamed.get(given["call_id"], given["call_id"])
+            given = {**given, "call_id": self.given_call_ids.get(call_id, call_id)}
         if type_of(given) == "reasoning":
             self._reasoning.add(index)
         behind = by_model and index - 1 in self._reasoning

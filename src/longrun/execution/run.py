@@ -102,7 +102,9 @@ class Run:
             self._demands,
             self._at_boundary,
             self._show_output,
+            start.assembler.withdrawn_calls,
         )
+        self._assembler.given_call_ids = self._steps.call_ids.given
 
     async def execute(self) -> None:
         """Run to the terminal event. Never raises for what goes wrong in the agent.

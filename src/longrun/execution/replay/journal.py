@@ -6,12 +6,15 @@ the call id for a tool's. Response and item ids are no keys, since adapters give
 """
 
 import logging
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NoReturn
 
 from longrun.errors import ReplayMismatch
 from longrun.jsontext import dumps, loads
 from longrun.store.records import Step
+
+MARKS: Final = frozenset({"call_ids"})
+"""What a fingerprint says beyond what was asked, for versions that do not know it: they refuse."""
 
 log = logging.getLogger("longrun.execution.replay.journal")
 
@@ -19,6 +22,11 @@ log = logging.getLogger("longrun.execution.replay.journal")
 def fingerprint(**arguments: str) -> str:
     """What a step is asked, as JSON text. Keys that end in `_digest` may change."""
     return dumps(arguments).decode()
+
+
+def marked(step: Step, **marks: str) -> Step:
+    """A step that released versions must not replay, since they would read it differently."""
+    return step._replace(fingerprint=fingerprint(**loads(step.fingerprint), **marks))
 
 
 class Journal:
@@ -31,6 +39,10 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self._steps)
+
+    def recorded(self, kind: str) -> Iterator[Step]:
+        """All recorded steps of a kind."""
+        return (step for step in self._steps.values() if step.kind == kind)
 
     def find(self, scope: str, kind: str, key: str, fingerprint: str) -> str | None:
         """The recorded result of a step, or None if it has to be done.
@@ -51,7 +63,7 @@ class Journal:
 
     def _compare(self, place: tuple[str, str, str], was: Any, now: Any) -> None:
         for name in was.keys() | now.keys():
-            if was.get(name) == now.get(name):
+            if name in MARKS or was.get(name) == now.get(name):
                 continue
             if name.endswith("_digest"):
                 # Time in dynamic instructions, say. The recorded result still stands.

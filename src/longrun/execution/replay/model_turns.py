@@ -5,6 +5,7 @@ starts. A turn of a run inside the run has no events that a client sees; it is r
 """
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -14,7 +15,8 @@ from agents.items import ModelResponse
 from openai.types.responses import Response, ResponseCompletedEvent
 
 from longrun.execution.contained import contained
-from longrun.execution.replay.journal import fingerprint
+from longrun.execution.replay.call_ids import WITH_CALL_IDS, CallIds, TurnIds
+from longrun.execution.replay.journal import fingerprint, marked
 from longrun.execution.replay.once import Due, Once
 from longrun.execution.replay.results import (
     decode_model_response,
@@ -72,13 +74,17 @@ class ModelTurns:
     """The model turns of one run, and of the runs inside it.
 
     Args:
+        call_ids: makes their calls' ids unique.
         before: called before a model is asked.
 
     Attributes:
         origin: who gives the raw events of the run's own that come now.
     """
 
-    def __init__(self, once: Once, run_log: RunLog, before: Callable[[], None]) -> None:
+    def __init__(
+        self, once: Once, run_log: RunLog, call_ids: CallIds, before: Callable[[], None]
+    ) -> None:
+        self.call_ids = call_ids
         self._once = once
         self._log = run_log
         self._before = before
@@ -96,24 +102,37 @@ class ModelTurns:
             turn, self.origin = self._own_turn, str(call.origin)
         timeout = call.timeout
         ask = do if timeout is None else lambda: _timed(do(), timeout)
-        return turn(_due(call), ask, _contained(call))
+        ids = self.call_ids.turn(call.scope, call.turn, str(call.origin))
+        return turn(_due(call), ask, _contained(call), ids)
 
     async def respond(
         self, call: ModelCall, do: Callable[[], Awaitable[ModelResponse]]
     ) -> ModelResponse:
         """A model turn that is not streamed, of a run inside this one."""
+        ids = self.call_ids.turn(call.scope, call.turn, str(call.origin))
 
         async def ask() -> ModelResponse:
             with _contained(call):
                 async with _time_limit(call.timeout, call.timeout):
-                    return await do()
+                    response = await do()
+            return dataclasses.replace(response, output=ids.output(response.output))
+
+        def encode(response: ModelResponse) -> str:
+            return encode_model_response(response, self.call_ids.given)
+
+        async def keep(step: Step, response: ModelResponse) -> None:
+            await self._once.record(self._marked(step, response))
 
         return await self._once.value(
-            _due(call), ask, encode=encode_model_response, decode=decode_model_response
+            _due(call), ask, encode=encode, decode=decode_model_response, keep=keep
         )
 
     async def _own_turn(
-        self, due: Due, do: Callable[[], AsyncIterator[Any]], user_code: contained
+        self,
+        due: Due,
+        do: Callable[[], AsyncIterator[Any]],
+        user_code: contained,
+        ids: TurnIds,
     ) -> AsyncIterator[Any]:
         """Ends when all of it is taken, and its record committed (`finished`)."""
         async with self._once.passage(due) as recorded:
@@ -131,6 +150,8 @@ class ModelTurns:
                             await self._log.ready()
                         if self._lead.is_long:
                             await self._lead.shortened()
+                        if event.type in WITH_CALL_IDS:
+                            event = ids.event(event)
                         self._lead.yielded += 1
                         yield event
             except GeneratorExit:
@@ -148,7 +169,11 @@ class ModelTurns:
             await self._log.flush()
 
     async def _nested_turn(
-        self, due: Due, do: Callable[[], AsyncIterator[Any]], user_code: contained
+        self,
+        due: Due,
+        do: Callable[[], AsyncIterator[Any]],
+        user_code: contained,
+        ids: TurnIds,
     ) -> AsyncIterator[Any]:
         async with self._once.passage(due) as recorded:
             if recorded is not None:
@@ -159,14 +184,15 @@ class ModelTurns:
             try:
                 async with _closing(do()) as events:
                     async for event in events:
+                        if event.type in WITH_CALL_IDS:
+                            event = ids.event(event)
                         if event.type == "response.output_item.done":
                             done.append(event.item)
                         if isinstance(event, ResponseCompletedEvent):
                             # Some models give their items in the stream alone; the SDK fills
                             # them in later.
                             event.response.output = event.response.output or done
-                            result = encode_response(event.response, [])
-                            await self._once.record(due.finished(result))
+                            await self._once.record(self._step(due, event.response, []))
                         yield event
             except GeneratorExit:
                 raise
@@ -179,7 +205,17 @@ class ModelTurns:
     def finished(self, response: Response, indexes: list[int]) -> list[Step]:
         """The step of the run's own turn that was asked, to be committed with its last events."""
         due, self._asked = self._asked, None
-        return [] if due is None else [due.finished(encode_response(response, indexes))]
+        return [] if due is None else [self._step(due, response, indexes)]
+
+    def _step(self, due: Due, response: Response, indexes: list[int]) -> Step:
+        result = encode_response(response, indexes, self.call_ids.given)
+        return self._marked(due.finished(result), response)
+
+    def _marked(self, step: Step, turn: Response | ModelResponse) -> Step:
+        """A version that knows nothing of minted call ids would execute the calls again."""
+        given = self.call_ids.given
+        minted = any(getattr(item, "call_id", None) in given for item in turn.output)
+        return marked(step, call_ids="minted") if minted else step
 
     def taken(self) -> None:
         """The assembler has taken one more raw event of the run's own."""

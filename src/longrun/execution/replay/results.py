@@ -8,6 +8,7 @@ JSON value; any other object (an array, a generator, a list that contains itself
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 from agents import ModelResponse, ToolOutputFileContent, ToolOutputImage, ToolOutputText
@@ -120,33 +121,70 @@ def decode_tool_output(encoded: Any) -> Any:
     return value
 
 
-def encode_response(response: Response, indexes: list[int]) -> str:
-    """A streamed model turn, and the output indexes that its items got."""
+def encode_response(response: Response, indexes: list[int], given: Mapping[str, Any]) -> str:
+    """A streamed model turn as the model gave it, and the output indexes that its items got.
+
+    Args:
+        given: by the call ids that were minted, what the model gave (`call_ids.py`).
+    """
     kept = {name: value for name, value in plain(response).items() if name not in _NOT_NEEDED}
-    return dumps({"response": kept, "indexes": indexes}).decode()
+    minted = _as_given(kept.get("output") or [], given)
+    return dumps({"response": kept, "indexes": indexes, **minted}).decode()
 
 
 def decode_response(result: str) -> tuple[Response, list[int]]:
+    """The turn again, as the SDK had it: with the call ids that were minted."""
     recorded = loads(result)
+    _as_minted(recorded, recorded["response"].get("output"))
     return Response.construct(**recorded["response"]), recorded["indexes"]
 
 
-def encode_model_response(response: ModelResponse) -> str:
+def encode_model_response(response: ModelResponse, given: Mapping[str, Any]) -> str:
     """A model turn of a run inside the run, which is not streamed."""
+    output = [plain(item) for item in response.output]
+    minted = _as_given(output, given)
+    usage = serialize_usage(response.usage)
     return dumps(
-        {
-            "output": [plain(item) for item in response.output],
-            "usage": serialize_usage(response.usage),
-            "response_id": response.response_id,
-        }
+        {"output": output, "usage": usage, "response_id": response.response_id, **minted}
     ).decode()
 
 
 def decode_model_response(result: str) -> ModelResponse:
     recorded = loads(result)
+    _as_minted(recorded, recorded["output"])
     built = Response.construct(output=recorded["output"])
     return ModelResponse(
         output=built.output,
         usage=deserialize_usage(recorded["usage"]),
         response_id=recorded["response_id"],
     )
+
+
+def recorded_call_ids(result: str) -> tuple[set[str], dict[str, Any]]:
+    """Of a recorded turn: all call ids that the SDK had, and what the model gave for those that
+    were minted."""
+    recorded = loads(result)
+    output = recorded.get("response", recorded).get("output")
+    given = _as_minted(recorded, output)
+    return {item["call_id"] for item in output or () if item.get("call_id")}, given
+
+
+def _as_given(output: list[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Put back what the model gave as call ids. What was minted is recorded beside, by the place
+    in the output; nothing if nothing was."""
+    minted = {}
+    for place, item in enumerate(output):
+        call_id = item.get("call_id")
+        if call_id in given:
+            minted[str(place)] = call_id
+            item["call_id"] = given[call_id]
+    return {"call_ids": minted} if minted else {}
+
+
+def _as_minted(recorded: Any, output: Any) -> dict[str, Any]:
+    given = {}
+    for place, call_id in recorded.get("call_ids", {}).items():
+        item = output[int(place)]
+        given[call_id] = item["call_id"]
+        item["call_id"] = call_id
+    return given

@@ -1,10 +1,11 @@
 """The steps of one run: done once, recorded, and given again from the journal after a takeover."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from longrun.execution.current import Current
 from longrun.execution.demands import Demands
+from longrun.execution.replay.call_ids import CallIds
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ModelTurns
 from longrun.execution.replay.once import Due, Once
@@ -20,8 +21,10 @@ class Steps:
         demands: what the request wants of its model turns.
         at_boundary: called before a step is begun.
         show_output: commits the output item of a tool of the run's own, with its step.
+        shown: the call ids that clients saw of calls that do not stay.
 
     Attributes:
+        call_ids: unique inside the SDK, as the models gave them outside.
         group_id: that of the run's RunConfig; it tells the run's own turns from those of other
             runs that user code starts within it.
         taken_over: this is not the first attempt.
@@ -35,6 +38,7 @@ class Steps:
         demands: Demands,
         at_boundary: Callable[[], Awaitable[None]],
         show_output: ShowOutput,
+        shown: Iterable[str] = (),
     ) -> None:
         self.group_id = current.response_id
         self.demands = demands
@@ -42,7 +46,8 @@ class Steps:
         self._log = run_log
         self._once = Once(journal, run_log, at_boundary)
         self.tools = ToolCalls(self._once, journal, run_log, current, show_output)
-        self.models = ModelTurns(self._once, run_log, self.tools.record_unshown)
+        self.call_ids = CallIds(current.response_id, journal.recorded("model"), shown)
+        self.models = ModelTurns(self._once, run_log, self.call_ids, self.tools.record_unshown)
 
     async def session(self, key: str, do: Callable[[], Awaitable[Any]]) -> Any:
         """What a run does with its session: JSON in and out, keyed by order."""

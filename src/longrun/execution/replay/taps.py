@@ -85,27 +85,33 @@ class TappedModel(Model):
         return self._model.get_retry_advice(request)
 
     async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+        call = self._call(args, kwargs)
+
         def ask() -> Awaitable[ModelResponse]:
-            given, named = self._demanded(args, kwargs)
+            given, named = self._outgoing(call, args, kwargs)
             return self._model.get_response(*given, **named)
 
-        return await self._place.steps.models.respond(self._call(args, kwargs), ask)
+        return await self._place.steps.models.respond(call, ask)
 
     def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        call = self._call(args, kwargs)
+
         def ask() -> AsyncIterator[Any]:
-            given, named = self._demanded(args, kwargs)
+            given, named = self._outgoing(call, args, kwargs)
             return self._model.stream_response(*given, **named)
 
-        return self._place.steps.models.stream(self._call(args, kwargs), ask)
+        return self._place.steps.models.stream(call, ask)
 
-    def _demanded(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _outgoing(
+        self, call: ModelCall, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the model is really asked: as its request wants it, as far as its budget goes."""
-        changed = self._place.steps.demands.of_turn(
-            self._model, sdk.named(args, kwargs), self._turn, own=not self._place.scope.path
-        )
-        return sdk.replaced(args, kwargs, changed) if changed else (args, kwargs)
+        """What the model is really asked: as its request wants it, as far as its budget goes, and
+        with the call ids that it gave itself."""
+        steps, asked = self._place.steps, sdk.named(args, kwargs)
+        own = not call.scope.path
+        changed = steps.demands.of_turn(self._model, asked, self._turn, own=own)
+        items = steps.call_ids.outgoing(call.scope, str(call.origin), asked["input"])
+        return sdk.replaced(args, kwargs, {**changed, "input": items})
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
         asked = sdk.named(args, kwargs)
