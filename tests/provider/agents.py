@@ -12,6 +12,7 @@ says what it has:
     structured   an output type
     reasoning    effort and summaries
     encrypted    (responses) the same, encrypted, and nothing stored at the provider
+    knowing      (responses) the tools `know`, of the request, and `look`
     hosted       (responses) web search, file search, code, images, MCP
     local        (responses) shell, apply patch and computer, executed here
     ids-KIND     (litellm) `tools` with the call ids of `adapter.CALL_IDS`
@@ -46,6 +47,7 @@ from openai import AsyncOpenAI
 from openai.types.shared import Reasoning
 from pydantic import BaseModel
 
+import longrun
 from tests.provider.adapter import CALL_IDS, AdapterModel
 from tests.provider.items import PIXEL
 from tests.provider.server import KEY, Provider
@@ -79,6 +81,19 @@ async def add(a: int, b: int) -> int:
 async def fail() -> str:
     """Raise; the model is told so."""
     raise RuntimeError("the tool failed")
+
+
+@function_tool
+async def know() -> str:
+    """Tell what a tool can know of the request."""
+    now = longrun.current()
+    known = {
+        "attempt": now.attempt,
+        "metadata": dict(now.metadata),
+        "user": now.user,
+        "headers": dict(now.headers),
+    }
+    return json.dumps(known)
 
 
 class Weather(BaseModel):
@@ -179,6 +194,7 @@ def _hosted(model: Model) -> list[Agent[Any]]:
             tools=[look, add, fail],
             model_settings=keeps_nothing,
         ),
+        Agent(name="responses-knowing", model=model, tools=[know, look]),
         Agent(
             name="responses-hosted",
             model=model,
