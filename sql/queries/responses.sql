@@ -42,6 +42,9 @@ SELECT id, agent, status, background, document,
 FROM longrun.responses AS response
 WHERE id = $1;
 
+-- name: get_owner_unscoped
+SELECT principal FROM longrun.responses WHERE id = $1;
+
 -- name: read_chain
 -- What a next response continues: what each response of the chain that ends with this one was given
 -- and gave, the oldest first. Where the first one continues another that is not among them, that one

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from longrun.access.callers import Caller
     from longrun.app import Longrun, create_app
     from longrun.errors import ConfigurationError, LongrunError
     from longrun.execution.current import Current, at_most_once, current
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from longrun.settings import Settings
 
 __all__ = [
+    "Caller",
     "ConfigurationError",
     "Current",
     "Longrun",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 _FROM: Final = {
+    "Caller": "longrun.access.callers",
     "ConfigurationError": "longrun.errors",
     "Current": "longrun.execution.current",
     "at_most_once": "longrun.execution.current",

@@ -15,6 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from longrun import ids
+from longrun.access.authentication import Authenticate, configured
+from longrun.access.known_keys import KnownKeys
+from longrun.access.stream_tokens import StreamTokens
 from longrun.console import routes as console_routes
 from longrun.execution import registry
 from longrun.execution.admission import Admission
@@ -37,17 +40,20 @@ from longrun.execution.replay import taps
 from longrun.execution.watch import Watch
 from longrun.fanout.hub import Hub
 from longrun.http import health
+from longrun.http.access import Access
 from longrun.http.conversations import ConversationsAPI
 from longrun.http.intake import Intake
 from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, of_routing
 from longrun.http.responses import ResponsesAPI
+from longrun.http.tokens import Tokens
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
 from longrun.store.claims import Claims
 from longrun.store.conversations import Conversations
 from longrun.store.database import Database
 from longrun.store.events import EventLog
+from longrun.store.keys import KEYS_CHANGED, Keys
 from longrun.store.lease import Lease
 from longrun.store.listener import Listener
 from longrun.store.log_writer import LogWriter
@@ -94,6 +100,7 @@ class Longrun:
         self._work_done = asyncio.Event()
         self._application = application or Application()
         self._wire(served, settings)
+        self.authentication = configured(settings, self._known_keys, self._application.authenticate)
         self._asgi = self._build_asgi(settings)
 
     def _wire(self, served: Registry, settings: Settings) -> None:
@@ -104,6 +111,9 @@ class Longrun:
         self._claims = Claims(self._database, replica_id, self.models)
         self._responses = Responses(self._database)
         self._conversations = Conversations(self._database)
+        self._keys = Keys(self._database)
+        self._known_keys = KnownKeys(self._keys, settings.key_cache_seconds)
+        self._stream_tokens = StreamTokens(self._keys, settings.stream_token_seconds)
         self._event_log = EventLog(self._database)
         self._hub = Hub(
             self._event_log,
@@ -153,7 +163,7 @@ class Longrun:
             self._database,
             replica_id,
             announced=self._hub.announced,
-            told=self._watch.told,
+            told=self._told,
             caught_up=self._caught_up,
         )
         self._store_parts = Supervisor()
@@ -169,14 +179,23 @@ class Longrun:
         self._work_parts.add("watch", self._watch.run)
         self._work_parts.add(
             "retention",
-            Retention(self._responses, self._conversations, settings, self._hub.reading).run,
+            Retention(
+                self._responses, self._conversations, self._keys, settings, self._hub.reading
+            ).run,
         )
 
     def _committed(self, response_id: str, chunks: list[Chunk]) -> None:
         self._hub.committed(response_id, chunks)
         self._announcer.announce(response_id, chunks[-1].last)
 
+    def _told(self, message: str) -> None:
+        if message == KEYS_CHANGED:
+            self._known_keys.forget()
+        else:
+            self._watch.told(message)
+
     def _caught_up(self) -> None:
+        self._known_keys.forget()
         self._hub.look_again()
         self._watch.reconnected()
 
@@ -187,7 +206,15 @@ class Longrun:
             responses=self._responses,
             event_log=self._event_log,
             hub=self._hub,
+            keys=self._keys,
             settings=settings,
+        )
+        tokens = Tokens(
+            keys=self._keys,
+            stream_tokens=self._stream_tokens,
+            responses=self._responses,
+            models=self.models,
+            bodies=api.bodies,
         )
         middleware = [Middleware(RequestLog)]
         if settings.cors_origins:
@@ -200,6 +227,11 @@ class Longrun:
                 )
             )
         middleware.append(Middleware(Errors))
+        middleware.append(
+            Middleware(
+                Access, authentication=self.authentication, stream_tokens=self._stream_tokens
+            )
+        )
         middleware.append(Middleware(Intake, timeout=settings.receive_timeout))
         asgi = Starlette(
             routes=[
@@ -208,6 +240,7 @@ class Longrun:
                 *api.routes(),
                 *Lists(self._responses).routes(),
                 *ConversationsAPI(self._conversations, api.bodies).routes(),
+                *tokens.routes(),
             ],
             middleware=middleware,
             exception_handlers={HTTPException: of_routing},
@@ -322,6 +355,7 @@ def create_app(
     hooks: RunHooks[Any] | HooksFactory | None = None,
     session: SessionFactory | None = None,
     lifespan: Lifespan | None = None,
+    authenticate: Authenticate | None = None,
 ) -> Longrun:
     """An ASGI application that serves agents, each under its name as `model`.
 
@@ -346,6 +380,9 @@ def create_app(
         lifespan: a function that gives an async context manager, entered when this process starts
             and left when it has stopped; it gets this application if it has a parameter. What it
             yields is `longrun.current().state`.
+        authenticate: says who sent a request, as a `longrun.Caller`, before keys and tokens are
+            looked at; None: it does not know them. It gets Starlette's HTTPConnection, and may be
+            async.
 
     Raises:
         ConfigurationError: a setting is not allowed, an agent cannot be served, a name is twice,
@@ -358,6 +395,7 @@ def create_app(
         "hooks": hooks,
         "session": session,
         "lifespan": lifespan,
+        "authenticate": authenticate,
     }
     strings = registry.import_strings(agents, settings.agents)
     served = registry.load(strings) if strings else registry.given(agents)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from longrun import cli_keys
 from longrun.errors import LongrunError
 from longrun.loglines import LineFormatter
 from longrun.settings import Settings
@@ -23,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(cli_keys.app)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -55,6 +58,10 @@ def serve(
     ] = None,
     database_url: DatabaseURL = None,
     data_dir: DataDir = None,
+    no_auth: Annotated[
+        bool,
+        typer.Option("--no-auth", help="Ask nobody who they are: something in front does."),
+    ] = False,
     log_level: Annotated[
         str | None,
         typer.Option(
@@ -80,6 +87,7 @@ def serve(
             port=port,
             database_url=database_url,
             data_dir=data_dir,
+            no_auth=no_auth or None,
             log_level=log_level,
         )
         _log_to_stderr(settings.log_level)

@@ -1,6 +1,7 @@
 """Settings: one frozen object, read from `LONGRUN_*` at start, checked, and passed down."""
 
 import difflib
+import ipaddress
 import os
 import re
 import ssl
@@ -275,6 +276,54 @@ class Settings(BaseSettings):
     cors_origins: Strings = Field(
         default=(), description="Origins whose pages may call this server; `*` for all."
     )
+    no_auth: bool = Field(
+        default=False,
+        description="Ask no caller who they are, on any address: something in front does.",
+    )
+    key_cache_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=60,
+        description="How long an API key that was looked up is taken for valid; a revoked one "
+        "is usually refused at once, and after this at the latest.",
+    )
+    stream_token_seconds: float = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="How long a stream token opens the stream of its response.",
+    )
+    trusted_header: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Header in which a proxy in front names the caller. Needs trusted_proxies.",
+    )
+    trusted_proxies: Strings = Field(
+        default=(),
+        description="Addresses or networks of the proxies whose trusted_header is believed.",
+    )
+    oidc_issuer: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="URL of an OpenID Connect provider whose tokens are accepted as keys.",
+    )
+    oidc_audience: str | None = Field(
+        default=None, description="The audience (`aud`) that such tokens must be made for."
+    )
+    oidc_algorithms: Strings = Field(
+        default=("RS256", "ES256"), description="Signature algorithms that they may have."
+    )
+    oidc_principal_claim: str = Field(
+        default="sub",
+        min_length=1,
+        description="Claim that names the principal, which is `oidc:` and its value.",
+    )
+    oidc_scope_claim: str = Field(
+        default="scope",
+        min_length=1,
+        description="Claim with the scopes read, write and admin; without any of them, a token "
+        "may read and write.",
+    )
     sdk_tracing: bool = Field(
         default=False, description="Let the Agents SDK export its traces to OpenAI."
     )
@@ -297,6 +346,8 @@ class Settings(BaseSettings):
         "forbidden_parameters",
         "parameter_limits",
         "forward_headers",
+        "trusted_proxies",
+        "oidc_algorithms",
         mode="before",
     )
     @classmethod
@@ -378,6 +429,31 @@ class Settings(BaseSettings):
         problem = _tls_problem(self.tls_certfile, self.tls_keyfile)
         if problem:
             raise PydanticCustomError("tls", "{said}", {"said": problem})
+        return self
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            try:
+                ipaddress.ip_network(each)
+            except ValueError:
+                raise PydanticCustomError(
+                    "network",
+                    "{each} is no address or network like 10.0.0.7 or 10.0.0.0/8",
+                    {"each": repr(each)},
+                ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _has_whole_identities(self) -> Self:
+        problem = None
+        if (self.trusted_header is None) != (not self.trusted_proxies):
+            problem = "LONGRUN_TRUSTED_HEADER and LONGRUN_TRUSTED_PROXIES need each other"
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            problem = "LONGRUN_OIDC_ISSUER and LONGRUN_OIDC_AUDIENCE need each other"
+        if problem:
+            raise PydanticCustomError("identities", "{said}", {"said": problem})
         return self
 
     @classmethod

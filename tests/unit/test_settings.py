@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from longrun.errors import ConfigurationError
 from longrun.settings import NOT_SETTINGS, Settings, variable
-from longrun.settings_text import as_lines, as_markdown, effective
+from longrun.settings_text import as_lines, as_markdown, effective, shown_value
 from tests.servers import REPOSITORY
 
 
@@ -72,7 +72,7 @@ class TestSources:
         for name, field in Settings.model_fields.items():
             if field.default in (None, ()):
                 continue
-            monkeypatch.setenv(variable(name), str(field.default))
+            monkeypatch.setenv(variable(name), shown_value(field.default))
         assert Settings.load() == Settings.load(agents=())
 
     def test_bounds_and_headers_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:

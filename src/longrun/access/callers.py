@@ -24,12 +24,14 @@ class Caller:
     Attributes:
         principal: owns what the request creates, and sees what is theirs.
         scopes: what the request may do.
-        key: the public part of the key that was shown, for logs.
+        key: the public part of the key that was shown.
+        agent: the only one that they may run; None: all.
     """
 
     principal: str
     scopes: frozenset[str] = frozenset({"read", "write"})
     key: str | None = None
+    agent: str | None = None
 
     def __post_init__(self) -> None:
         if not _PRINCIPAL.fullmatch(self.principal):
@@ -42,6 +44,12 @@ class Caller:
     @property
     def is_admin(self) -> bool:
         return "admin" in self.scopes
+
+    def may_act_for(self, principal: str) -> bool:
+        """Whether they may do for a principal what they may do for their own: an admin for all,
+        others for those below theirs (`website/alice` is below `website`)."""
+        below = bool(self.principal) and principal.startswith(f"{self.principal}/")
+        return self.is_admin or (below and self.agent is None)
 
     def require(self, scope: Scope) -> None:
         """Check that the caller may do something.

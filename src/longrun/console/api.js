@@ -13,6 +13,17 @@ export class Problem extends Error {
   }
 }
 
+const KEY = "longrun.key";
+
+/** The key that requests are made with: kept in this tab, and nowhere else. */
+export const key = {
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  set: (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY)),
+};
+
+/** Called when the server does not take the key, or asks for one. */
+export const wanted = new EventTarget();
+
 /** Paths are relative to the page, so that it also works under a prefix. */
 export const pathOf = (id, query = "") => `v1/responses/${encodeURIComponent(id)}${query}`;
 
@@ -25,15 +36,25 @@ export const post = (path, body) =>
     body: JSON.stringify(body),
   });
 
+/** What a URL needs so that the browser may open it by itself, without the key: `&token=…`. */
+export async function tokenFor(id) {
+  if (!key.get()) return "";
+  const { token } = await post(pathOf(id, "/stream_token"), {});
+  return `&token=${encodeURIComponent(token)}`;
+}
+
 async function ask(path, options) {
+  const bearer = key.get() ? { authorization: `Bearer ${key.get()}` } : {};
+  const headers = { ...options.headers, ...bearer };
   let answer;
   try {
-    answer = await fetch(path, { cache: "no-store", ...options });
+    answer = await fetch(path, { cache: "no-store", ...options, headers });
   } catch {
     throw new Problem("The server is not responding.");
   }
   const text = await answer.text().catch(() => "");
   const body = parsed(text);
+  if (answer.status === 401) wanted.dispatchEvent(new Event("key"));
   if (!answer.ok) {
     const said = body?.error?.message;
     throw new Problem(said ?? `The server responded with status ${answer.status}.`, answer.status);

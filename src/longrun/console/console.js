@@ -1,7 +1,7 @@
 /* Wires the page. The run that is shown is the one in the URL's fragment, so a reload shows it
    again and the back button goes to the one before. */
 
-import { get, pathOf, post, Problem } from "./api.js";
+import { get, key, pathOf, post, Problem, tokenFor, wanted } from "./api.js";
 import { element, Output, perFrame } from "./output.js";
 import * as recent from "./recent.js";
 import { Follower } from "./stream.js";
@@ -24,9 +24,51 @@ async function loadModels() {
     $("model").replaceChildren(...data.map(({ id }) => element("option", "", id)));
     $("problem").textContent = "";
   } catch (problem) {
+    if (problem.status === 401) return; // signing in loads them
     complain(problem);
     setTimeout(loadModels, 2000);
   }
+}
+
+// -- signing in -----------------------------------------------------------------------------
+
+/** The server asks for a key, or does not take the one that there is. */
+function askForKey() {
+  setText("key-problem", key.get() ? "The server does not take this key." : "");
+  key.set("");
+  drawKey(true);
+  $("key").focus();
+}
+
+function drawKey(asked) {
+  $("sign-in").hidden = !asked;
+  $("start").hidden = asked;
+  $("sign-out").hidden = !key.get();
+}
+
+function signIn(event) {
+  event.preventDefault();
+  key.set($("key").value.trim());
+  $("key").value = "";
+  begin();
+}
+
+function signOut() {
+  key.set("");
+  recent.forget();
+  location.hash = "";
+  location.reload();
+}
+
+/** Load what the page needs of the server, for whoever is signed in. */
+async function begin() {
+  setText("key-problem", "");
+  drawKey(false);
+  shown?.follower?.stop();
+  shown = null;
+  await loadModels();
+  showFragment();
+  refreshRuns();
 }
 
 async function start(event) {
@@ -188,19 +230,20 @@ function showLinks(known) {
   const create = new URL("v1/responses", document.baseURI).href;
   $("raw").href = `${base}?stream=true`;
   $("json").href = base;
+  const bearer = key.get() ? ' -H "authorization: Bearer $LONGRUN_API_KEY"' : "";
   const lines = [];
   if (known) {
     const body = JSON.stringify({ model: known.model, input: known.input, background: true });
     lines.push(
       "# start it",
-      `curl ${create} -H 'content-type: application/json' \\`,
+      `curl ${create}${bearer} -H 'content-type: application/json' \\`,
       `  -d '${body.replaceAll("'", "'\\''")}'`,
     );
   }
   lines.push(
     "# follow it; after a cut, pass the last sequence number received",
-    `curl -N '${base}?stream=true'`,
-    `curl -N '${base}?stream=true&starting_after=41'`,
+    `curl -N${bearer} '${base}?stream=true'`,
+    `curl -N${bearer} '${base}?stream=true&starting_after=41'`,
   );
   $("curl").textContent = lines.join("\n");
   $("copy").disabled = false;
@@ -244,6 +287,31 @@ async function copy() {
   setTimeout(() => ($("copy").textContent = "Copy"), 1500);
 }
 
+/** A link to what a key is needed for: a new tab has none, so it gets a token. */
+async function openLink(event) {
+  if (!key.get()) return;
+  event.preventDefault();
+  const link = event.currentTarget;
+  const opened = open("about:blank", "_blank");
+  try {
+    const token = await tokenFor(shown.id);
+    const url = new URL(link.href);
+    url.search += url.search ? token : `?${token.slice(1)}`;
+    if (opened) {
+      opened.opener = null;
+      opened.location = url.href;
+    }
+  } catch (problem) {
+    opened?.close();
+    output.error("Could not open", problem.message);
+  }
+}
+
+$("sign-in").addEventListener("submit", signIn);
+$("sign-out").addEventListener("click", signOut);
+$("raw").addEventListener("click", openLink);
+$("json").addEventListener("click", openLink);
+wanted.addEventListener("key", askForKey);
 $("start").addEventListener("submit", start);
 $("start").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("start").requestSubmit();
@@ -259,7 +327,5 @@ $("forget").addEventListener("click", () => {
 });
 addEventListener("hashchange", showFragment);
 addEventListener("storage", drawRuns); // another tab started one
-loadModels();
 drawRuns();
-showFragment();
-refreshRuns();
+begin();

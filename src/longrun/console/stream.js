@@ -4,7 +4,7 @@
    do here: listen to each type of event by its name, count, cut on demand, close at the end, and
    find out why when the browser gives up. */
 
-import { get, pathOf } from "./api.js";
+import { get, pathOf, tokenFor } from "./api.js";
 
 /** Every event type of the Responses API but `error`, which longrun never sends and EventSource
     uses for itself. Events have names, and EventSource hands over only those one asks for. */
@@ -67,6 +67,7 @@ export class Follower {
   connections = []; // {first, last, end}: the events of each, and how it ended
 
   #source = null;
+  #opening = null; // the latest of the connections that are being made
   #timer = 0;
   #wait = RETRY.first;
 
@@ -95,9 +96,18 @@ export class Follower {
     this.onEvent = this.onChange = () => {};
   }
 
-  #open() {
+  async #open() {
+    const opening = (this.#opening = Symbol("opening"));
+    let token;
+    try {
+      token = await tokenFor(this.id);
+    } catch (problem) {
+      if (opening === this.#opening) this.#failed(problem);
+      return;
+    }
+    if (opening !== this.#opening) return; // closed meanwhile
     const after = this.cursor < 0 ? "" : `&starting_after=${this.cursor}`;
-    const source = new EventSource(pathOf(this.id, `?stream=true${after}`));
+    const source = new EventSource(pathOf(this.id, `?stream=true${after}${token}`));
     this.#source = source;
     source.onopen = () => this.#opened();
     source.onerror = () => this.#interrupted(source);
@@ -146,24 +156,30 @@ export class Follower {
   }
 
   async #askWhy(source) {
+    let why = null;
     try {
       await get(pathOf(this.id));
     } catch (problem) {
-      if (source !== this.#source) return;
-      if (!problem.passing) {
-        this.#close("lost");
-        this.problem = problem.message;
-        this.#turn("lost");
-        return;
-      }
+      why = problem;
     }
-    if (source !== this.#source) return;
+    if (source === this.#source) this.#failed(why);
+  }
+
+  /** Try again later, unless the problem will not pass. */
+  #failed(problem) {
+    if (problem && !problem.passing) {
+      this.#close("lost");
+      this.problem = problem.message;
+      this.#turn("lost");
+      return;
+    }
     this.#timer = setTimeout(() => this.#open(), this.#wait);
     this.#wait = Math.min(this.#wait * 2, RETRY.longest);
   }
 
   #close(how) {
     clearTimeout(this.#timer);
+    this.#opening = null;
     this.#source?.close();
     this.#source = null;
     this.#ended(how);

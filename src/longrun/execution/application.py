@@ -19,6 +19,7 @@ from agents import Agent, RunConfig, RunHooks
 from agents.lifecycle import RunHooksBase
 from agents.memory import Session
 
+from longrun.access.authentication import Authenticate
 from longrun.errors import ConfigurationError
 from longrun.execution.calling import arguments_of, asked, check_callable
 from longrun.execution.contained import contained
@@ -37,7 +38,7 @@ HooksFactory = Callable[[Current], Any] | Callable[[], Any]
 SessionFactory = Callable[[Current], Any] | Callable[[], Any]
 Lifespan = Callable[[Any], Any] | Callable[[], Any]
 
-NAMES: Final = ("context", "run_config", "hooks", "session", "lifespan")
+NAMES: Final = ("context", "run_config", "hooks", "session", "lifespan", "authenticate")
 """The arguments of `create_app`, and what `longrun serve` looks for in an agent's module."""
 
 REFUSED: Final = {
@@ -70,6 +71,7 @@ class Application:
     hooks: RunHooks[Any] | HooksFactory | None = None
     session: SessionFactory | None = None
     lifespan: Lifespan | None = None
+    authenticate: Authenticate | None = None
 
     def __post_init__(self) -> None:
         if self.context is not None:
@@ -85,6 +87,8 @@ class Application:
             check_callable("hooks", self.hooks, "gives agents.RunHooks, or some")
         if self.lifespan is not None:
             check_callable("lifespan", self.lifespan, "gives an async context manager")
+        if self.authenticate is not None:
+            _check_authenticate(self.authenticate)
 
     @contextlib.asynccontextmanager
     async def of_run(self, run: Current) -> AsyncIterator[Given]:
@@ -168,6 +172,14 @@ def _beside(module_name: str) -> dict[str, Any]:
     # A submodule, or an agent, may be called so as well.
     others = (ModuleType, Agent, Served, type(None))
     return {name: names[name] for name in NAMES if not isinstance(names.get(name), others)}
+
+
+def _check_authenticate(function: Any) -> None:
+    if not callable(function) or arguments_of(function) != 1:
+        raise ConfigurationError(
+            f"authenticate is {function!r} ({type(function).__name__}): expected a function of one "
+            "argument, Starlette's HTTPConnection, that gives a longrun.Caller or None"
+        )
 
 
 def _refused(config: RunConfig) -> str | None:

@@ -30,6 +30,8 @@ def error_answer(error: LongrunError, headers: Mapping[str, str] | None = None) 
     all_headers = dict(headers or {})
     if error.retry_after is not None:
         all_headers["retry-after"] = str(error.retry_after)
+    if error.status == 401:
+        all_headers["www-authenticate"] = "Bearer"
     if error.should_retry is not None:
         all_headers["x-should-retry"] = str(error.should_retry).lower()
     body = {

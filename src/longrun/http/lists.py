@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from longrun import ids
 from longrun.errors import BadRequest, NotFound
-from longrun.http.access import principal_of
+from longrun.http.access import principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.problems import bad_request, shortened
 from longrun.http.query import Integer, Text
@@ -104,7 +104,8 @@ class Lists:
         response_id = request.path_params["id"]
         text = None
         if ids.is_response_id(response_id):
-            text = await self.responses.input(response_id, principal_of(request))
+            reader = await reader_of(request, response_id, self.responses.owner_unscoped)
+            text = await self.responses.input(response_id, reader)
         if text is None:
             raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
         items = [as_input_item(item, response_id, place) for place, item in enumerate(loads(text))]

@@ -12,11 +12,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive
 
 from longrun import ids
-from longrun.errors import BadRequest, LongrunError, NotFound, StillRunning
+from longrun.access.callers import Caller
+from longrun.errors import BadRequest, Forbidden, LongrunError, NotFound, StillRunning
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.history.continuation import context_of
-from longrun.http.access import principal_of
+from longrun.http.access import caller_of, principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.bodies import Bodies
 from longrun.http.limits import Limits
@@ -27,6 +28,7 @@ from longrun.http.streams import EventStream, until_disconnected
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.events import EventLog
+from longrun.store.keys import Keys
 from longrun.store.responses import Responses, StoredResponse
 
 CANCEL_WAIT: Final = 10.0
@@ -61,6 +63,7 @@ class ResponsesAPI:
         responses: Responses,
         event_log: EventLog,
         hub: Hub,
+        keys: Keys,
         settings: Settings,
     ) -> None:
         self._runs = runs
@@ -68,6 +71,7 @@ class ResponsesAPI:
         self._responses = responses
         self._log = event_log
         self._hub = hub
+        self._keys = keys
         self._settings = settings
         self._limits = Limits.of(settings)
         self.bodies = Bodies(self._limits)
@@ -94,11 +98,13 @@ class ResponsesAPI:
     async def create(self, request: Request) -> ASGIApp:
         """`POST /responses`"""
         body = await self.bodies.read(request, self._parse)
-        agent = self._agent(body.model)
-        principal = principal_of(request)
+        caller = caller_of(request)
+        agent = self._agent(body.model, caller)
+        principal = caller.principal
         context = await self._context(body.previous_response_id, principal)
         headers = forwarded(request, self._settings.forward_headers)
         run_request = body.run_request(principal, agent, context, headers)
+        await self._take_run(caller)
         status = await self._runs.submit(run_request)
         response_id = run_request.response_id
         if body.stream:
@@ -110,12 +116,29 @@ class ResponsesAPI:
     def _parse(self, body: Any) -> CreateResponse:
         return CreateResponse.parse(body, self._limits)
 
-    def _agent(self, model: str | None) -> str:
-        if model is None and self._models:
-            return self._models[0]
-        if model is not None and model in self._models:
+    async def _take_run(self, caller: Caller) -> None:
+        """Count a run against those that a chat token may start.
+
+        Raises:
+            Forbidden: there are none left.
+        """
+        if caller.agent is None or caller.key is None:
+            return
+        if not await self._keys.use_run(caller.key):
+            raise Forbidden("This token may start no more runs.", code="no_runs_left")
+
+    def _models_of(self, caller: Caller) -> Sequence[str]:
+        if caller.agent is None:
+            return self._models
+        return [name for name in self._models if name == caller.agent]
+
+    def _agent(self, model: str | None, caller: Caller) -> str:
+        models = self._models_of(caller)
+        if model is None and models:
+            return models[0]
+        if model is not None and model in models:
             return model
-        served = ", ".join(self._models)
+        served = ", ".join(models)
         raise NotFound(
             f"The model {shortened(model or '')!r} does not exist. Served here: {served}.",
             param="model",
@@ -198,7 +221,8 @@ class ResponsesAPI:
         """`GET /responses/{id}`, plain or `?stream=true`"""
         query = GetResponse.parse(request)
         response_id = request.path_params["id"]
-        stored = await self._known(response_id, principal_of(request))
+        reader = await reader_of(request, response_id, self._responses.owner_unscoped)
+        stored = await self._known(response_id, reader)
         if not query.stream and "last-event-id" not in request.headers:
             return JSONAnswer(as_response(stored))
         cursor = -1 if query.starting_after is None else query.starting_after
@@ -270,11 +294,12 @@ class ResponsesAPI:
 
     async def list_models(self, request: Request) -> Response:
         """`GET /models`"""
-        return JSONAnswer({"object": "list", "data": [self._model(n) for n in self._models]})
+        models = self._models_of(caller_of(request))
+        return JSONAnswer({"object": "list", "data": [self._model(name) for name in models]})
 
     async def get_model(self, request: Request) -> Response:
         """`GET /models/{id}`"""
-        return JSONAnswer(self._model(self._agent(request.path_params["id"])))
+        return JSONAnswer(self._model(self._agent(request.path_params["id"], caller_of(request))))
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "longrun"}

@@ -85,21 +85,36 @@ async def _serve(
     with _bound(settings) as listening:
         app = make_app()
         at_once.append(app.abandon)
-        loop = asyncio.get_running_loop()
+        url = _url(listening, settings)
         async with app.running():
-            # What is there by now stays: the collector need not go through it again and again,
-            # which under full load is a twelfth of the time.
-            gc.collect()
-            gc.freeze()
-            async with _listening(app, listening, settings) as connections:
-                started(_url(listening, settings))
-                await stop.wait()
-                log.info("stopping")
-                # Until it is done, new connections are taken: a load balancer has to hear from
-                # /readyz, and whoever comes meanwhile gets an answer and not a closed port.
-                app.drain()
-                await app.drained()
-                loop.call_later(LAST_ANSWERS, connections.abort_all)
+            # Raised below: a task group would wrap it.
+            refusal = await app.authentication.refusal_of(settings.host)
+            if refusal is None:
+                await _until_stopped(app, listening, settings, lambda: started(url), stop)
+        if refusal is not None:
+            raise ConfigurationError(refusal)
+
+
+async def _until_stopped(
+    app: Longrun,
+    listening: socket.socket,
+    settings: Settings,
+    started: Callable[[], None],
+    stop: asyncio.Event,
+) -> None:
+    # What is there by now stays: the collector need not go through it again and again, which
+    # under full load is a twelfth of the time.
+    gc.collect()
+    gc.freeze()
+    async with _listening(app, listening, settings) as connections:
+        started()
+        await stop.wait()
+        log.info("stopping")
+        # Until it is done, new connections are taken: a load balancer has to hear from /readyz,
+        # and whoever comes meanwhile gets an answer and not a closed port.
+        app.drain()
+        await app.drained()
+        asyncio.get_running_loop().call_later(LAST_ANSWERS, connections.abort_all)
 
 
 @contextlib.asynccontextmanager

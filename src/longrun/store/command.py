@@ -1,8 +1,12 @@
 """What commands do with the database outside a server."""
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from longrun.settings import Settings
 from longrun.store.database import Database
-from longrun.store.migrate import migrate
+from longrun.store.keys import Keys
+from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
 
 
@@ -14,3 +18,18 @@ async def migrate_now(settings: Settings) -> list[str]:
     """
     async with Opening(Database(settings)).opened() as database:
         return [f"{m.version:04d}_{m.name}" for m in await migrate(database)]
+
+
+@contextlib.asynccontextmanager
+async def opened_keys(settings: Settings) -> AsyncIterator[Keys]:
+    """The API keys of the database that the settings name, within the block.
+
+    Raises:
+        ConfigurationError: no database, or one that this code must not touch.
+    """
+    async with Opening(Database(settings)).opened() as database:
+        if settings.auto_migrate:
+            await migrate(database)
+        else:
+            await check_migrated(database)
+        yield Keys(database)

@@ -119,6 +119,11 @@ class Responses:
         row = await self._database.fetch_row(self._queries.get_response_unscoped, response_id)
         return StoredResponse(**row) if row else None
 
+    async def owner_unscoped(self, response_id: str) -> str | None:
+        """Whose a response is: for callers who may see everybody's."""
+        row = await self._database.fetch_row(self._queries.get_owner_unscoped, response_id)
+        return row["principal"] if row else None
+
     async def chain(self, response_id: str, principal: str) -> list[Exchange]:
         """The exchanges of the chain that ends with a response, the oldest first.
 

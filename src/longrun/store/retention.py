@@ -14,6 +14,7 @@ from typing import Final
 from longrun.backoff import jittered, sleep_unless
 from longrun.settings import Settings
 from longrun.store.conversations import Conversations
+from longrun.store.keys import Keys
 from longrun.store.responses import Responses
 
 log = logging.getLogger("longrun.store.retention")
@@ -35,12 +36,14 @@ class Retention:
         self,
         responses: Responses,
         conversations: Conversations,
+        keys: Keys,
         settings: Settings,
         reading: Callable[[], Iterable[str]],
     ) -> None:
         self._responses = responses
         self._conversations = conversations
         self._unused_seconds = settings.conversation_retention
+        self._keys = keys
         self._seconds = settings.retention_days * 86_400
         self._reading = reading
 
@@ -52,6 +55,7 @@ class Retention:
             if loop.time() >= look_at:
                 look_at = loop.time() + jittered(INTERVAL)
                 await self._expire(stop)
+                await self._keys.forget_chat_tokens()
 
     async def _expire(self, stop: asyncio.Event) -> None:
         while (expired := await self._responses.expire(self._seconds)) and not stop.is_set():
