@@ -37,11 +37,13 @@ class Plan:
             a tool starts), `in NAME` (in it), `end` (when all is done but the terminal event).
         request: the model holds a request open, to this port, and says nothing.
         incomplete: the model stops early, as at its token limit.
+        call_id: the model gives all its calls this one.
     """
 
     gates: tuple[str, ...] = ()
     request: int = 0
     incomplete: bool = False
+    call_id: str | None = None
 
     @classmethod
     def of(cls, items: Any) -> "Plan":
@@ -90,12 +92,22 @@ async def gated(asked: Asked) -> AsyncIterator[Any]:
             await gate(plan, f"turn {turn}")
             if plan.incomplete:
                 event = _cut_short(event)
-        yield event
+        yield event if plan.call_id is None else _called(event, plan.call_id)
         if event.type == "response.output_text.delta":
             deltas += 1
             await gate(plan, f"delta {deltas}")
         elif event.type == "response.output_item.done":
             await gate(plan, f"item {turn} {event.output_index}")
+
+
+def _called(event: Any, call_id: str) -> Any:
+    """An event with this call id for every call."""
+    items = [event.item] if hasattr(event, "item") else []
+    items += event.response.output if hasattr(event, "response") else []
+    for item in items:
+        if item.type == "function_call":
+            item.call_id = call_id
+    return event
 
 
 def _cut_short(event: ResponseCompletedEvent) -> ResponseIncompleteEvent:

@@ -85,6 +85,28 @@ async def test_a_run_that_is_taken_over_knows_what_it_continues(found: Ground) -
     assert "said before" in output[-1]["content"][0]["text"]
 
 
+async def test_7_two_calls_under_one_id_are_done_once_each_and_paid_under_two_keys(
+    found: Ground,
+) -> None:
+    """Their replica dies when one of them has ended; the next turn gives the id again."""
+    one, two = found.start(2)
+    turns = ((("work", {"name": "a"}), ("work", {"name": "b"})), (("work", {"name": "c"}),))
+    (id_,) = await found.submit(one, gates=("in b",), turns=turns, call_id="call")
+    await found.reach([id_], "in b")
+    recorded = "SELECT count(*) = 1 FROM steps WHERE response_id = $1 AND kind = 'tool'"
+    await eventually(lambda: found.value(recorded, id_))
+    one.signal(signal.SIGKILL)
+    await found.reach([id_], "in b", attempt=2)
+    found.open("in b")
+    async with following([two], [id_]) as (follower,):
+        pass
+    assert follower.lines == await found.log_of(id_)
+    a, b, again, c = found.effects_of(id_, "tool")
+    assert [attempt for _, attempt, _ in (a, b, again, c)] == [1, 1, 2, 2]
+    assert again[2] == b[2], "what was under way is done again, under its idempotency key"
+    assert len({a[2], b[2], c[2]}) == 3
+
+
 async def test_10_a_run_that_kills_its_replicas_is_given_up(found: Ground) -> None:
     """After LONGRUN_MAX_ATTEMPTS: else it would take every replica along, one after the other."""
     one, two, three = found.start(3, LONGRUN_MAX_ATTEMPTS="2")

@@ -6,15 +6,16 @@ providers want ids that are short, plain and unique. So the border is the model'
 that is new in its run and usable stays as it is; in place of any other, one is minted. On the way
 out to a model, minted ids are replaced by what was given for them.
 
-A minted id comes from the response, the scope, the turn and the place in the turn. It is recorded
-with its turn, beside the response as the model gave it, so every attempt knows the call by it.
+A minted id is the given one with a number, or, where that would not be usable, comes from the
+response, the scope, the turn and the place in the turn. It is recorded with its turn, beside the
+response as the model gave it, so every attempt knows the call by it.
 """
 
 import hashlib
 import operator
 import re
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, Final
@@ -38,6 +39,10 @@ CALLS: Final = frozenset(
 
 _USABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What every provider of the Responses API, and every client, takes as a call id."""
+
+MOST_ALIKE: Final = 100
+"""So many calls under one given id are told apart by a number; more by where they stand, since to
+count on would be quadratic."""
 
 NEAREST: Final = 64
 """Calls that their ids do not tell apart: so many are looked at."""
@@ -122,19 +127,23 @@ class CallIds:
     def unique(self, given: str | None, scope: str, turn: str, place: int, origin: str) -> str:
         """The call id for a call that a model gives, by its place in the turn."""
         taken = self._taken[scope]
-        if given is not None and given not in taken and _USABLE.fullmatch(given):
-            taken.add(given)
-            return given
-        made = (self._mint(f"{scope}:{turn}.{place}.{n}") for n in count())
-        minted = next(each for each in made if each not in taken)
-        taken.add(minted)
-        self._given[minted] = given
-        self._origins[minted] = origin
-        return minted
+        made = self._made(given or "", f"{self._response_id}{scope}:{turn}.{place}")
+        unique = next(each for each in made if each not in taken and _USABLE.fullmatch(each))
+        taken.add(unique)
+        if unique != given:
+            self._given[unique] = given
+            self._origins[unique] = origin
+        return unique
 
-    def _mint(self, place: str) -> str:
-        made = hashlib.sha256(f"{self._response_id}{place}".encode("utf-8", "surrogatepass"))
-        return f"call_{made.hexdigest()[:24]}"
+    def _made(self, given: str, place: str) -> Iterator[str]:
+        """What may be the id of a call, the best first: what was given, `given_2`, …; and where
+        that is not usable, a hash of the place."""
+        if _USABLE.fullmatch(given):
+            yield given
+            yield from (f"{given}_{n}" for n in range(2, MOST_ALIKE))
+        for n in count():
+            made = hashlib.sha256(f"{place}.{n}".encode("utf-8", "surrogatepass"))
+            yield f"call_{made.hexdigest()[:24]}"
 
 
 @dataclass(slots=True, eq=False)
