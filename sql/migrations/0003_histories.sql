@@ -70,3 +70,7 @@ EXCEPTION WHEN feature_not_supported THEN
     NULL;
 END
 $$;
+
+-- Suspects: which replicas died while they executed a response, those that `deaths` counts. When a
+-- run dies alone, it answers for its deaths, and the others that were under way in them do not.
+ALTER TABLE longrun.responses ADD COLUMN died_on text[] COLLATE "C";

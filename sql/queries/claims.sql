@@ -67,31 +67,66 @@ RETURNING response.id, response.attempt;
 -- Runs of replicas that are gone are handed over, and each death is counted for each of them. It
 -- uses up an attempt only of a run that was alone: of several, one may have taken the others
 -- along. An attempt that recorded a step got on: what it died of is not what others died of.
+-- One that dies alone explains its earlier deaths, too: the others that were under way in those,
+-- and wait, are suspected of them no longer.
 WITH lost AS MATERIALIZED (
-    SELECT response.id, response.replica_id,
-        CASE
-            WHEN EXISTS (
-                SELECT FROM longrun.steps AS step
-                WHERE step.response_id = response.id AND step.attempt = response.attempt
-            ) THEN 1
-            ELSE response.deaths + 1
-        END AS deaths
+    SELECT response.id, response.replica_id, response.deaths, response.died_on,
+        NOT response.cancelled AND response.deadline_at > now() AS ran,
+        EXISTS (
+            SELECT FROM longrun.steps AS step
+            WHERE step.response_id = response.id AND step.attempt = response.attempt
+        ) AS got_on
     FROM longrun.responses AS response
     WHERE response.status = 'in_progress' AND response.replica_id = ANY($1::text[])
     ORDER BY response.id
     FOR UPDATE OF response SKIP LOCKED
 ), company AS (
-    SELECT replica_id, count(*) AS runs FROM longrun.responses
-    WHERE status = 'in_progress' AND replica_id = ANY($1::text[])
-        AND NOT cancelled AND deadline_at > now()
-    GROUP BY replica_id
+    -- With those that were counted before: one that was locked then comes late.
+    SELECT dead.id, count(*) AS runs
+    FROM unnest($1::text[]) AS dead (id)
+    JOIN longrun.responses AS response
+        ON response.status = 'in_progress'
+            AND NOT response.cancelled AND response.deadline_at > now()
+            AND (response.replica_id = dead.id OR dead.id = ANY(response.died_on))
+    GROUP BY dead.id
+), counted AS (
+    SELECT lost.id, lost.ran AND company.runs = 1 AS alone,
+        CASE WHEN lost.got_on THEN 1 ELSE lost.deaths + 1 END AS deaths,
+        CASE WHEN lost.got_on THEN NULL ELSE lost.died_on END || lost.replica_id AS died_on
+    FROM lost
+    LEFT JOIN company ON company.id = lost.replica_id
+), explained AS MATERIALIZED (
+    SELECT coalesce(array_agg(death), '{}') AS deaths
+    FROM counted, unnest(counted.died_on) AS death
+    WHERE counted.alone
+), waiting AS (
+    SELECT response.id, response.deaths, response.died_on
+    FROM longrun.responses AS response, explained
+    WHERE response.status = 'in_progress' AND response.replica_id IS NULL
+        AND response.died_on && explained.deaths
+    ORDER BY response.id
+    FOR UPDATE OF response SKIP LOCKED
+), others AS (
+    SELECT suspected.id, suspected.deaths - cardinality(suspected.died_on) AS unnamed,
+        ARRAY(
+            SELECT death FROM unnest(suspected.died_on) AS death
+            WHERE death <> ALL(explained.deaths)
+        ) AS died_on
+    FROM (
+        SELECT id, deaths, died_on FROM counted WHERE alone IS NOT true
+        UNION ALL
+        SELECT id, deaths, died_on FROM waiting
+    ) AS suspected, explained
+), judged AS (
+    SELECT id, deaths, died_on, 1 + deaths AS spent FROM counted WHERE alone
+    UNION ALL
+    SELECT id, unnamed + cardinality(died_on), died_on, NULL FROM others
 )
 UPDATE longrun.responses AS response
-SET replica_id = NULL, ending_at = NULL, deaths = lost.deaths,
-    spent = CASE WHEN company.runs = 1 THEN 1 + lost.deaths ELSE response.spent END
-FROM lost
-LEFT JOIN company ON company.replica_id = lost.replica_id
-WHERE response.id = lost.id;
+SET replica_id = NULL, ending_at = NULL, deaths = judged.deaths, died_on = judged.died_on,
+    spent = coalesce(judged.spent, response.spent)
+FROM judged
+WHERE response.id = judged.id;
 
 -- name: claim_orphans
 -- Runs that were handed over, of agents that are served here: while a new version is rolled out,
@@ -113,12 +148,22 @@ WHERE response.id = next.id
 RETURNING response.id, response.attempt;
 
 -- name: claim_suspect
--- One that was under way in two deaths. Whoever claims it executes nothing else meanwhile.
+-- One that was under way in two deaths. Whoever claims it executes nothing else meanwhile. The
+-- likeliest comes first, since its death clears the others: what was in more deaths, then what
+-- was in code of its agent, which is after a model turn rather than in one.
 WITH next AS (
-    SELECT id FROM longrun.responses
-    WHERE status = 'in_progress' AND replica_id IS NULL AND deaths >= 2
-        AND ($2::text[] IS NULL OR agent = ANY($2))
-    ORDER BY id
+    SELECT response.id FROM longrun.responses AS response
+    WHERE response.status = 'in_progress' AND response.replica_id IS NULL
+        AND response.deaths >= 2
+        AND NOT (response.cancelled OR response.deadline_at < now() OR response.spent > $3)
+        AND ($2::text[] IS NULL OR response.agent = ANY($2))
+    ORDER BY response.deaths DESC, (
+            SELECT step.kind IN ('model', 'start') FROM longrun.steps AS step
+            WHERE step.response_id = response.id
+            ORDER BY step.recorded_at DESC
+            LIMIT 1
+        ) DESC NULLS LAST,
+        response.id
     LIMIT 1
     FOR UPDATE SKIP LOCKED
 )
@@ -178,17 +223,20 @@ JOIN longrun.responses AS response
 ORDER BY claim.place;
 
 -- name: release
--- Hand runs over: whoever has room resumes them, with the next attempt.
+-- Hand runs over: whoever has room resumes them, with the next attempt. One that recorded a step
+-- got on: it is suspected of no death.
 UPDATE longrun.responses AS response
 SET replica_id = NULL, ending_at = NULL,
-    handovers = CASE
-        WHEN EXISTS (
+    handovers = CASE WHEN run.got_on THEN 1 ELSE response.handovers + 1 END,
+    deaths = CASE WHEN run.got_on THEN 0 ELSE response.deaths END,
+    died_on = CASE WHEN run.got_on THEN NULL ELSE response.died_on END
+FROM (
+    SELECT run.id, run.attempt, EXISTS (
             SELECT FROM longrun.steps AS step
-            WHERE step.response_id = response.id AND step.attempt = response.attempt
-        ) THEN 1
-        ELSE response.handovers + 1
-    END
-FROM unnest($1::text[], $2::integer[]) AS run (id, attempt)
+            WHERE step.response_id = run.id AND step.attempt = run.attempt
+        ) AS got_on
+    FROM unnest($1::text[], $2::integer[]) AS run (id, attempt)
+) AS run
 WHERE response.id = run.id AND response.attempt = run.attempt
     AND response.status = 'in_progress';
 

@@ -48,6 +48,7 @@ SELECT
     EXISTS (
         SELECT FROM longrun.responses
         WHERE status = 'in_progress' AND replica_id IS NULL AND deaths >= 2
+            AND NOT (cancelled OR deadline_at < now() OR spent > $4)
             AND ($3::text[] IS NULL OR agent = ANY($3))
     ) AS suspects,
     coalesce($1 = (

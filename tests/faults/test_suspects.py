@@ -124,3 +124,39 @@ async def test_the_chosen_replica_waits_for_its_runs_and_others_take_what_comes(
     async with following([chosen, other], [suspect, *live]):
         pass
     await found.check_all([suspect, *live])
+
+
+async def test_one_that_gets_on_makes_way_for_the_next(found: Ground) -> None:
+    """It has shown that it is not what ended its replicas: it need not be alone to its end."""
+    (one,) = found.start()
+    suspects = await found.submit(one, 3, gates=("in b", "delta 3"))
+    await found.reach(suspects, "in b")
+    one.end()
+    await found.sql("UPDATE responses SET deaths = 2")
+    found.open("in b")
+    (only,) = found.start()
+    # Each was alone for a step, as attempt 2; now they are live side by side.
+    await found.reach(suspects, "delta 3", attempt=3)
+    found.open("delta 3")
+    async with following([only], suspects):
+        pass
+    await found.check_all(suspects)
+
+
+async def test_one_that_dies_alone_clears_those_that_died_with_it(found: Ground) -> None:
+    """They go on side by side: none of them has to be alone, and to get on, before the next."""
+    (one,) = found.start()
+    (bad,) = await found.submit(one, gates=("tool crash",), turns=((("crash", {}),),))
+    innocent = await found.submit(one, 5, gates=("in a",))
+    await found.reach([bad], "tool crash")
+    await found.reach(innocent, "in a")
+    async with restarting(found) as deaths:
+        found.open("tool crash")
+        await found.all_finished([bad], timeout=120)
+        await found.reach(innocent, "in a", attempt=3)
+        assert {(await found.row(id_))["deaths"] for id_ in innocent} == {0}
+        found.open("in a")
+        await found.all_finished(innocent)
+    for response_id in innocent:
+        await found.check(response_id)
+    assert deaths == [7] * 3

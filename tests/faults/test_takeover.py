@@ -59,9 +59,9 @@ async def test_the_successor_dies_too_and_then_all_of_them(found: Ground) -> Non
         await found.check(follower.response_id)
         assert follower.lines == await found.log_of(follower.response_id)
         row = await found.row(follower.response_id)
-        assert row["attempt"] == 3
-        # The second attempt got on, if the first one's other tool had not been recorded yet.
-        assert row["deaths"] in (1, 2)
+        # The second attempt got on, if the first one's other tool had not been recorded yet. If it
+        # did not, the run was suspected, and the third one was alone until it got on.
+        assert (row["attempt"], row["deaths"]) in ((3, 1), (3, 2), (4, 0))
         # None has used up an attempt, unless it happened to be the only one of its replica.
         assert row["spent"] in (1, 1 + row["deaths"])
 

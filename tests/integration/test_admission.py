@@ -8,6 +8,7 @@ from agents import Agent, function_tool
 
 from longrun.app import Longrun
 from longrun.errors import Unavailable
+from longrun.execution import admission
 from tests import postgres
 from tests.crashing import Served, asked, finish, left_of, replica
 from tests.journal_agents.models import agent, calls, says
@@ -77,6 +78,32 @@ async def test_a_run_that_is_no_longer_ours_is_stopped(
         await eventually(lambda: handle.abandoned)
         await eventually(lambda: app._host.idle)
         assert (await row(app))["replica_id"] == "another"
+
+
+async def test_runs_that_do_not_end_are_handed_over_for_one_that_is_to_be_alone(
+    database: postgres.Server, schema: str, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for all that this replica executes, which may take hours."""
+    monkeypatch.setattr(admission, "ROOM_WAIT", 0.0)
+    async with replica(Served(held.agent), database.url, schema) as app:
+        long, suspect = asked("go"), asked("go")
+        await app._admission.submit(long)
+        await eventually(lambda: held.started == 1)
+        handle = app._host.find(long.response_id)
+        assert handle is not None
+        app._admission.work_waits = True  # it is queued
+        await app._admission.submit(suspect)
+        await app._admission.take_queued()
+        app._host.abandon_earlier(suspect.response_id, 2)
+        await change(
+            app, "attempt = 2, deaths = 2, replica_id = NULL WHERE id = $1", suspect.response_id
+        )
+        await eventually(lambda: handle.leaving)
+        held.may_end.set()
+        await finish(app, [long.response_id, suspect.response_id])
+    for response_id in (long.response_id, suspect.response_id):
+        left = await left_of(database.url, schema, response_id)
+        assert (left.status, max(left.attempts) > 1) == ("completed", True)
 
 
 async def test_what_is_being_created_is_not_taken_for_lost(

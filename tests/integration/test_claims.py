@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 
 from longrun.execution.outcomes import instead_of_a_run
+from longrun.ids import new_replica_id
 from longrun.settings import Settings
 from longrun.store.claims import Claims
 from longrun.store.database import Database
@@ -33,20 +34,21 @@ async def change(store: Database, response_id: str, what: str) -> None:
     )
 
 
-async def record_step(store: Database, response_id: str, attempt: int) -> None:
+async def record_step(store: Database, response_id: str, attempt: int, kind: str = "tool") -> None:
     """The attempt gets on."""
     async with writing(store) as writer:
         run = log_of(writer, response_id, attempt)
-        run.append([], steps=[Step("", "tool", f"call_{attempt}", "{}", "{}")])
+        run.append([], steps=[Step("", kind, f"call_{attempt}", "{}", "{}")])
         await run.flush()
 
 
 async def die_and_resume(store: Database, *response_ids: str) -> None:
     """They are held by one replica, which dies; another one takes what it may."""
+    dead = new_replica_id()
     for response_id in response_ids:
-        await change(store, response_id, "replica_id = 'dead'")
+        await change(store, response_id, f"replica_id = '{dead}'")
     claims = Claims(store, "next")
-    await claims.count_deaths(["dead"])
+    await claims.count_deaths([dead])
     await claims.orphans(100)
     while await claims.suspect():
         pass
@@ -81,6 +83,46 @@ class TestDeaths:
             await die_and_resume(store, *ids)
         assert [(await row(store, id_))["deaths"] for id_ in ids] == [1, 4]
 
+    async def test_one_that_dies_alone_clears_those_that_died_with_it(
+        self, store: Database
+    ) -> None:
+        bad, innocent, elsewhere = [await add_response(store) for _ in range(3)]
+        await die_and_resume(store, innocent, elsewhere)
+        await die_and_resume(store, bad, innocent)
+        await die_and_resume(store, bad, innocent)
+        assert (await row(store, innocent))["deaths"] == 3
+        await change(store, innocent, "replica_id = NULL")
+        await die_and_resume(store, bad)
+        # What it died of before it met this one is not explained.
+        deaths = [(await row(store, id_))["deaths"] for id_ in (bad, innocent, elsewhere)]
+        assert deaths == [3, 1, 1]
+        # It was an orphan like others then.
+        assert (await row(store, innocent))["replica_id"] == "next"
+
+    async def test_also_those_that_die_elsewhere_at_the_same_moment(self, store: Database) -> None:
+        bad, innocent, beside = [await add_response(store) for _ in range(3)]
+        await die_and_resume(store, bad, innocent)
+        await change(store, bad, "replica_id = 'alone'")
+        for response_id in (innocent, beside):
+            await change(store, response_id, "replica_id = 'crowded'")
+        await Claims(store, "next").count_deaths(["alone", "crowded"])
+        rows = [await row(store, id_) for id_ in (bad, innocent, beside)]
+        assert [(each["deaths"], each["spent"]) for each in rows] == [(2, 3), (1, 1), (1, 1)]
+
+    async def test_one_whose_death_is_noticed_late_was_not_alone(
+        self, store: Database, database: Server
+    ) -> None:
+        first, late = [await add_response(store) for _ in range(2)]
+        for response_id in (first, late):
+            await change(store, response_id, "replica_id = 'dead'")
+        claims = Claims(store, "next")
+        async with locked(database.url, store.settings.db_schema, late):
+            await claims.count_deaths(["dead"])
+        assert (await row(store, late))["deaths"] == 0
+        await claims.count_deaths(["dead"])
+        rows = [await row(store, id_) for id_ in (first, late)]
+        assert [(each["deaths"], each["spent"]) for each in rows] == [(1, 1)] * 2
+
     async def test_two_that_notice_count_it_once(self, store: Database) -> None:
         ids = [await add_response(store) for _ in range(20)]
         for response_id in ids:
@@ -104,6 +146,31 @@ class TestSuspects:
         assert [claim.id for claim in await claims.orphans(10)] == [other]
         found = [await claims.suspect() for _ in range(3)]
         assert [claim and claim.id for claim in found] == [*ids, None]
+
+    async def test_the_likeliest_comes_first(self, store: Database) -> None:
+        """A tool, say, is under way after a model turn. While a model speaks, little can crash."""
+        speaks, fresh, calls, most = [await self.suspect(store) for _ in range(4)]
+        for id_ in (speaks, calls):
+            await record_step(store, id_, 1, "model")
+        await record_step(store, speaks, 1, "tool")
+        await change(store, most, "deaths = 3")
+        claims = Claims(store, "replica")
+        found = [await claims.suspect() for _ in range(4)]
+        assert [claim and claim.id for claim in found] == [most, calls, speaks, fresh]
+
+    async def test_one_that_got_on_before_it_was_handed_over_is_none(self, store: Database) -> None:
+        ids = [await self.suspect(store) for _ in range(2)]
+        claims = Claims(store, "replica")
+        for _ in ids:
+            claim = await claims.suspect()
+            assert claim is not None
+            if claim.id == ids[0]:
+                await record_step(store, claim.id, claim.attempt)
+            await claims.release({claim.id: claim.attempt})
+            if claim.id == ids[0]:
+                [orphan] = await claims.orphans(10)
+                assert orphan.id == ids[0]
+        assert [(await row(store, id_))["deaths"] for id_ in ids] == [0, 2]
 
     async def test_not_where_its_agent_is_not_served(self, store: Database) -> None:
         await self.suspect(store)

@@ -9,6 +9,7 @@ import pytest
 from longrun.errors import Unavailable
 from longrun.execution import host as module
 from longrun.execution.host import Handle, Host
+from tests.reading import eventually
 from tests.unit.streams import request
 
 
@@ -81,6 +82,25 @@ class TestRoom:
             runs.end.set()
             await host.slot_freed.wait()
             assert host.room == 3
+
+    async def test_what_is_alone_leaves_when_it_has_got_on(self, runs: Runs) -> None:
+        async with hosting(drain_seconds=30) as host:
+            ordinary = host.begin(request(), 1, runs.at_a_boundary)
+            ordinary.got_on()
+            assert not ordinary.leaving
+            host.begin(request(), 1, runs.at_a_boundary, alone=True).got_on()
+            await eventually(lambda: runs.ended == ["at a boundary"])
+            ordinary.leave()
+
+    async def test_room_is_made_at_step_boundaries_but_for_what_is_alone(self, runs: Runs) -> None:
+        async with hosting(drain_seconds=30) as host:
+            host.begin(request(), 1, runs.at_a_boundary)
+            alone = host.begin(request(), 1, runs.execute, alone=True)
+            await settled()
+            host.make_room()
+            await eventually(lambda: runs.ended == ["at a boundary"])
+            assert not alone.leaving
+            runs.end.set()
 
     async def test_a_reservation_that_was_not_used_ends(self) -> None:
         async with hosting() as host:

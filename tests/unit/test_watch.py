@@ -136,6 +136,12 @@ class TestWhatALookLeadsTo:
             ({"expired": ["b", "a"]}, [("count_deaths", ["a", "b"]), "take_orphans"]),
             ({"suspects": True}, []),
             ({"suspects": True, "chosen": True}, ["take_suspect"]),
+            ({"suspects": True, "chosen": True, "unlocked": ["a"]}, []),
+            ({"suspects": True, "chosen": True, "expired": ["a"], "steady": False}, []),
+            (
+                {"suspects": True, "chosen": True, "expired": ["a"]},
+                [("count_deaths", ["a"]), "take_suspect", "take_orphans"],
+            ),
             ({"chosen": True}, []),
             ({"expired": ["a"], "steady": False}, []),
         ],

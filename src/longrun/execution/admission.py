@@ -8,7 +8,10 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from longrun.assembly.assembler import Assembler
 from longrun.errors import Unavailable
@@ -26,6 +29,10 @@ from longrun.store.responses import NewResponse, Responses
 
 log = logging.getLogger("longrun.execution.admission")
 
+ROOM_WAIT: Final = 5.0
+"""Seconds in which the runs of a replica that makes room may end; those that do not are handed
+over at their next step boundary, so that a run that is to be alone does not wait for them."""
+
 
 class Admission:
     """One per replica.
@@ -35,7 +42,6 @@ class Admission:
 
     Attributes:
         work_waits: something is queued somewhere, as far as this replica knows.
-        makes_room: nothing is taken until this replica is idle, for a run that is to be alone.
     """
 
     def __init__(
@@ -64,7 +70,7 @@ class Admission:
         self._check = check
         self._differed: set[tuple[str, int]] = set()
         self.work_waits = False
-        self.makes_room = False
+        self._makes_room_since: float | None = None
 
     # -- what http calls ------------------------------------------------------------------
 
@@ -132,6 +138,18 @@ class Admission:
     # -- what the watch calls -------------------------------------------------------------
 
     @property
+    def makes_room(self) -> bool:
+        """Nothing is taken until this replica is idle, for a run that is to be alone."""
+        return self._makes_room_since is not None
+
+    @makes_room.setter
+    def makes_room(self, wanted: bool) -> None:
+        if not wanted:
+            self._makes_room_since = None
+        elif self._makes_room_since is None:
+            self._makes_room_since = time.monotonic()
+
+    @property
     def room(self) -> int:
         """How many more runs this replica would take."""
         return 0 if self.makes_room else self._host.room
@@ -162,7 +180,10 @@ class Admission:
     async def take_suspect(self) -> None:
         """Resume a run that was under way in two deaths, once nothing else is executed here: if it
         is what takes its replicas along, it takes no other run along."""
-        if self._host.hosting and self._host.idle:
+        if not self._host.idle:
+            if time.monotonic() - (self._makes_room_since or math.inf) > ROOM_WAIT:
+                self._host.make_room()
+        elif self._host.hosting:
             with self._host.reserved():
                 claim = await self._claims.suspect()
                 if claim is not None:

@@ -31,7 +31,7 @@ class Handle:
         execute: does all of the attempt, in a task of `group`.
 
     Attributes:
-        alone: nothing else begins here while it lives.
+        alone: nothing else begins here while it lives. It leaves once it has got on.
         current: what `longrun.current()` gives within it.
         prepared: done when Postgres knows of the attempt, and it is about to run; or what went
             wrong before.
@@ -69,6 +69,11 @@ class Handle:
             self.abandoned = True
             self._stopped.set()
             self.task.cancel()
+
+    def got_on(self) -> None:
+        """A step was recorded. What is alone was suspected of ending its replicas, and is no
+        longer: it need not be alone any more, and the next one may."""
+        self.leaving = self.leaving or self.alone
 
     def leave(self) -> None:
         """Stop where it is, to be handed over."""
@@ -134,6 +139,12 @@ class Host:
     def idle(self) -> bool:
         """Whether nothing is executed here."""
         return not self._live
+
+    def make_room(self) -> None:
+        """What is executed here is to be handed over at its next step boundary, but for what is
+        alone."""
+        for handle in self._live.values():
+            handle.leaving = handle.leaving or not handle.alone
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[None]:

@@ -249,6 +249,8 @@ class Run:
             self._log.append(
                 emission.events, items=emission.items, steps=steps or (), models=emission.models
             )
+        if steps:
+            self._handle.got_on()
 
     def _failure(self, error: BaseException) -> Outcome:
         if isinstance(error, ModelRefusalError):

@@ -124,7 +124,8 @@ class Watch:
         if dead:
             await admission.count_deaths(dead)
         admission.makes_room = around.suspects and around.chosen
-        if admission.makes_room:
+        if admission.makes_room and not {*around.unlocked, *around.expired}.difference(dead):
+            # Of those that are dying, one may be about to explain what this one is suspected of.
             await admission.take_suspect()
         if dead or around.waiting:
             await admission.take_orphans()
@@ -148,7 +149,7 @@ class Watch:
         pause = min([pause, *(end for end in ends if end > 0)])
         freed = self._host.slot_freed
         waits = [stop.wait(), self._work.wait()]
-        if self._admission.work_waits:
+        if self._admission.work_waits or self._admission.makes_room:
             freed.clear()
             waits.append(freed.wait())
         tasks = [asyncio.ensure_future(wait) for wait in waits]

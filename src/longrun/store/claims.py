@@ -91,7 +91,8 @@ class Claims:
 
     async def suspect(self) -> Claim | None:
         """A run that was under way in two deaths, to be executed alone."""
-        return _only(await self._claim(self._queries.claim_suspect, self._agents))
+        most = self._database.settings.max_attempts
+        return _only(await self._claim(self._queries.claim_suspect, self._agents, most))
 
     async def to_cancel(self, response_id: str, principal: str) -> Claim | None:
         """One response, from whoever executes it; None if it has ended, is ending or is not
