@@ -125,7 +125,7 @@ class Longrun:
         self._announcer = Announcer(self._database)
         self._writer = LogWriter(self._database, self._committed)
         self._host = Host(settings.max_runs, settings.drain_seconds)
-        ends = Ends(self._claims, self._event_log, self._writer)
+        ends = Ends(self._claims, self._event_log, self._writer, self._announcer)
         self._servers = MCPServers(served.agents())
         self._attempts = Attempts(
             served,

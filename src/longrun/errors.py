@@ -2,10 +2,12 @@
 
     LongrunError                 carries message, type, param, code and HTTP status
     ├── BadRequest               400  the request is invalid; `param` says where
+    │   └── ConversationLocked   400  another response is on the conversation
     ├── Unauthorized             401  no key, or none that is valid
     ├── Forbidden                403  a caller who is known, and may not do that
     ├── NotFound                 404  unknown, or another principal's
-    │   └── NotServed            404  a protocol or a part of the API that is not served
+    │   ├── NotServed            404  a protocol or a part of the API that is not served
+    │   └── ConversationNotFound 404  of a response that was to be on it
     ├── MethodNotAllowed         405
     ├── RequestTimeout           408  the request did not arrive in time
     ├── BodyTooLarge             413
@@ -83,6 +85,25 @@ class NotFound(LongrunError):
     status = 404
     type = "invalid_request_error"
     default_code = "not_found"
+
+
+class ConversationNotFound(NotFound):
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(
+            f"Conversation with id {conversation_id!r} not found.", param="conversation"
+        )
+
+
+class ConversationLocked(BadRequest):
+    """Never 409, which OpenAI's SDKs would retry at once."""
+
+    default_code = "conversation_locked"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another response is being produced on this conversation; wait until it has ended.",
+            param="conversation",
+        )
 
 
 class NotServed(NotFound):

@@ -39,8 +39,8 @@ class RunRequest:
     `document` is the Response object without `output`, with every field that can be known at the
     start. `input` is what this request brought, `input_text` the same as JSON where that was made
     already; `context` is what comes before it, which is not stored with the response but read
-    along the chain that begins at `previous_id`. `parameters` are those of the request that a run
-    acts upon, by their names in the API.
+    along the chain that begins at `previous_id`, or from the conversation. `parameters` are those
+    of the request that a run acts upon, by their names in the API.
     """
 
     response_id: str
@@ -52,6 +52,7 @@ class RunRequest:
     document: dict[str, Any]
     parameters: dict[str, Any] = field(default_factory=dict)
     previous_id: str | None = None
+    conversation_id: str | None = None
     input_text: str | None = None
     context: list[dict[str, Any]] = field(default_factory=list)
 

@@ -77,7 +77,10 @@ class Attempts:
             handle.prepared.set_exception(error)
             return
         async with self._ending_in_words(handle):
-            await self._run(handle, new.request, start)
+            request = new.request
+            if request.conversation_id is not None:
+                request = await self._responses.with_context(request)
+            await self._run(handle, request, start)
 
     async def resume(self, claim: Claim, handle: Handle) -> None:
         """Run a claimed response from its finished steps."""
@@ -108,6 +111,7 @@ class Attempts:
             await Run(
                 agent, request, handle, start, self._settings, self._application, self._servers
             ).execute()
+            self._ends.announce(request)
         finally:
             metrics.runs.dec()
 

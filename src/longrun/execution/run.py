@@ -115,7 +115,7 @@ class Run:
         """
         self._write()
         outcome = await self._outcome()
-        await end_response(self._assembler, self._log, outcome)
+        await end_response(self._request, self._assembler, self._log, outcome, ran=True)
 
     async def _at_boundary(self) -> None:
         """Between two steps: where a run is handed over at drain, so that none is done twice.

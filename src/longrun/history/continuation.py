@@ -22,6 +22,11 @@ def context_of(exchanges: Iterable[tuple[list[Item], list[Item]]]) -> list[Item]
     return found
 
 
+def conversation_context(said: Iterable[Item]) -> list[Item]:
+    """What comes before a response's own input, of all items of its conversation in order."""
+    return [item for each in said if (item := _as_input(each)) is not None]
+
+
 def mended(items: list[Item]) -> list[Item]:
     """All input items of a run, without the calls that nobody answered (their run was cancelled, or
     failed): models refuse a conversation in which one stands open."""

@@ -13,10 +13,16 @@ from starlette.types import ASGIApp, Receive
 
 from longrun import ids
 from longrun.access.callers import Caller
-from longrun.errors import BadRequest, Forbidden, LongrunError, NotFound, StillRunning
+from longrun.errors import (
+    BadRequest,
+    ConversationNotFound,
+    Forbidden,
+    LongrunError,
+    NotFound,
+    StillRunning,
+)
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
-from longrun.history.continuation import context_of
 from longrun.http.access import caller_of, principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.bodies import Bodies
@@ -101,6 +107,9 @@ class ResponsesAPI:
         caller = caller_of(request)
         agent = self._agent(body.model, caller)
         principal = caller.principal
+        on = body.conversation_id
+        if on is not None and not ids.is_conversation_id(on):
+            raise ConversationNotFound(shortened(on))
         context = await self._context(body.previous_response_id, principal)
         headers = forwarded(request, self._settings.forward_headers)
         run_request = body.run_request(principal, agent, context, headers)
@@ -171,7 +180,7 @@ class ResponsesAPI:
                 param="previous_response_id",
                 code="previous_response_not_finished",
             )
-        return context_of(exchange.items for exchange in chain)
+        return await self._responses.context_of_chain(chain)
 
     def _stream_of_creation(self, response_id: str, run_request: RunRequest) -> EventStream:
         def disconnected() -> None:

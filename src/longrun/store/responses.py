@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
-from longrun.errors import TooManyRequests
-from longrun.history.continuation import context_of
+from longrun.errors import ConversationLocked, ConversationNotFound, TooManyRequests
+from longrun.history.continuation import context_of, conversation_context
 from longrun.jsontext import loads
 from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.database import Database
@@ -51,6 +51,7 @@ class Exchange:
 
     id: str
     previous_id: str | None
+    conversation_id: str | None
     status: Status
     input: str
     output: list[str]
@@ -91,9 +92,13 @@ class Responses:
         Raises:
             Unavailable: Postgres is away; whether it was created is not known.
             TooManyRequests: it would have to wait, and too many wait already.
+            ConversationNotFound: the principal has no such conversation.
+            ConversationLocked: another response is on the conversation; one that is queued may
+                wait for it where the settings say so.
         """
         settings = self._database.settings
-        created = await self._database.fetch_once(
+        may_wait = new.replica_id is None and settings.conversation_overlap == "queue"
+        [row] = await self._database.fetch_once(
             *self._queries.bind(
                 "create_response",
                 **columns_of(new.request),
@@ -104,10 +109,17 @@ class Responses:
                 events=b"\n".join(new.events),
                 run_timeout=min(settings.run_timeout, new.request.timeout or inf),
                 max_queued=settings.max_queued,
+                may_wait=may_wait,
             )
         )
-        if not created:
-            raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
+        if row["created"]:
+            return
+        conversation_id = new.request.conversation_id
+        if conversation_id is not None and row["busy"] is None:
+            raise ConversationNotFound(conversation_id)
+        if conversation_id is not None and row["busy"] and not may_wait:
+            raise ConversationLocked()
+        raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
         """The response if it is there and theirs, else None (which does not say which)."""
@@ -136,10 +148,26 @@ class Responses:
     async def with_context(self, request: RunRequest) -> RunRequest:
         """A request that was read from Postgres, with what it continues as that stands now: what
         was deleted since its creation is not in it."""
+        if request.conversation_id is not None:
+            said = await self._conversation_unscoped(request.response_id)
+            return replace(request, context=said)
         if request.previous_id is None:
             return request
         chain = await self.chain(request.previous_id, request.principal)
-        return replace(request, context=context_of(exchange.items for exchange in chain))
+        return replace(request, context=await self.context_of_chain(chain))
+
+    async def context_of_chain(self, chain: Sequence[Exchange]) -> list[dict[str, Any]]:
+        """What comes before a response that continues a chain. It may begin with one on a
+        conversation, whose context is what that one read."""
+        context = context_of(exchange.items for exchange in chain)
+        if chain and chain[0].conversation_id is not None:
+            return [*await self._conversation_unscoped(chain[0].id), *context]
+        return context
+
+    async def _conversation_unscoped(self, response_id: str) -> list[dict[str, Any]]:
+        """What a response reads of its conversation, in one query."""
+        rows = await self._database.fetch(self._queries.read_conversation, response_id)
+        return conversation_context(loads(row["item"]) for row in rows)
 
     async def input(self, response_id: str, principal: str) -> str | None:
         """The input items that a response's own request brought, a JSON array."""
@@ -167,17 +195,20 @@ class Responses:
         return [StoredResponse(**row) for row in found]
 
     async def delete(self, response_id: str, principal: str) -> bool:
-        """Delete a response and all of its data. A run that is live finds itself fenced."""
+        """Delete a response and all of its data, also what it left in a conversation. A run that
+        is live finds itself fenced."""
         async with self._database.transaction() as connection:
             locked = await connection.fetchrow(
                 self._queries.lock_response_of, response_id, principal
             )
             if locked is not None:
+                await connection.execute(self._queries.unsay_response, response_id)
                 await connection.execute(self._queries.delete_response, response_id)
         return locked is not None
 
     async def delete_unscoped(self, response_id: str) -> None:
-        """Delete a response whoever's it is: one that expired, or was not to be stored."""
+        """Delete a response whoever's it is: one that expired, or was not to be stored. What it
+        left in a conversation stays."""
         async with self._database.transaction() as connection:
             await connection.fetchrow(self._queries.lock_response_unscoped, response_id)
             await connection.execute(self._queries.delete_response, response_id)
