@@ -15,6 +15,7 @@
     ├── HeadersTooLarge          431
     ├── TooManyRequests          429  with Retry-After
     ├── Unavailable              503  with Retry-After: Postgres is away, or the replica drains
+    │   ├── NotRunning           503  the application was not started, or has stopped
     │   └── StillRunning         503  draining, while the run continues elsewhere: do not retry
     ├── ConfigurationError       the command cannot do its work; a server does not start
     ├── ReplayMismatch           the agent's code no longer matches what was recorded of the run
@@ -150,6 +151,19 @@ class Unavailable(LongrunError):
     status = 503
     type = "server_error"
     default_code = "unavailable"
+
+
+class NotRunning(Unavailable):
+    """A request came to an application whose lifespan was not run. A mounted one is not started by
+    the one that it is mounted in."""
+
+    default_code = "not_running"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This application is not running. If it is mounted in another, that one has to start "
+            "it, as in FastAPI(lifespan=agents_app.lifespan)."
+        )
 
 
 class StillRunning(Unavailable):
