@@ -12,6 +12,8 @@ from longrun.errors import Fenced, Unavailable
 from longrun.execution import outcomes
 from longrun.execution.application import Application
 from longrun.execution.ending import Ends
+from longrun.execution.handling.handler import Handler
+from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
 from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.registry import Registry
@@ -108,7 +110,8 @@ class Attempts:
         agent = self._registry.get(request.agent)
         metrics.runs.inc()
         try:
-            await Run(
+            kind = HandlerRun if isinstance(agent, Handler) else Run
+            await kind(
                 agent, request, handle, start, self._settings, self._application, self._servers
             ).execute()
             self._ends.announce(request)
