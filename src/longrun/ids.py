@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Final
 
-_ITEM_PREFIXES = {
+ITEM_PREFIXES: Final = {
     "message": "msg",
     "reasoning": "rs",
     "function_call": "fc",
@@ -61,7 +61,7 @@ def new_conversation_id() -> str:
 
 def new_item_id(item_type: str) -> str:
     """The id of an item that belongs to no response: one that a client adds to a conversation."""
-    return f"{_ITEM_PREFIXES.get(item_type, 'item')}_{uuid7_hex()}"
+    return f"{ITEM_PREFIXES.get(item_type, 'item')}_{uuid7_hex()}"
 
 
 def new_request_id() -> str:
@@ -78,7 +78,7 @@ def item_id(response_id: str, output_index: int, item_type: str) -> str:
     Derived, not drawn: an index is used once over all attempts, so the id is unique, and a run
     that is taken over gives its items the ids that they had.
     """
-    prefix = _ITEM_PREFIXES.get(item_type, "item")
+    prefix = ITEM_PREFIXES.get(item_type, "item")
     return f"{prefix}_{response_id.removeprefix('resp_')}{output_index:06x}"
 
 
@@ -89,6 +89,25 @@ _FIRST_INPUT: Final = 0x800000
 def input_item_id(response_id: str, place: int, item_type: str) -> str:
     """The id of the input item at a place of a response's own input: the same at every look."""
     return item_id(response_id, _FIRST_INPUT + place, item_type)
+
+
+def place_of_item(item_id: str) -> tuple[str, int] | None:
+    """The response and the index that an item id of ours was made of; None for any other id."""
+    digits = item_id.rpartition("_")[2]
+    if len(digits) != 38 or not is_item_id(item_id):
+        return None
+    return f"resp_{digits[:32]}", int(digits[32:], 16)
+
+
+def input_place(index: int) -> int | None:
+    """The place of an input item, by the index in its id; None for an output item's."""
+    return index - _FIRST_INPUT if index >= _FIRST_INPUT else None
+
+
+def is_item_id(text: str) -> bool:
+    """Whether `text` has the shape of an item id of ours, of a response or of a conversation."""
+    prefix, _, digits = text.rpartition("_")
+    return prefix != "" and len(digits) in (32, 38) and digits[12] == "7" and _is_hex(digits)
 
 
 def is_response_id(text: str) -> bool:
@@ -103,4 +122,8 @@ def is_conversation_id(text: str) -> bool:
 
 def _is_id(text: str, prefix: str) -> bool:
     digits = text.removeprefix(prefix)
-    return len(text) == 37 and len(digits) == 32 and all(c in "0123456789abcdef" for c in digits)
+    return len(text) == 37 and len(digits) == 32 and _is_hex(digits)
+
+
+def _is_hex(text: str) -> bool:
+    return all(c in "0123456789abcdef" for c in text)

@@ -1,5 +1,6 @@
 """The Responses API's words that more than one layer needs: statuses and terminal events."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -33,14 +34,31 @@ def ends_log(data: bytes) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """All that a run begins with: what came before it, and what its own request brought.
+
+    Attributes:
+        items: with our ids where they are ours, as clients see them.
+        models: what is stored of the model's face of those that have one, by id
+            (`history/faces.py`).
+        own: how many of the items, at the end, the request brought itself.
+    """
+
+    items: list[dict[str, Any]] = field(default_factory=list)
+    models: Mapping[str, str] = field(default_factory=dict)
+    own: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """A response to be produced: what `http` understood of a request, and `execution` runs.
 
     `document` is the Response object without `output`, with every field that can be known at the
-    start. `input` is what this request brought, `input_text` the same as JSON where that was made
-    already; `context` is what comes before it, which is not stored with the response but read
-    along the chain that begins at `previous_id`, or from the conversation. `parameters` are those
-    of the request that a run acts upon, by their names in the API.
+    start. `input` is what this request brought, as it is stored, `input_text` the same as JSON
+    where that was made already; `context` is what its run begins with, which is not stored with the
+    response but read along the chain that begins at `previous_id` (None: it was not read, and is
+    the input alone). `parameters` are those of the request that a run
+    acts upon, by their names in the API.
     """
 
     response_id: str
@@ -52,9 +70,8 @@ class RunRequest:
     document: dict[str, Any]
     parameters: dict[str, Any] = field(default_factory=dict)
     previous_id: str | None = None
-    conversation_id: str | None = None
     input_text: str | None = None
-    context: list[dict[str, Any]] = field(default_factory=list)
+    context: Context | None = None
 
     @property
     def timeout(self) -> float | None:

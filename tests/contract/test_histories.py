@@ -29,25 +29,7 @@ AGENTS = [
     *("responses-encrypted", "responses-hosted", "responses-local"),
 ]
 
-GAPS = [
-    (".* by reference", "item_reference goes to the provider as it is"),
-    (
-        "(chat|litellm)-.* by (previous|bare)",
-        "an agent on Chat Completions cannot go on: its items come back without ids",
-    ),
-    (
-        "responses-(reasoning|encrypted) by (whole|bare)|responses-encrypted by previous",
-        "reasoning goes to the provider under our id and with a status",
-    ),
-    (
-        "responses-hosted by .*",
-        "hosted calls go to the provider without their id, or under ours",
-    ),
-    (
-        "responses-local by .*",
-        "what only the SDK or longrun wrote (`shell_output`, `status`) goes to the provider",
-    ),
-]
+GAPS: list[tuple[str, str]] = []
 """What does not work yet: a pattern of `AGENT by WAY`, and why. Each is an xfail that turns into an
 error when it works, so that its line here goes."""
 

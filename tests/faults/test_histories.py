@@ -18,11 +18,6 @@ from tests.provider.agents import FAMILIES, LOOK
 from tests.provider.server import Provider
 from tests.reading import create, finished
 
-CHAT = pytest.mark.xfail(
-    strict=True,
-    reason="an agent on Chat Completions cannot go on: its items come back without ids",
-)
-
 
 @pytest.fixture
 def found(database: postgres.Server, provider: Provider, schema: str) -> Iterator[Ground]:
@@ -58,10 +53,7 @@ async def test_the_turn_that_broke_off_is_asked_again_and_no_other(
     assert provider.refused == []
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(each, marks=[] if each == "responses" else CHAT) for each in FAMILIES],
-)
+@pytest.mark.parametrize("family", FAMILIES)
 async def test_its_conversation_goes_on(found: Ground, provider: Provider, family: str) -> None:
     response = await taken_over(found, provider, family)
     shown = await create(

@@ -27,7 +27,7 @@ def raw(event: JSONObject) -> Any:
 def request(**body: Any) -> RunRequest:
     """A request for a run, with the document that the server makes of it."""
     parsed = CreateResponse.parse({"model": "agent", "input": "hi", **body})
-    return parsed.run_request("", "agent", [])
+    return parsed.run_request("", "agent", None)
 
 
 class Assembly:

@@ -10,12 +10,19 @@ from agents import Agent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longrun import ids
 from longrun.assembly.assembler import Assembler
 from longrun.errors import BadRequest
 from longrun.execution import parameters
-from longrun.history.continuation import context_of
+from longrun.execution.replay.border import Border
+from longrun.history.continuation import Stored, context_of
+from longrun.history.faces import Origin
 from longrun.http.requests import CreateResponse
 from longrun.jsontext import NotJSON, dumps, loads
+from longrun.protocol import Context
+
+TARGETS = (Origin("responses", "a"), Origin("chat", "b"), Origin("other", "c"))
+RESPONSE = ids.new_response_id()
 
 WORDS = (
     *("type", "role", "content", "text", "id", "call_id", "name", "arguments", "output", "status"),
@@ -64,10 +71,18 @@ def made_of(text: str) -> None:
     """All that is done with a request before its run begins."""
     parsed = CreateResponse.parse(loads(text))
     given = parsed.items()
-    made = parsed.run_request("", "agent", context_of([(given, given)]))
+    before = [
+        (
+            given,
+            [Stored({**item, "id": ids.item_id(RESPONSE, n, "x")}) for n, item in enumerate(given)],
+        )
+    ]
+    made = parsed.run_request("", "agent", context_of(before, given, {}))
     dumps(made.input), dumps(made.parameters)
     parameters.model_settings(made.parameters)
-    parameters.input_items(made)
+    items = parameters.input_items(made)
+    for target in TARGETS:
+        dumps(Border(made.context or Context(), items).going_out(items, target))
     parameters.with_client_tools(Agent(name="agent"), made.parameters)
     assembler = Assembler(made.response_id, made.document)
     assembler.lifecycle("in_progress")

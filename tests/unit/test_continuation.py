@@ -1,21 +1,36 @@
-"""The input of a response that continues another."""
+"""The context of a response: what came before it, what its request brought, and without holes."""
 
 from typing import Any
 
-from longrun.history.continuation import context_of, mended
+from longrun import ids
+from longrun.history.continuation import Stored, context_of, lost_reference, told, wanted
+from longrun.history.faces import Face
+from longrun.history.mending import unmade
+from longrun.protocol import Context
 
+RESPONSE = ids.new_response_id()
 USER = {"role": "user", "content": "hello"}
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}
 ANSWER = {"type": "function_call_output", "call_id": "c", "output": "1"}
 
 
+def item_id(index: int, kind: str = "message") -> str:
+    return ids.item_id(RESPONSE, index, kind)
+
+
+def stored(item: dict[str, Any], index: int = 0, model: str | None = None) -> Stored:
+    kind = item.get("type", "message")
+    return Stored({**item, "id": item_id(index, kind), "status": "completed"}, model)
+
+
 def continued(given: list[Any], output: list[Any], new: list[Any]) -> list[Any]:
-    return mended([*context_of([(given, output)]), *new])
+    made = [stored(item, place) for place, item in enumerate(output)]
+    return told(context_of([(given, made)], new, {}))
 
 
-def message(text: str) -> dict[str, object]:
-    content = [{"type": "output_text", "text": text}]
-    return {"type": "message", "id": "msg_1", "status": "completed", "content": content}
+def message(text: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
+    return {"type": "message", "role": "assistant", "content": content}
 
 
 def test_it_is_the_previous_input_then_output_then_the_new_input() -> None:
@@ -26,14 +41,11 @@ def test_it_is_the_previous_input_then_output_then_the_new_input() -> None:
     assert items[2] == new
 
 
-def test_ids_of_ours_do_not_go_to_a_model_that_never_gave_them() -> None:
-    [item] = continued([], [message("hi")], [])
-    assert "id" not in item
-    assert "status" not in item
-
-
-def test_a_call_that_nobody_answered_is_left_out() -> None:
-    assert continued([USER], [CALL], []) == [USER]
+def test_what_nobody_answered_is_left_out_of_every_kind() -> None:
+    kinds = ("function_call", "custom_tool_call", "shell_call", "local_shell_call")
+    kinds += ("computer_call", "apply_patch_call", "mcp_approval_request", "program")
+    for kind in kinds:
+        assert continued([USER], [{"type": kind, "call_id": "c"}], []) == [USER]
 
 
 def test_a_call_that_the_client_answers_now_stays() -> None:
@@ -41,7 +53,105 @@ def test_a_call_that_the_client_answers_now_stays() -> None:
     assert call["call_id"] == answer["call_id"] == "c"
 
 
-def test_reasoning_stays_only_with_its_encrypted_content() -> None:
-    bare = {"type": "reasoning", "id": "rs_1", "summary": []}
-    kept = {**bare, "encrypted_content": "…"}
-    assert continued([], [bare, kept], []) == [kept]
+def test_an_output_before_its_call_is_left_out_with_it() -> None:
+    assert continued([ANSWER], [CALL], [USER]) == [USER]
+
+
+def test_a_call_that_is_answered_twice_keeps_the_first_answer() -> None:
+    other = {**ANSWER, "output": "2"}
+    assert continued([], [CALL, ANSWER], [other, USER])[1]["output"] == "1"
+
+
+def test_call_ids_that_come_again_are_told_apart() -> None:
+    """The Agents SDK takes two calls with one id for one."""
+    call = {key: value for key, value in CALL.items() if key != "id"}
+    items = continued([call, ANSWER, call, {**ANSWER, "output": "2"}], [], [])
+    assert [item["call_id"] for item in items] == ["c", "c", "c_2", "c_2"]
+    assert [item.get("output") for item in items] == [None, "1", None, "2"]
+
+
+SAID = stored(message("hi"), 3, Face("responses x", {"id": "msg_theirs"}).text())
+FOUND = {item_id(3): SAID}
+SHOWN = {
+    "type": "mcp_call",
+    "server_label": "agent",
+    "name": "f",
+    "arguments": "{}",
+    "output": "1",
+    "error": None,
+}
+
+
+class TestItemsOfOurs:
+    """What a client sends back, in any of the ways, is the item that is stored."""
+
+    def context(self, item: dict[str, Any]) -> Context:
+        return context_of([], [item], FOUND)
+
+    def test_a_reference(self) -> None:
+        reference = {"type": "item_reference", "id": item_id(3)}
+        assert wanted([reference]) == {item_id(3)}
+        made = self.context(reference)
+        assert made.items == [SAID.item]
+        assert made.models == {item_id(3): SAID.model}
+
+    def test_the_whole_item_whatever_the_client_s_sdk_added(self) -> None:
+        content = [{"type": "output_text", "text": "hi", "parsed": {"a": 1}}]
+        whole = {"role": "assistant", "content": content, "id": item_id(3), "phase": None}
+        assert self.context(whole).items == [SAID.item]
+
+    def test_one_that_the_client_has_changed_is_the_client_s(self) -> None:
+        made = self.context({**message("redacted"), "id": item_id(3)})
+        assert made.items == [message("redacted")]
+        assert made.models == {}
+
+    def test_one_that_is_gone_is_the_client_s_own(self) -> None:
+        assert self.context({**message("hi"), "id": item_id(4)}).items == [message("hi")]
+
+    def test_a_reference_to_nothing(self) -> None:
+        reference = {"type": "item_reference", "id": "msg_nobody_s"}
+        assert lost_reference([USER, reference], FOUND) == (1, "msg_nobody_s")
+        assert self.context(reference).items == [], "it was deleted after the request came"
+
+    def test_what_comes_twice_is_said_once(self) -> None:
+        whole = {**SAID.item}
+        made = context_of([([], [SAID])], [whole, USER], FOUND)
+        assert [item.get("id") for item in told(made)] == [item_id(3), None]
+
+
+class TestServerCalls:
+    """A call that the server executed is one item for clients, a call and an output for models."""
+
+    face = Face("chat x", {"call_id": "call_0", "id": "fc_theirs"})
+
+    def pair(self, **more: Any) -> list[dict[str, Any]]:
+        made = stored({**SHOWN, **more}, 0, self.face.text())
+        return told(context_of([([], [made])], [], {}))
+
+    def test_it_goes_back_as_a_pair(self) -> None:
+        call, output = self.pair()
+        assert call["type"] == "function_call"
+        assert (call["name"], call["arguments"]) == ("f", "{}")
+        assert call["call_id"] == output["call_id"]
+        assert len(call["call_id"]) <= 40
+        assert output["output"] == "1"
+
+    def test_one_that_failed(self) -> None:
+        content = [{"type": "text", "text": "oh"}]
+        _, output = self.pair(output=None, error={"type": "x", "content": content})
+        assert output["output"] == "oh"
+
+    def test_one_that_never_ended_is_left_out(self) -> None:
+        assert self.pair(output=None) == []
+
+    def test_a_hosted_one_stays_what_it_is(self) -> None:
+        made = stored(SHOWN, 0, Face("responses x", {"id": "mcp_theirs"}).text())
+        [item] = told(context_of([([], [made])], [], {}))
+        assert item["type"] == "mcp_call"
+
+
+def test_an_output_for_a_call_that_nobody_made() -> None:
+    assert unmade([USER, ANSWER], 2) == (1, ("function_call", "c"))
+    assert unmade([USER, ANSWER], 0) is None
+    assert unmade([CALL, ANSWER], 1) is None
+    assert unmade([CALL, ANSWER, ANSWER], 2) is None

@@ -104,5 +104,5 @@ class TestItemIds:
         assert ids.item_id("resp_a", 1, "message") == ids.item_id("resp_a", 1, "message")
 
     def test_no_two_types_share_a_prefix(self) -> None:
-        prefixes = list(ids._ITEM_PREFIXES.values())
+        prefixes = list(ids.ITEM_PREFIXES.values())
         assert len(set(prefixes)) == len(prefixes)

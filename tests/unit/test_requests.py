@@ -49,7 +49,7 @@ def refused(**body: Any) -> LongrunError:
 
 def document(**body: Any) -> dict[str, Any]:
     parsed = CreateResponse.parse({**HI, **body})
-    return parsed.run_request("", "agent", []).document
+    return parsed.run_request("", "agent", None).document
 
 
 class TestWrongBodies:
@@ -203,7 +203,7 @@ class TestWrongBodies:
     def test_any_json_is_either_a_request_or_a_bad_one(self, body: dict[str, Any]) -> None:
         try:
             parsed = CreateResponse.parse(body)
-            made = parsed.run_request("", "agent", [])
+            made = parsed.run_request("", "agent", None)
         except BadRequest as error:
             refusal = error
         else:
@@ -273,7 +273,7 @@ class TestStrictTools:
     def made(self, parameters: Any) -> Any:
         tool = {"type": "function", "name": "f", "strict": True, "parameters": parameters}
         parsed = CreateResponse.parse({**HI, "tools": [{"type": "web_search"}, tool]})
-        made = parsed.run_request("", "agent", parsed.items())
+        made = parsed.run_request("", "agent", None)
         assert made.document["tools"][1] == tool, "it is echoed as it was given"
         return made.parameters["tools"][0]["parameters"]
 
@@ -407,7 +407,7 @@ class TestDocuments:
         parsed = CreateResponse.parse(
             {**HI, "temperature": 0, "tools": [TOOL, {"type": "web_search"}], "user": "u"}
         )
-        made = parsed.run_request("somebody", "agent", [])
+        made = parsed.run_request("somebody", "agent", None)
         assert made.parameters["temperature"] == 0
         assert made.parameters["tools"] == [{k: v for k, v in TOOL.items() if v is not None}]
         assert made.parameters["user"] == "u"

@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
+from agents.models.chatcmpl_converter import Converter
 from openai import AsyncOpenAI
 
 import longrun
@@ -66,17 +68,25 @@ class TestOrigins:
         assert str(sdk.origin_of(OpenAIChatCompletionsModel("gpt", client))) == f"chat {where}"
 
     def test_the_provider_that_litellm_is_to_ask(self) -> None:
-        class LitellmModel:
+        """`LitellmModel` is not installed: it is told by the converter that its module knows."""
+
+        class Adapter:
             base_url = None
+            Converter = Converter
 
             def __init__(self, model: str) -> None:
                 self.model = model
 
         one, two, other = map(
-            sdk.origin_of, map(LitellmModel, ("gemini/flash", "gemini/pro", "anthropic/opus"))
+            sdk.origin_of, map(Adapter, ("gemini/flash", "gemini/pro", "anthropic/opus"))
         )
         assert one.api == "chat"
         assert one == two != other
+
+    def test_a_model_that_asks_another_one(self) -> None:
+        client = AsyncOpenAI(base_url="https://a.example", api_key="k")
+        wrapper = SimpleNamespace(inner=OpenAIChatCompletionsModel("gpt", client))
+        assert sdk.origin_of(wrapper) == ("chat", "a.example")
 
     def test_a_model_of_the_users_own(self) -> None:
         assert sdk.origin_of(object()).api == "other"

@@ -6,9 +6,9 @@ from typing import Any
 from agents import Agent, FunctionTool, ModelSettings
 from openai.types.shared import Reasoning
 
-from longrun.history.continuation import mended
+from longrun.history.continuation import context_of, told
 from longrun.parameters import PARAMETERS, Parameter
-from longrun.protocol import RunRequest
+from longrun.protocol import Context, RunRequest
 
 
 def model_settings(parameters: dict[str, Any]) -> ModelSettings | None:
@@ -40,9 +40,19 @@ def _value_of(parameter: Parameter, parameters: dict[str, Any]) -> Any:
     return value.get(part) if part and value is not None else value
 
 
-def input_items(request: RunRequest) -> list[Any]:
-    """The run's input. `instructions` go before it, for this run alone."""
-    items = mended([*request.context, *request.input])
+def context_of_run(request: RunRequest) -> Context:
+    """What a run of the request begins with."""
+    return request.context or context_of((), request.input, {})
+
+
+def input_items(request: RunRequest, items: list[Any] | None = None) -> list[Any]:
+    """The run's input. `instructions` go before it, for this run alone.
+
+    Args:
+        items: the context's, where they were told already.
+    """
+    if items is None:
+        items = told(context_of_run(request))
     instructions = request.parameters.get("instructions")
     if not instructions:
         return items

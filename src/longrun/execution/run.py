@@ -24,7 +24,6 @@ from longrun.execution.contained import Escaped, being_cancelled, contain_tasks,
 from longrun.execution.current import set_current
 from longrun.execution.demands import Demands
 from longrun.execution.ending import end_response
-from longrun.execution.handling.handler import Handler
 from longrun.execution.hooks import Hooks
 from longrun.execution.host import Handle
 from longrun.execution.mcp_servers import MCPServers
@@ -36,14 +35,21 @@ from longrun.execution.outcomes import (
     of_exception,
 )
 from longrun.execution.output import check_agreement
-from longrun.execution.parameters import input_items, model_settings, with_client_tools
+from longrun.execution.parameters import (
+    context_of_run,
+    input_items,
+    model_settings,
+    with_client_tools,
+)
 from longrun.execution.replay import place, sdk
+from longrun.execution.replay.border import Border
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ReplayedTurn
 from longrun.execution.replay.session import JournaledSession
 from longrun.execution.replay.steps import Steps
 from longrun.execution.replay.tool_calls import ToolEnds
 from longrun.execution.served import AgentFactory, made
+from longrun.history.continuation import told
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.records import Step
@@ -69,7 +75,7 @@ class Run:
     """Produces one response: one attempt, on this replica.
 
     Args:
-        agent: which is run, or the function that makes it; a handler in its subclass.
+        agent: which is run, or the function that makes it.
         handle: the hold on it, by which it is stopped.
         application: gives the run its context, configuration, hooks and session.
         servers: connects the MCP servers that it needs.
@@ -77,7 +83,7 @@ class Run:
 
     def __init__(
         self,
-        agent: Agent[Any] | AgentFactory | Handler,
+        agent: Agent[Any] | AgentFactory,
         request: RunRequest,
         handle: Handle,
         start: Start,
@@ -96,11 +102,14 @@ class Run:
         self._journal = Journal(start.steps)
         self._budget = Budget(request.parameters, self._assembler.usage)
         self._demands = Demands(request.parameters, self._budget)
+        context = context_of_run(request)
+        self._items = told(context)
         self._steps = Steps(
             self._journal,
             self._log,
             handle.current,
             self._demands,
+            Border(context, self._items),
             self._at_boundary,
             self._show_output,
             start.assembler.withdrawn_calls,
@@ -116,7 +125,7 @@ class Run:
         """
         self._write()
         outcome = await self._outcome()
-        await end_response(self._request, self._assembler, self._log, outcome, ran=True)
+        await end_response(self._assembler, self._log, outcome)
 
     async def _at_boundary(self) -> None:
         """Between two steps: where a run is handed over at drain, so that none is done twice.
@@ -149,7 +158,6 @@ class Run:
         set_current(current)
         using = contextlib.nullcontext() if self._servers is None else self._servers.used()
         with using:
-            assert not isinstance(self._agent, Handler)
             agent = await made(self._agent, current)
             if agent is not self._agent:
                 check_agreement(agent, self._request.parameters)
@@ -194,7 +202,7 @@ class Run:
         ours = ToolEnds(self._steps.tools)
         return Runner.run_streamed(
             with_client_tools(agent, parameters),
-            input=input_items(self._request),
+            input=input_items(self._request, self._items),
             context=given.context,
             max_turns=self._settings.max_turns,
             hooks=ours if given.hooks is None else Hooks(ours, given.hooks),

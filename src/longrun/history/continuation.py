@@ -1,51 +1,141 @@
-"""The context of a response that continues others: what each was given, and what it gave.
+"""The context of a response: what came before it, and what its own request brought.
 
-Two things keep a model from taking a history: ids that its provider never gave, and calls without
-their outputs. The first are left out where an exchange is read; the second are mended when the
-whole input of a run is known, since a request may answer a call of the response before it.
+Clients send a history in four ways: by the response that they continue, by references to items, by
+items with our ids, and by items without. An id of ours leads to the stored item, whose model's face
+is beside it (`faces.py`); what has none of ours is cleaned (`cleaning.py`). So all four become the
+same context, whose holes are mended (`mending.py`), and which is given to each model in the form in
+which that one takes it (`targets.py`).
 """
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from longrun import ids
+from longrun.history.cleaning import cleaned, kind_of, said
+from longrun.history.faces import Face
+from longrun.history.mending import mended
+from longrun.protocol import Context
 
 Item = dict[str, Any]
 
-_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
+
+class Stored(NamedTuple):
+    """An item of ours: as clients see it, with its id, and what is stored of its model's face."""
+
+    item: Item
+    model: str | None = None
 
 
-def context_of(exchanges: Iterable[tuple[list[Item], list[Item]]]) -> list[Item]:
-    """What comes before a request's own input, of (input, output) of each response in order."""
-    found: list[Item] = []
-    for given, output in exchanges:
-        found += given
-        found += [item for each in output if (item := _as_input(each)) is not None]
-    return found
+def wanted(items: Iterable[Item]) -> set[str]:
+    """The ids of ours that the items of a request name, by reference or as their own."""
+    named = (item.get("id") for item in items)
+    return {each for each in named if isinstance(each, str) and ids.is_item_id(each)}
 
 
-def conversation_context(said: Iterable[Item]) -> list[Item]:
-    """What comes before a response's own input, of all items of its conversation in order."""
-    return [item for each in said if (item := _as_input(each)) is not None]
+def lost_reference(items: Iterable[Item], found: Mapping[str, Stored]) -> tuple[int, str] | None:
+    """The first reference among the items of a request that leads to nothing: its place and id."""
+    for place, item in enumerate(items):
+        if kind_of(item) == "item_reference" and item["id"] not in found:
+            return place, item["id"]
+    return None
 
 
-def mended(items: list[Item]) -> list[Item]:
-    """All input items of a run, without the calls that nobody answered (their run was cancelled, or
-    failed): models refuse a conversation in which one stands open."""
-    answered = {item.get("call_id") for item in items if _is_output(item)}
-    return [
-        item for item in items if item.get("type") not in _CALLS or item.get("call_id") in answered
-    ]
+def context_of(
+    before: Iterable[tuple[list[Item], list[Stored]]],
+    own: Iterable[Item],
+    found: Mapping[str, Stored],
+) -> Context:
+    """The context of a response.
 
-
-def _as_input(item: Item) -> Item | None:
-    """An output item as input, or None where it cannot be.
-
-    Its id is one of ours, which no model's provider knows, so it is left out. A reasoning item
-    is nothing without its provider's memory of it, unless it carries its content encrypted.
+    Args:
+        before: the input and the output of each response that it continues, in order.
+        own: what its request brought.
+        found: the stored items that any of these inputs name, by id. What is not among them was
+            deleted: references to it are left out, and what was sent whole is the client's own.
     """
-    if item.get("type") == "reasoning":
-        return item if item.get("encrypted_content") else None
-    return {key: value for key, value in item.items() if key not in ("id", "status")}
+    items: list[Item] = []
+    models: dict[str, str] = {}
+
+    def take(stored: Stored) -> None:
+        items.append(stored.item)
+        if stored.model is not None:
+            models[stored.item["id"]] = stored.model
+
+    def take_input(given: Iterable[Item]) -> None:
+        for item in given:
+            stored = found.get(item.get("id") or "")
+            if stored is not None and _says_the_same(item, stored.item):
+                take(stored)
+            elif kind_of(item) != "item_reference":
+                items.append(cleaned(item))
+
+    for given, output in before:
+        take_input(given)
+        for stored in output:
+            take(stored)
+    count = len(items)
+    take_input(own)
+    return Context(items, models, len(items) - count)
 
 
-def _is_output(item: Item) -> bool:
-    return str(item.get("type")).endswith("_output")
+def told(context: Context) -> list[Item]:
+    """The items as they go into a run: each in a model's shape, none without its other half."""
+    return mended(item for each in context.items for item in _told(each, context.models))
+
+
+def _told(item: Item, models: Mapping[str, str]) -> Iterator[Item]:
+    item_id = item.get("id")
+    if not isinstance(item_id, str) or not ids.is_item_id(item_id):
+        yield item
+        return
+    face = Face.read(models.get(item_id))
+    if kind_of(item) == "mcp_call" and "call_id" in face.given:
+        yield from _as_pair(item, face)
+    else:
+        yield {**said(item), "id": item_id}
+
+
+def _as_pair(item: Item, face: Face) -> Iterator[Item]:
+    """A call that the server executed, which clients see as one item: the call and its output."""
+    # As long as Chat Completions takes it.
+    call_id = f"c_{item['id'].rpartition('_')[2]}"
+    call = {"type": "function_call", "id": item["id"], "call_id": call_id}
+    yield {**call, "name": item.get("name"), "arguments": item.get("arguments")}
+    output = face.given.get("output", item.get("output"))
+    if output is None:
+        output = _error_of(item)
+    if output is not None:
+        yield {"type": "function_call_output", "call_id": call_id, "output": output}
+
+
+def _error_of(item: Item) -> str | None:
+    """What the tool said that failed; None of one that never ended."""
+    error = item.get("error")
+    if not isinstance(error, dict):
+        return error
+    content = error.get("content")
+    parts = content if isinstance(content, list) else ()
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "\n".join(map(str, texts)) or str(error.get("message") or error.get("type"))
+
+
+def _says_the_same(sent: Item, stored: Item) -> bool:
+    """Whether what a client sent under an id of ours is that item. One that has changed what was
+    said means what it sends."""
+    kind = kind_of(sent)
+    if kind == "item_reference":
+        return True
+    if kind != kind_of(stored):
+        return False
+    if kind == "message":
+        return _texts(sent) == _texts(stored)
+    keys = ("name", "arguments", "input", "call_id")
+    return all(sent.get(key) in (None, stored.get(key)) for key in keys)
+
+
+def _texts(message: Item) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = [part for part in content or () if isinstance(part, dict)]
+    return "".join(str(part.get("text") or part.get("refusal") or "") for part in parts)

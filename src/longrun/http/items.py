@@ -42,7 +42,10 @@ def _check_item(item: Any, where: str) -> None:
     for name in _STRINGS:
         if not isinstance(item.get(name), str | None):
             raise _wrong(f"{where}.{name}", "must be a string")
-    needed = ("call_id",) if kind.endswith("_call_output") else _NEEDED.get(kind, ())
+    needed = _NEEDED.get(kind, ("call_id",) if kind.endswith("_call_output") else ())
+    if kind == "local_shell_call_output" and "call_id" not in item:
+        # Its type in `openai` has the id of its call as its own.
+        needed = ("id",)
     for name in needed:
         if not isinstance(item.get(name), str):
             raise _wrong(f"{where}.{name}", "must be a string")

@@ -13,19 +13,13 @@ from starlette.types import ASGIApp, Receive
 
 from longrun import ids
 from longrun.access.callers import Caller
-from longrun.errors import (
-    BadRequest,
-    ConversationNotFound,
-    Forbidden,
-    LongrunError,
-    NotFound,
-    StillRunning,
-)
+from longrun.errors import BadRequest, Forbidden, LongrunError, NotFound, StillRunning
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.access import caller_of, principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.bodies import Bodies
+from longrun.http.contexts import Contexts
 from longrun.http.limits import Limits
 from longrun.http.problems import shortened
 from longrun.http.query import GetResponse
@@ -75,6 +69,7 @@ class ResponsesAPI:
         self._runs = runs
         self._models = models
         self._responses = responses
+        self._contexts = Contexts(responses)
         self._log = event_log
         self._hub = hub
         self._keys = keys
@@ -107,10 +102,7 @@ class ResponsesAPI:
         caller = caller_of(request)
         agent = self._agent(body.model, caller)
         principal = caller.principal
-        on = body.conversation_id
-        if on is not None and not ids.is_conversation_id(on):
-            raise ConversationNotFound(shortened(on))
-        context = await self._context(body.previous_response_id, principal)
+        context = await self._contexts.of(body, principal)
         headers = forwarded(request, self._settings.forward_headers)
         run_request = body.run_request(principal, agent, context, headers)
         await self._take_run(caller)
@@ -153,34 +145,6 @@ class ResponsesAPI:
             param="model",
             code="model_not_found",
         )
-
-    async def _context(
-        self, previous_response_id: str | None, principal: str
-    ) -> list[dict[str, Any]]:
-        """What the responses that are continued were given, and gave.
-
-        Raises:
-            BadRequest: one of them is not there (any more), or has not ended.
-        """
-        if previous_response_id is None:
-            return []
-        chain = []
-        if ids.is_response_id(previous_response_id):
-            chain = await self._responses.chain(previous_response_id, principal)
-        missing = chain[0].previous_id if chain else previous_response_id
-        if missing is not None:
-            raise BadRequest(
-                f"Previous response with id {shortened(missing)!r} not found.",
-                param="previous_response_id",
-                code="previous_response_not_found",
-            )
-        if not chain[-1].finished:
-            raise BadRequest(
-                f"The previous response is still {chain[-1].status}; wait until it has ended.",
-                param="previous_response_id",
-                code="previous_response_not_finished",
-            )
-        return await self._responses.context_of_chain(chain)
 
     def _stream_of_creation(self, response_id: str, run_request: RunRequest) -> EventStream:
         def disconnected() -> None:

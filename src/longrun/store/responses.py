@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import inf
 from typing import Any
 
-from longrun.errors import ConversationLocked, ConversationNotFound, TooManyRequests
-from longrun.history.continuation import context_of, conversation_context
+from longrun import ids
+from longrun.errors import TooManyRequests
+from longrun.history.cleaning import cleaned
+from longrun.history.continuation import Stored, context_of, wanted
 from longrun.jsontext import loads
 from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.database import Database
@@ -45,25 +48,39 @@ class StoredResponse:
         return is_terminal(self.status)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Exchange:
-    """What a response was given (a JSON array of items) and gave (one JSON text an item)."""
+    """What a response was given (a JSON array of items) and gave (one JSON text an item, and what
+    is stored of its model's face)."""
 
     id: str
     previous_id: str | None
-    conversation_id: str | None
     status: Status
     input: str
     output: list[str]
+    models: list[str | None]
 
     @property
     def finished(self) -> bool:
         return is_terminal(self.status)
 
-    @property
-    def items(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The items that it was given, and those that it gave."""
-        return loads(self.input), [loads(item) for item in self.output]
+    @cached_property
+    def given(self) -> list[dict[str, Any]]:
+        """The items that its own request brought."""
+        items: list[dict[str, Any]] = loads(self.input)
+        return items
+
+    @cached_property
+    def stored(self) -> list[Stored]:
+        """The items that it gave."""
+        return [
+            Stored(loads(item), model) for item, model in zip(self.output, self.models, strict=True)
+        ]
+
+
+def exchanges(chain: Iterable[Exchange]) -> list[tuple[list[dict[str, Any]], list[Stored]]]:
+    """The input and the output of each response of a chain."""
+    return [(each.given, each.stored) for each in chain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +109,9 @@ class Responses:
         Raises:
             Unavailable: Postgres is away; whether it was created is not known.
             TooManyRequests: it would have to wait, and too many wait already.
-            ConversationNotFound: the principal has no such conversation.
-            ConversationLocked: another response is on the conversation; one that is queued may
-                wait for it where the settings say so.
         """
         settings = self._database.settings
-        may_wait = new.replica_id is None and settings.conversation_overlap == "queue"
-        [row] = await self._database.fetch_once(
+        created = await self._database.fetch_once(
             *self._queries.bind(
                 "create_response",
                 **columns_of(new.request),
@@ -109,17 +122,10 @@ class Responses:
                 events=b"\n".join(new.events),
                 run_timeout=min(settings.run_timeout, new.request.timeout or inf),
                 max_queued=settings.max_queued,
-                may_wait=may_wait,
             )
         )
-        if row["created"]:
-            return
-        conversation_id = new.request.conversation_id
-        if conversation_id is not None and row["busy"] is None:
-            raise ConversationNotFound(conversation_id)
-        if conversation_id is not None and row["busy"] and not may_wait:
-            raise ConversationLocked()
-        raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
+        if not created:
+            raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
         """The response if it is there and theirs, else None (which does not say which)."""
@@ -145,29 +151,50 @@ class Responses:
         rows = await self._database.fetch(self._queries.read_chain, response_id, principal)
         return [Exchange(**row) for row in rows]
 
+    async def named_items(
+        self, chain: Sequence[Exchange], own: Sequence[dict[str, Any]], principal: str
+    ) -> dict[str, Stored]:
+        """The stored items of a principal's that inputs name by ids of ours, in one query; without
+        those that are not there.
+
+        Args:
+            chain: what is continued, with inputs of their own.
+            own: the input of the request itself.
+        """
+        names = wanted(own).union(*(wanted(exchange.given) for exchange in chain))
+        if not names:
+            return {}
+        known = {each.item["id"]: each for exchange in chain for each in exchange.stored}
+        found = {name: known[name] for name in names if name in known}
+        if missing := names - found.keys():
+            found.update(await self._find_items(missing, principal))
+        return found
+
+    async def _find_items(self, names: Iterable[str], principal: str) -> dict[str, Stored]:
+        places = {name: place for name in names if (place := ids.place_of_item(name)) is not None}
+        rows = await self._database.fetch(
+            self._queries.find_items,
+            [response_id for response_id, _ in places.values()],
+            [index for _, index in places.values()],
+            principal,
+        )
+        inputs = {row["response_id"]: loads(row["input"]) for row in rows if row["input"]}
+        items = [Stored(loads(row["item"]), row["model"]) for row in rows if row["item"]]
+        found = {stored.item["id"]: stored for stored in items}
+        for name, (response_id, index) in places.items():
+            at = ids.input_place(index)
+            if at is not None and at < len(inputs.get(response_id, ())):
+                found[name] = Stored(cleaned(inputs[response_id][at]))
+        return {name: found[name] for name in places if name in found}
+
     async def with_context(self, request: RunRequest) -> RunRequest:
-        """A request that was read from Postgres, with what it continues as that stands now: what
-        was deleted since its creation is not in it."""
-        if request.conversation_id is not None:
-            said = await self._conversation_unscoped(request.response_id)
-            return replace(request, context=said)
-        if request.previous_id is None:
-            return request
-        chain = await self.chain(request.previous_id, request.principal)
-        return replace(request, context=await self.context_of_chain(chain))
-
-    async def context_of_chain(self, chain: Sequence[Exchange]) -> list[dict[str, Any]]:
-        """What comes before a response that continues a chain. It may begin with one on a
-        conversation, whose context is what that one read."""
-        context = context_of(exchange.items for exchange in chain)
-        if chain and chain[0].conversation_id is not None:
-            return [*await self._conversation_unscoped(chain[0].id), *context]
-        return context
-
-    async def _conversation_unscoped(self, response_id: str) -> list[dict[str, Any]]:
-        """What a response reads of its conversation, in one query."""
-        rows = await self._database.fetch(self._queries.read_conversation, response_id)
-        return conversation_context(loads(row["item"]) for row in rows)
+        """A request that was read from Postgres, with what it continues, and what its items refer
+        to, as that stands now: what was deleted since its creation is not in it."""
+        chain: list[Exchange] = []
+        if request.previous_id is not None:
+            chain = await self.chain(request.previous_id, request.principal)
+        found = await self.named_items(chain, request.input, request.principal)
+        return replace(request, context=context_of(exchanges(chain), request.input, found))
 
     async def input(self, response_id: str, principal: str) -> str | None:
         """The input items that a response's own request brought, a JSON array."""
@@ -195,20 +222,17 @@ class Responses:
         return [StoredResponse(**row) for row in found]
 
     async def delete(self, response_id: str, principal: str) -> bool:
-        """Delete a response and all of its data, also what it left in a conversation. A run that
-        is live finds itself fenced."""
+        """Delete a response and all of its data. A run that is live finds itself fenced."""
         async with self._database.transaction() as connection:
             locked = await connection.fetchrow(
                 self._queries.lock_response_of, response_id, principal
             )
             if locked is not None:
-                await connection.execute(self._queries.unsay_response, response_id)
                 await connection.execute(self._queries.delete_response, response_id)
         return locked is not None
 
     async def delete_unscoped(self, response_id: str) -> None:
-        """Delete a response whoever's it is: one that expired, or was not to be stored. What it
-        left in a conversation stays."""
+        """Delete a response whoever's it is: one that expired, or was not to be stored."""
         async with self._database.transaction() as connection:
             await connection.fetchrow(self._queries.lock_response_unscoped, response_id)
             await connection.execute(self._queries.delete_response, response_id)

@@ -2,12 +2,10 @@
 // sends what it has seen before as item_reference; with `store: false` as whole items.
 
 import { createOpenAI } from "@ai-sdk/openai";
-import { generateText, Output, stepCountIs, streamText, tool } from "ai";
+import { generateText, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
-import { KEY, main, shown } from "./driver.mjs";
-
-const City = z.object({ city: z.string(), degrees: z.number().int() });
+import { KEY, main } from "./driver.mjs";
 
 async function play(turnsOf) {
   const texts = [];
@@ -27,12 +25,11 @@ async function play(turnsOf) {
         ...(turnsOf.tools ? { client_look: clientLook(turnsOf.look) } : {}),
         ...(turnsOf.hosted ? { web_search: openai.tools.webSearch({}) } : {}),
       },
-      ...(turnsOf.structured ? { output: Output.object({ schema: City }) } : {}),
       providerOptions: { openai: options(turnsOf, previous) },
     });
     messages.push(...answer.messages);
     previous = answer.id;
-    texts.push(turnsOf.structured ? shown(answer.output) : answer.text);
+    texts.push(answer.text);
   }
   return texts;
 }
@@ -55,8 +52,7 @@ async function ask({ stream }, fields) {
     const result = await generateText(fields);
     check(result.finishReason, result.content);
     const id = result.providerMetadata?.openai?.responseId;
-    const output = fields.output && result.output;
-    return { text: result.text, output, messages: result.response.messages, id };
+    return { text: result.text, messages: result.response.messages, id };
   }
   let failure;
   const result = streamText({ ...fields, onError: ({ error }) => (failure = error) });
@@ -65,8 +61,7 @@ async function ask({ stream }, fields) {
   if (failure) throw failure;
   check(await result.finishReason, parts);
   const id = (await result.providerMetadata)?.openai?.responseId;
-  const output = fields.output && (await result.output);
-  return { text: await result.text, output, messages: (await result.response).messages, id };
+  return { text: await result.text, messages: (await result.response).messages, id };
 }
 
 function check(finishReason, parts) {

@@ -24,22 +24,6 @@ _TAKES_CALLS = "Agents SDK|AI SDK|LangChain"
 
 GAPS = [
     Gap(
-        "an agent on Chat Completions cannot go on: its items come back without ids",
-        ".*",
-        "chat .* by (previous|reference).*",
-    ),
-    Gap("item_reference goes to the provider as it is", ".*", ".* by reference.*"),
-    Gap(
-        "reasoning goes to the provider under our id and with a status",
-        "(?!AI SDK).*",
-        "responses reasoning by whole",
-    ),
-    Gap(
-        "hosted calls go to the provider without their id, or under ours",
-        ".*",
-        "responses hosted by .*",
-    ),
-    Gap(
         "the server's own tools are shown as function_call, which is the client's to execute",
         _TAKES_CALLS,
         ".* (server tool|both tools) .*|.* tools by .*",
@@ -48,11 +32,6 @@ GAPS = [
         "the server's own tools are shown as function_call, which is the client's to execute",
         "pydantic-ai",
         ".* server tool plain|.* tools by (previous|whole)",
-    ),
-    Gap(
-        "what a client adds to an item (`parsed_arguments`) goes to the provider",
-        "openai-node .",
-        "responses (client tool|both tools) stream|responses tools by whole stream",
     ),
 ]
 

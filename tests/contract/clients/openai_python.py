@@ -6,13 +6,7 @@ from contextlib import closing
 from typing import Any
 
 import openai
-from driver import KEY, LOOK, Case, main, shown
-from pydantic import BaseModel
-
-
-class City(BaseModel):
-    city: str
-    degrees: int
+from driver import KEY, LOOK, Case, main
 
 
 def play(case: Case) -> list[str]:
@@ -29,8 +23,7 @@ def play(case: Case) -> list[str]:
                 previous = response.id if case.history == "previous" else None
                 items += going_back(case, response.output)
                 news = list(answers(case, response.output))
-        parsed = response.output_parsed if case.structured else None
-        texts.append(shown(parsed.model_dump()) if parsed else response.output_text)
+        texts.append(response.output_text)
     return texts
 
 
@@ -40,11 +33,7 @@ def ask(client: openai.OpenAI, case: Case, given: list[Any], previous: str | Non
         fields["previous_response_id"] = previous
     if case.tools:
         fields["tools"] = [LOOK]
-    if case.structured:
-        fields["text_format"] = City
-    if case.structured and not case.stream:
-        response: Any = client.responses.parse(**fields)
-    elif not case.stream:
+    if not case.stream:
         response = client.responses.create(**fields)
     else:
         with client.responses.stream(**fields) as stream:

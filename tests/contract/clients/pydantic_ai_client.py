@@ -3,17 +3,11 @@
 import asyncio
 from typing import Any
 
-from driver import KEY, Case, main, shown
+from driver import KEY, Case, main
 from openai import AsyncOpenAI
-from pydantic import BaseModel
-from pydantic_ai import Agent, NativeOutput
+from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIResponsesModel, OpenAIResponsesModelSettings
 from pydantic_ai.providers.openai import OpenAIProvider
-
-
-class City(BaseModel):
-    city: str
-    degrees: int
 
 
 def play(case: Case) -> list[str]:
@@ -31,17 +25,15 @@ async def converse(case: Case) -> list[str]:
             settings = OpenAIResponsesModelSettings(openai_send_reasoning_ids=True)
             if case.history == "previous":
                 settings["openai_previous_response_id"] = "auto"
-            output: Any = NativeOutput(City) if case.structured else str
-            agent: Any = Agent(model, model_settings=settings, output_type=output)
+            agent: Any = Agent(model, model_settings=settings)
             if case.tools:
                 agent.tool_plain(name="client_look")(case.look)
             if case.stream:
                 async with agent.run_stream(said, message_history=history) as result:
-                    given = await result.get_output()
+                    texts.append(await result.get_output())
             else:
                 result = await agent.run(said, message_history=history)
-                given = result.output
-            texts.append(shown(given.model_dump()) if case.structured else given)
+                texts.append(result.output)
             history = result.all_messages()
     return texts
 

@@ -15,6 +15,7 @@ from agents.items import ModelResponse
 from openai.types.responses import Response, ResponseCompletedEvent
 
 from longrun.execution.contained import contained
+from longrun.execution.replay.border import Border
 from longrun.execution.replay.call_ids import WITH_CALL_IDS, CallIds, TurnIds
 from longrun.execution.replay.journal import fingerprint, marked
 from longrun.execution.replay.once import Due, Once
@@ -78,15 +79,22 @@ class ModelTurns:
         before: called before a model is asked.
 
     Attributes:
+        border: makes the input of each model.
         origin: who gives the raw events of the run's own that come now.
     """
 
     def __init__(
-        self, once: Once, run_log: RunLog, call_ids: CallIds, before: Callable[[], None]
+        self,
+        once: Once,
+        run_log: RunLog,
+        border: Border,
+        call_ids: CallIds,
+        before: Callable[[], None],
     ) -> None:
         self.call_ids = call_ids
         self._once = once
         self._log = run_log
+        self.border = border
         self._before = before
         self._lead = Lead()
         self._asked: Due | None = None
@@ -103,7 +111,7 @@ class ModelTurns:
         timeout = call.timeout
         ask = do if timeout is None else lambda: _timed(do(), timeout)
         ids = self.call_ids.turn(call.scope, call.turn, str(call.origin))
-        return turn(_due(call), ask, _contained(call), ids)
+        return turn(call, ask, _contained(call), ids)
 
     async def respond(
         self, call: ModelCall, do: Callable[[], Awaitable[ModelResponse]]
@@ -123,22 +131,25 @@ class ModelTurns:
         async def keep(step: Step, response: ModelResponse) -> None:
             await self._once.record(self._marked(step, response))
 
-        return await self._once.value(
+        given = await self._once.value(
             _due(call), ask, encode=encode, decode=decode_model_response, keep=keep
         )
+        self.border.came_in(given.output, str(call.origin))
+        return given
 
     async def _own_turn(
         self,
-        due: Due,
+        call: ModelCall,
         do: Callable[[], AsyncIterator[Any]],
         user_code: contained,
         ids: TurnIds,
     ) -> AsyncIterator[Any]:
         """Ends when all of it is taken, and its record committed (`finished`)."""
+        due = _due(call)
         async with self._once.passage(due) as recorded:
             if recorded is not None:
                 self._lead.yielded += 1
-                yield _replayed(recorded)
+                yield self._replayed(recorded, call)
                 await self._lead.ended()
                 return
             self._before()
@@ -170,14 +181,15 @@ class ModelTurns:
 
     async def _nested_turn(
         self,
-        due: Due,
+        call: ModelCall,
         do: Callable[[], AsyncIterator[Any]],
         user_code: contained,
         ids: TurnIds,
     ) -> AsyncIterator[Any]:
+        due = _due(call)
         async with self._once.passage(due) as recorded:
             if recorded is not None:
-                yield _replayed(recorded)
+                yield self._replayed(recorded, call)
                 return
             self._before()
             done: list[Any] = []
@@ -193,6 +205,7 @@ class ModelTurns:
                             # them in later.
                             event.response.output = event.response.output or done
                             await self._once.record(self._step(due, event.response, []))
+                            self.border.came_in(event.response.output, str(call.origin))
                         yield event
             except GeneratorExit:
                 raise
@@ -202,9 +215,16 @@ class ModelTurns:
                     raise
                 raise failure from error
 
+    def _replayed(self, recorded: str, call: ModelCall) -> ReplayedTurn:
+        response, _ = decode_response(recorded)
+        self.border.came_in(response.output, str(call.origin))
+        return ReplayedTurn(type="response.completed", sequence_number=0, response=response)
+
     def finished(self, response: Response, indexes: list[int]) -> list[Step]:
         """The step of the run's own turn that was asked, to be committed with its last events."""
         due, self._asked = self._asked, None
+        if self.origin is not None:
+            self.border.came_in(response.output, self.origin)
         return [] if due is None else [self._step(due, response, indexes)]
 
     def _step(self, due: Due, response: Response, indexes: list[int]) -> Step:
@@ -231,11 +251,6 @@ def _due(call: ModelCall) -> Due:
     digest = call.scope.digest(call.instructions, call.input)
     print_ = fingerprint(agent=call.agent, input_digest=digest)
     return Due(call.scope.path, "model", call.turn, print_)
-
-
-def _replayed(recorded: str) -> ReplayedTurn:
-    response, _ = decode_response(recorded)
-    return ReplayedTurn(type="response.completed", sequence_number=0, response=response)
 
 
 def _contained(call: ModelCall) -> contained:

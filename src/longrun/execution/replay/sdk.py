@@ -18,8 +18,10 @@ time that we take must not count in it.
 import asyncio
 import copy
 import dataclasses
+import functools
 import importlib
 import inspect
+import sys
 import types
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ from agents import (
     RunResultStreaming,
 )
 from agents.mcp import MCPServer
+from agents.models.chatcmpl_converter import Converter
 from agents.models.chatcmpl_helpers import ChatCmplHelpers
 from agents.models.interface import Model
 from agents.result import RunResultBase
@@ -241,13 +244,18 @@ def target_of(handoff: Handoff[Any, Any]) -> Agent[Any] | None:
 
 
 def origin_of(model: Any) -> Origin:
-    """Which provider a model asks, and by which API: what it gives is taken back there alone."""
+    """Which provider a model asks, and by which API: what it gives is taken back there alone.
+
+    A model that asks another one is taken for that; one whose module knows the converter to Chat
+    Completions, for one of these.
+    """
+    api: API = "other"
     if isinstance(model, OpenAIResponsesModel):
-        api: API = "responses"
-    elif isinstance(model, OpenAIChatCompletionsModel) or type(model).__name__ == "LitellmModel":
+        api = "responses"
+    elif isinstance(model, OpenAIChatCompletionsModel) or _converts(type(model).__mro__):
         api = "chat"
-    else:
-        api = "other"
+    elif (inner := _inner_model(model)) is not None:
+        return origin_of(inner)
     url = getattr(getattr(model, "_client", None), "base_url", None)
     url = url or getattr(model, "base_url", None)
     if url is not None:
@@ -266,6 +274,21 @@ def agents_behind(agent: Any) -> list[Any]:
     ]
     tools = [getattr(tool, "_agent_instance", None) for tool in getattr(agent, "tools", ())]
     return [found for found in (*handoffs, *tools) if found is not None]
+
+
+@functools.cache
+def _converts(kinds: tuple[type, ...]) -> bool:
+    modules = (sys.modules.get(kind.__module__) for kind in kinds)
+    return any(Converter in _values(module) for module in modules if module is not None)
+
+
+def _values(module: Any) -> list[Any]:
+    return [value for value in vars(module).values() if isinstance(value, type)]
+
+
+def _inner_model(model: Any) -> Model | None:
+    values = list(getattr(model, "__dict__", {}).values())
+    return next((each for each in values if isinstance(each, Model) and each is not model), None)
 
 
 def cancellation_of(result: RunResultStreaming) -> asyncio.CancelledError | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from longrun.execution.current import Current
 from longrun.execution.demands import Demands
+from longrun.execution.replay.border import Border
 from longrun.execution.replay.call_ids import CallIds
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ModelTurns
@@ -24,7 +25,6 @@ class Steps:
         shown: the call ids that clients saw of calls that do not stay.
 
     Attributes:
-        once: what all steps come through.
         call_ids: unique inside the SDK, as the models gave them outside.
         group_id: that of the run's RunConfig; it tells the run's own turns from those of other
             runs that user code starts within it.
@@ -37,6 +37,7 @@ class Steps:
         run_log: RunLog,
         current: Current,
         demands: Demands,
+        border: Border,
         at_boundary: Callable[[], Awaitable[None]],
         show_output: ShowOutput,
         shown: Iterable[str] = (),
@@ -45,14 +46,18 @@ class Steps:
         self.demands = demands
         self.taken_over = current.attempt > 1
         self._log = run_log
-        self.once = Once(journal, run_log, at_boundary)
-        self.tools = ToolCalls(self.once, journal, run_log, current, show_output)
+        self._once = Once(journal, run_log, at_boundary)
+        self.tools = ToolCalls(self._once, journal, run_log, current, show_output)
         self.call_ids = CallIds(current.response_id, journal.recorded("model"), shown)
-        self.models = ModelTurns(self.once, run_log, self.call_ids, self.tools.record_unshown)
+        for origin, given in border.calls.items():
+            self.call_ids.bring(given, origin)
+        self.models = ModelTurns(
+            self._once, run_log, border, self.call_ids, self.tools.record_unshown
+        )
 
     async def session(self, key: str, do: Callable[[], Awaitable[Any]]) -> Any:
         """What a run does with its session: JSON in and out, keyed by order."""
-        return await self.once.value(
+        return await self._once.value(
             Due("", "session", key, "{}"),
             do,
             encode=lambda value: dumps(value).decode(),
@@ -62,6 +67,6 @@ class Steps:
 
     async def idle(self) -> None:
         """Wait until no step is under way, and what they gave is committed."""
-        await self.once.idle()
+        await self._once.idle()
         self.tools.record_unshown()
         await self._log.flush()

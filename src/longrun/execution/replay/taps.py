@@ -105,12 +105,13 @@ class TappedModel(Model):
     def _outgoing(
         self, call: ModelCall, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the model is really asked: as its request wants it, as far as its budget goes, and
-        with the call ids that it gave itself."""
+        """What the model is really asked: as its request wants it, as far as its budget goes, in
+        the form in which it takes items, and with the call ids that it gave itself."""
         steps, asked = self._place.steps, sdk.named(args, kwargs)
         own = not call.scope.path
         changed = steps.demands.of_turn(self._model, asked, self._turn, own=own)
-        items = steps.call_ids.outgoing(call.scope, str(call.origin), asked["input"])
+        items = steps.models.border.going_out(asked["input"], call.origin)
+        items = steps.call_ids.outgoing(call.scope, str(call.origin), items)
         return sdk.replaced(args, kwargs, {**changed, "input": items})
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:

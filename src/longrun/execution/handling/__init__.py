@@ -1,1 +1,0 @@
-"""Handlers: agents of any framework, as async generators; and the steps that they take."""
