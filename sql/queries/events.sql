@@ -117,7 +117,8 @@ JOIN longrun.steps AS step
     AND step.attempt = wanted.attempt;
 
 -- name: read_page
--- Chunks after a cursor, at least one if there is any, then as many as fit into $3 bytes.
+-- Chunks after a cursor, at least one if there is any, then as many as fit into $3 bytes. Where $4
+-- is given, only those in which it occurs.
 SELECT page.first, page.last, page.data
 FROM (
     SELECT chunk.first, chunk.last, chunk.data,
@@ -125,22 +126,7 @@ FROM (
         octet_length(chunk.data) AS bytes
     FROM longrun.event_chunks AS chunk
     WHERE chunk.response_id = $1 AND chunk.last > $2
-    ORDER BY chunk.last
-    LIMIT 2000
-) AS page
-WHERE page.bytes_through - page.bytes < $3
-ORDER BY page.last;
-
--- name: read_item_page
--- Chunks after a cursor, as read_page has them, but only those in which an item begins or ends.
-SELECT page.first, page.last, page.data
-FROM (
-    SELECT chunk.first, chunk.last, chunk.data,
-        sum(octet_length(chunk.data)) OVER (ORDER BY chunk.last) AS bytes_through,
-        octet_length(chunk.data) AS bytes
-    FROM longrun.event_chunks AS chunk
-    WHERE chunk.response_id = $1 AND chunk.last > $2
-        AND position('{"type":"response.output_item.'::bytea IN chunk.data) > 0
+        AND ($4::bytea IS NULL OR position($4 IN chunk.data) > 0)
     ORDER BY chunk.last
     LIMIT 2000
 ) AS page

@@ -1,7 +1,8 @@
 """Agents that misbehave, as real ones do: each must end in words, and harm nobody beside it.
 
-`AGENTS` serves them beside `gated`, the healthy one. `BAD` says of each how it may end; those in
-`KILLERS` take their process along, which no code can catch.
+`AGENTS` serves them beside `gated`, the healthy one. `bad` says of each how it may end. Of the
+`killers` one takes its process along, which no code can catch, and one does not heed its
+cancellation. `sleepy` hangs in a thread for as long as its input says.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from agents import (
 from openai.types.responses import ResponseFunctionToolCall
 
 from tests.faults.agents import agents as healthy
-from tests.scripted import by_input, scripted
+from tests.scripted import by_input, note_effect, scripted
 from tests.scripted_model import Asked, ScriptedModel
 
 AGENTS = "tests.faults.bad_agents:agents"
@@ -123,6 +124,10 @@ def raising_everywhere(kind: str) -> dict[str, tuple[Agent[Any], frozenset[str]]
         async def on_tool_start(self, *_: Any) -> None:
             raise make()
 
+    class StartHooks(AgentHooks[Any]):
+        async def on_start(self, *_: Any) -> None:
+            raise make()
+
     class EndHooks(AgentHooks[Any]):
         async def on_end(self, *_: Any) -> None:
             raise make()
@@ -140,6 +145,7 @@ def raising_everywhere(kind: str) -> dict[str, tuple[Agent[Any], frozenset[str]]
     add("model", lambda n: Agent(name=n, model=breaks(0, make)))
     add("model midway", lambda n: Agent(name=n, model=breaks(5, make)))
     add("hook", lambda n: calling(n, fine, hooks=Hooks()))
+    add("start hook", lambda n: calling(n, fine, hooks=StartHooks()))
     add("end hook", lambda n: calling(n, fine, hooks=EndHooks()))
     add("instructions", lambda n: Agent(name=n, model=scripted(), instructions=refuse))
     add(
@@ -213,8 +219,9 @@ CALL_IDS: Final = {
 }
 
 
-async def _stubborn() -> str:
-    """Swallows every cancellation, for a while that is longer than any patience."""
+async def swallows() -> str:
+    """Swallow every cancellation, for a while that is longer than any patience."""
+    note_effect("stubborn", "started")
     until = time.monotonic() + 120
     while time.monotonic() < until:
         try:
@@ -222,6 +229,14 @@ async def _stubborn() -> str:
         except BaseException:  # what such tools do
             continue
     return "at last"
+
+
+@function_tool
+def sleeps(seconds: float) -> str:
+    """Hang in a thread, which nobody can stop."""
+    note_effect("sleepy", "started")
+    time.sleep(seconds)
+    return "slept"
 
 
 def _hang() -> str:
@@ -264,13 +279,14 @@ def killers() -> dict[str, Agent[Any]]:
     """Agents that take their process along, and one that nothing stops."""
     return {
         "exits": calling("exits", tool_that("t", _exit)),
-        "stubborn": calling("stubborn", function_tool(_stubborn, name_override="t")),
+        "stubborn": calling("stubborn", function_tool(swallows)),
     }
 
 
 def agents() -> list[Agent[Any]]:
     everyone = [agent for agent, _ in bad().values()]
-    return [*healthy(), *everyone, *killers().values()]
+    sleepy = Agent(name="sleepy", model=scripted(), tools=[sleeps])
+    return [*healthy(), *everyone, *killers().values(), sleepy]
 
 
 def statuses() -> dict[str, frozenset[str]]:

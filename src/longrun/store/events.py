@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from longrun.store.database import Database, unavailable_if_gone
 from longrun.store.records import Chunk
+
+ITEM_EVENT: Final = b'{"type":"response.output_item.'
+"""How an event with which an item begins or ends is written (`type` comes first in all)."""
 
 
 @dataclass(slots=True)
@@ -30,9 +34,7 @@ class EventLog:
         Raises:
             Unavailable: Postgres is away.
         """
-        query = self._database.queries.read_page
-        rows = await self._database.fetch(query, response_id, cursor, limit)
-        return [Chunk(*row) for row in rows]
+        return await self._page(response_id, cursor, limit)
 
     async def item_page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
         """The chunks after `cursor` in which an item begins or ends, about `limit` bytes of them.
@@ -40,8 +42,13 @@ class EventLog:
         Raises:
             Unavailable: Postgres is away.
         """
-        query = self._database.queries.read_item_page
-        rows = await self._database.fetch(query, response_id, cursor, limit)
+        return await self._page(response_id, cursor, limit, ITEM_EVENT)
+
+    async def _page(
+        self, response_id: str, cursor: int, limit: int, having: bytes | None = None
+    ) -> list[Chunk]:
+        query = self._database.queries.read_page
+        rows = await self._database.fetch(query, response_id, cursor, limit, having)
         return [Chunk(*row) for row in rows]
 
     async def end_unscoped(self, response_id: str) -> Chunk | None:
