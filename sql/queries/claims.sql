@@ -6,7 +6,9 @@
 -- of its own comes first. However many wait, only so much of them is looked at: the first of
 -- each principal, found one after the other by the index; then the lines of as many principals
 -- as can have anything among the next, and of each no more than that. A hundred more than are
--- wanted, for those that other replicas are claiming at this moment.
+-- wanted, for those that other replicas are claiming at this moment. Of the responses on one
+-- conversation only the first is looked at that has not ended: its turn was committed before those
+-- after it were given theirs, so whoever sees a turn sees all before it.
 WITH RECURSIVE first AS (
     (
         SELECT response.principal, response.id FROM longrun.responses AS response
@@ -42,6 +44,12 @@ WITH RECURSIVE first AS (
         FROM longrun.responses AS response
         WHERE response.status = 'queued' AND response.principal = near.principal
             AND ($3::text[] IS NULL OR response.agent = ANY($3))
+            AND (response.conversation_id IS NULL OR NOT EXISTS (
+                SELECT FROM longrun.responses AS earlier
+                WHERE earlier.conversation_id = response.conversation_id
+                    AND earlier.turn < response.turn
+                    AND earlier.status IN ('queued', 'in_progress')
+            ))
         ORDER BY response.id
         LIMIT $2 + 100
     ) AS queued
@@ -58,7 +66,10 @@ WITH RECURSIVE first AS (
 )
 UPDATE longrun.responses AS response
 SET status = 'in_progress', attempt = response.attempt + 1, spent = response.spent + 1,
-    replica_id = $1
+    replica_id = $1,
+    context_end = (
+        SELECT length FROM longrun.conversations WHERE id = response.conversation_id
+    )
 FROM next
 WHERE response.id = next.id
 RETURNING response.id, response.attempt;
@@ -208,11 +219,14 @@ WHERE response.id = $2 AND response.attempt = $3 AND response.status = 'in_progr
 RETURNING response.id, response.attempt;
 
 -- name: get_claims
--- What was claimed, as long as it is held as this attempt. What is only to be ended needs no input.
+-- What was claimed, as long as it is held as this attempt. What is only to be ended needs no input,
+-- unless that goes into a conversation.
 SELECT response.id, response.principal, response.agent, response.background, response.stored,
     response.document, response.request, response.previous_id,
+    response.conversation_id,
     CASE
-        WHEN response.cancelled OR response.deadline_at < now() THEN '[]'
+        WHEN response.conversation_id IS NULL
+            AND (response.cancelled OR response.deadline_at < now()) THEN '[]'
         ELSE response.input
     END AS input,
     response.attempt, response.spent, response.handovers, response.cancelled,

@@ -75,6 +75,22 @@ WHERE conversation.id = :conversation_id AND conversation.principal = :principal
 ORDER BY item.position DESC
 LIMIT :limit;
 
+-- name: read_conversation
+-- What a response reads of its conversation: what was said when it began, and is still there.
+SELECT item.id, item.item, item.model
+FROM longrun.responses AS response
+JOIN longrun.conversation_items AS item
+    ON item.conversation_id = response.conversation_id AND item.position < response.context_end
+WHERE response.id = $1
+ORDER BY item.position;
+
+-- name: read_whole_conversation
+SELECT item.id, item.item, item.model
+FROM longrun.conversations AS conversation
+JOIN longrun.conversation_items AS item ON item.conversation_id = conversation.id
+WHERE conversation.id = $1 AND conversation.principal = $2
+ORDER BY item.position;
+
 -- name: delete_conversation_item
 DELETE FROM longrun.conversation_items AS item
 USING longrun.conversations AS conversation

@@ -7,7 +7,9 @@
 -- (`follows`): each chunk begins where the one before it ended, the first of them at the end of
 -- what is committed. Returns the runs that were held; all rows of the others are refused, and
 -- all rows of those that do not follow. An item that stands in a chunk of the batch is cut out of
--- it, by bytes, and does not come as a text besides.
+-- it, by bytes, and does not come as a text besides. With the end of a response on a conversation
+-- comes what it leaves there: each part by its place, an output index, or -1, -2, … in the
+-- response's own input. No text is sent for it that Postgres has already.
 WITH held AS MATERIALIZED (
     SELECT run.n, run.first, response.id, response.attempt
     FROM (
@@ -67,6 +69,9 @@ WITH held AS MATERIALIZED (
         :item_chunks::integer[], :item_starts::integer[], :item_lengths::integer[]
     ) AS item (run, output_index, item, model, chunk, start, length)
     JOIN checked AS run ON run.n = item.run AND run.follows
+-- optional :said_runs
+    RETURNING response_id, output_index, item, model
+-- end
 ), new_steps AS (
     INSERT INTO longrun.steps (response_id, scope, kind, key, attempt, fingerprint, result)
     SELECT run.id, step.scope, step.kind, step.key, run.attempt, step.fingerprint, step.result
@@ -80,13 +85,64 @@ WITH held AS MATERIALIZED (
     SET status = ending.status, document = ending.document, finished_at = now(),
         replica_id = NULL
     FROM (
-        SELECT run.id, ending.status, ending.document
+        SELECT run.n, run.id, ending.status, ending.document
         FROM unnest(:ending_runs::integer[], :ending_statuses::text[], :ending_documents::text[])
             AS ending (run, status, document)
         JOIN checked AS run ON run.n = ending.run AND run.follows
         OFFSET 0  -- few: found first, and not by looking at every response of the batch
     ) AS ending
     WHERE response.id = ending.id
+-- optional :said_runs
+    RETURNING ending.n, response.id, response.conversation_id, response.turn, response.input
+), part AS MATERIALIZED (
+    SELECT ended.n AS run, ended.id AS response_id, ended.conversation_id, ended.turn,
+        given.n, given.place, given.id
+    FROM unnest(:said_runs::integer[], :said_places::integer[], :said_ids::text[])
+        WITH ORDINALITY AS given (run, place, id, n)
+    JOIN ended ON ended.n = given.run
+), said AS MATERIALIZED (
+    SELECT found.*, row_number() OVER (
+        PARTITION BY found.conversation_id ORDER BY found.turn, found.n
+    ) AS number
+    FROM (
+        SELECT part.*, element.item::text AS item, NULL::text AS model
+        FROM ended
+        CROSS JOIN LATERAL json_array_elements(ended.input::json)
+            WITH ORDINALITY AS element (item, n)
+        JOIN part ON part.run = ended.n AND part.place = -element.n
+        UNION ALL
+        SELECT part.*, coalesce(new.item, item.item), coalesce(new.model, item.model)
+        FROM part
+        LEFT JOIN new_items AS new
+            ON new.response_id = part.response_id AND new.output_index = part.place
+        LEFT JOIN longrun.items AS item
+            ON item.response_id = part.response_id AND item.output_index = part.place
+        WHERE part.place >= 0
+    ) AS found
+), locked AS MATERIALIZED (
+    -- In one order everywhere, as above.
+    SELECT conversation.id, added.count
+    FROM (
+        SELECT conversation_id, count(*) FROM said GROUP BY conversation_id ORDER BY conversation_id
+    ) AS added
+    CROSS JOIN LATERAL (
+        SELECT conversation.id FROM longrun.conversations AS conversation
+        WHERE conversation.id = added.conversation_id
+        FOR UPDATE
+    ) AS conversation
+), grown AS (
+    UPDATE longrun.conversations AS conversation
+    SET used_at = now(), length = conversation.length + locked.count
+    FROM locked
+    WHERE conversation.id = locked.id
+    RETURNING conversation.id, conversation.length - locked.count AS first
+), spoken AS (
+    INSERT INTO longrun.conversation_items
+        (conversation_id, position, id, response_id, item, model)
+    SELECT grown.id, grown.first + said.number - 1, said.id, said.response_id, said.item, said.model
+    FROM said
+    JOIN grown ON grown.id = said.conversation_id
+-- end
 ), durable AS MATERIALIZED (
     -- What is acknowledged must not be lost, whatever the server's default is.
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')

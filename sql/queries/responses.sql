@@ -1,26 +1,57 @@
 -- name: create_response
 -- The response and the first events of its log, in one commit. Nothing is inserted when it
--- would have to wait and :max_queued wait already.
-WITH created AS (
+-- would have to wait and :max_queued wait already; nor, on a conversation that a live response is
+-- on (`busy`), unless it :may_wait. Of two requests at once the second waits for the row of the
+-- conversation, and is_busy then sees the response of the first. `busy` is null where there is no
+-- such conversation.
+WITH
+-- optional :conversation_id
+conversation AS (
+    UPDATE longrun.conversations
+    SET used_at = now(), turns = turns + 1
+    WHERE id = :conversation_id AND principal = :principal
+    RETURNING id, turns, length
+), place AS MATERIALIZED (
+    SELECT turns, length, longrun.is_busy(id) AS busy FROM conversation
+),
+-- end
+created AS (
     INSERT INTO longrun.responses
         (id, principal, agent, status, background, stored, attempt, spent, replica_id,
-         document, input, request, previous_id, metadata_hashes, deadline_at)
+         document, input, request, previous_id, metadata_hashes, deadline_at
+-- optional :conversation_id
+        , conversation_id, turn, context_end
+-- end
+        )
     SELECT :id, :principal, :agent, :status, :background, :stored, :attempt::integer, :attempt,
         :replica_id, :document, :input, :request, :previous_id, :metadata_hashes::bigint[],
         now() + make_interval(secs => :run_timeout)
-    WHERE :status <> 'queued' OR :max_queued > (
+-- optional :conversation_id
+        , :conversation_id, place.turns, CASE WHEN :status <> 'queued' THEN place.length END
+    FROM place
+-- end
+    WHERE (:status <> 'queued' OR :max_queued > (
         SELECT count(*)
         FROM (SELECT FROM longrun.responses WHERE status = 'queued' LIMIT :max_queued) AS waiting
-    )
+    ))
+-- optional :conversation_id
+    AND (:may_wait OR NOT place.busy)
+-- end
     RETURNING id, attempt
 ), durable AS MATERIALIZED (
     -- As in append_log.
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END
+), logged AS (
+    INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
+    SELECT created.id, 0, :last, created.attempt, :events FROM durable CROSS JOIN created
+    RETURNING response_id
 )
-INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
-SELECT created.id, 0, :last, created.attempt, :events FROM durable CROSS JOIN created
-RETURNING response_id;
+SELECT EXISTS (SELECT FROM logged) AS created
+-- optional :conversation_id
+    , (SELECT place.busy FROM place) AS busy
+-- end
+;
 
 -- name: get_response
 SELECT id, agent, status, background, document,
@@ -58,7 +89,7 @@ WITH RECURSIVE chain AS (
     JOIN longrun.responses AS previous ON previous.id = chain.previous_id
     WHERE previous.principal = $2 AND previous.stored
 )
-SELECT chain.id, chain.previous_id, response.status, response.input,
+SELECT chain.id, chain.previous_id, response.conversation_id, response.status, response.input,
     coalesce(output.items, '{}') AS output, coalesce(output.models, '{}') AS models
 FROM chain
 JOIN longrun.responses AS response ON response.id = chain.id
@@ -132,6 +163,10 @@ SELECT status FROM longrun.responses WHERE id = $1 FOR UPDATE;
 
 -- name: lock_response_of
 SELECT status FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored FOR UPDATE;
+
+-- name: unsay_response
+-- What was said to and by a response goes out of its conversation.
+DELETE FROM longrun.conversation_items WHERE response_id = $1;
 
 -- name: delete_response
 -- After lock_response_of or lock_response_unscoped in the same transaction, so that no append

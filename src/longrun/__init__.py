@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from longrun.app import Longrun, create_app
     from longrun.errors import ConfigurationError, LongrunError
     from longrun.execution.current import Current, at_most_once, current
+    from longrun.execution.handling.handler import HandlerRequest, agent
+    from longrun.execution.handling.steps import StepFailed, Steps, sleep, step, stream
     from longrun.execution.served import Served
     from longrun.settings import Settings
 
@@ -15,16 +17,30 @@ __all__ = [
     "Caller",
     "ConfigurationError",
     "Current",
+    "HandlerRequest",
     "Longrun",
     "LongrunError",
     "Served",
     "Settings",
+    "StepFailed",
+    "Steps",
+    "agent",
     "at_most_once",
     "create_app",
     "current",
+    "sleep",
+    "step",
+    "stream",
 ]
 
 _FROM: Final = {
+    "HandlerRequest": "longrun.execution.handling.handler",
+    "StepFailed": "longrun.execution.handling.steps",
+    "Steps": "longrun.execution.handling.steps",
+    "agent": "longrun.execution.handling.handler",
+    "sleep": "longrun.execution.handling.steps",
+    "step": "longrun.execution.handling.steps",
+    "stream": "longrun.execution.handling.steps",
     "Caller": "longrun.access.callers",
     "ConfigurationError": "longrun.errors",
     "Current": "longrun.execution.current",

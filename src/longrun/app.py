@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from longrun import ids
+from longrun import ids, signals
 from longrun.access.authentication import Authenticate, configured
 from longrun.access.known_keys import KnownKeys
 from longrun.access.stream_tokens import StreamTokens
@@ -44,7 +44,7 @@ from longrun.http.access import Access
 from longrun.http.conversations import ConversationsAPI
 from longrun.http.intake import Intake
 from longrun.http.lists import Lists
-from longrun.http.middleware import Errors, RequestLog, of_routing
+from longrun.http.middleware import Errors, RequestLog, Started, of_routing
 from longrun.http.responses import ResponsesAPI
 from longrun.http.tokens import Tokens
 from longrun.settings import Settings
@@ -125,7 +125,7 @@ class Longrun:
         self._announcer = Announcer(self._database)
         self._writer = LogWriter(self._database, self._committed)
         self._host = Host(settings.max_runs, settings.drain_seconds)
-        ends = Ends(self._claims, self._event_log, self._writer)
+        ends = Ends(self._claims, self._event_log, self._writer, self._announcer)
         self._servers = MCPServers(served.agents())
         self._attempts = Attempts(
             served,
@@ -227,6 +227,7 @@ class Longrun:
                 )
             )
         middleware.append(Middleware(Errors))
+        middleware.append(Middleware(Started, running=lambda: self._running))
         middleware.append(
             Middleware(
                 Access, authentication=self.authentication, stream_tokens=self._stream_tokens
@@ -244,7 +245,7 @@ class Longrun:
             ],
             middleware=middleware,
             exception_handlers={HTTPException: of_routing},
-            lifespan=lambda _: self.running(),
+            lifespan=self.lifespan,
         )
         # A redirect has no body that a client of the API would understand.
         asgi.router.redirect_slashes = False
@@ -287,10 +288,18 @@ class Longrun:
                 await self._work_done.wait()
                 await self._hub.deserted()
 
+    def lifespan(self, app: Any = None) -> contextlib.AbstractAsyncContextManager[None]:
+        """`running()` as the lifespan of an application that this one is mounted in, which would
+        not start it: `FastAPI(lifespan=agents_app.lifespan)`."""
+        return self.running()
+
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, *, heeds_signals: bool = True) -> AsyncIterator[None]:
         """Start everything; at the end stop it in order: readers, runs, the log and MCP servers,
         then the application's lifespan.
+
+        Args:
+            heeds_signals: SIGTERM and SIGINT begin the drain, besides what others do at them.
 
         Raises:
             ConfigurationError: the database cannot be used, or the lifespan failed; says why.
@@ -311,8 +320,10 @@ class Longrun:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._listener.ready.wait(), LISTEN_WAIT)
             self._running = True
+            hearing = signals.heard(self.drain) if heeds_signals else contextlib.nullcontext()
             try:
-                yield
+                with hearing:
+                    yield
             finally:
                 self.drain()
                 await work

@@ -2,10 +2,12 @@
 
     LongrunError                 carries message, type, param, code and HTTP status
     ├── BadRequest               400  the request is invalid; `param` says where
+    │   └── ConversationLocked   400  another response is on the conversation
     ├── Unauthorized             401  no key, or none that is valid
     ├── Forbidden                403  a caller who is known, and may not do that
     ├── NotFound                 404  unknown, or another principal's
-    │   └── NotServed            404  a protocol or a part of the API that is not served
+    │   ├── NotServed            404  a protocol or a part of the API that is not served
+    │   └── ConversationNotFound 404  of a response that was to be on it
     ├── MethodNotAllowed         405
     ├── RequestTimeout           408  the request did not arrive in time
     ├── BodyTooLarge             413
@@ -13,6 +15,7 @@
     ├── HeadersTooLarge          431
     ├── TooManyRequests          429  with Retry-After
     ├── Unavailable              503  with Retry-After: Postgres is away, or the replica drains
+    │   ├── NotRunning           503  the application was not started, or has stopped
     │   └── StillRunning         503  draining, while the run continues elsewhere: do not retry
     ├── ConfigurationError       the command cannot do its work; a server does not start
     ├── ReplayMismatch           the agent's code no longer matches what was recorded of the run
@@ -85,6 +88,25 @@ class NotFound(LongrunError):
     default_code = "not_found"
 
 
+class ConversationNotFound(NotFound):
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(
+            f"Conversation with id {conversation_id!r} not found.", param="conversation"
+        )
+
+
+class ConversationLocked(BadRequest):
+    """Never 409, which OpenAI's SDKs would retry at once."""
+
+    default_code = "conversation_locked"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another response is being produced on this conversation; wait until it has ended.",
+            param="conversation",
+        )
+
+
 class NotServed(NotFound):
     default_code = "not_served"
 
@@ -129,6 +151,19 @@ class Unavailable(LongrunError):
     status = 503
     type = "server_error"
     default_code = "unavailable"
+
+
+class NotRunning(Unavailable):
+    """A request came to an application whose lifespan was not run. A mounted one is not started by
+    the one that it is mounted in."""
+
+    default_code = "not_running"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This application is not running. If it is mounted in another, that one has to start "
+            "it, as in FastAPI(lifespan=agents_app.lifespan)."
+        )
 
 
 class StillRunning(Unavailable):

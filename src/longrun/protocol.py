@@ -56,9 +56,9 @@ class RunRequest:
     `document` is the Response object without `output`, with every field that can be known at the
     start. `input` is what this request brought, as it is stored, `input_text` the same as JSON
     where that was made already; `context` is what its run begins with, which is not stored with the
-    response but read along the chain that begins at `previous_id` (None: it was not read, and is
-    the input alone). `parameters` are those of the request that a run
-    acts upon, by their names in the API.
+    response but read along the chain that begins at `previous_id`, or from the conversation (None:
+    it was not read, and is the input alone). `parameters` are those of the request that a run acts
+    upon, by their names in the API.
     """
 
     response_id: str
@@ -70,6 +70,7 @@ class RunRequest:
     document: dict[str, Any]
     parameters: dict[str, Any] = field(default_factory=dict)
     previous_id: str | None = None
+    conversation_id: str | None = None
     input_text: str | None = None
     context: Context | None = None
 

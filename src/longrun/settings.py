@@ -266,6 +266,11 @@ class Settings(BaseSettings):
         le=36_600,
         description="How long a finished response is kept for polls and replays, in days.",
     )
+    conversation_overlap: Literal["refuse", "queue"] = Field(
+        default="refuse",
+        description="What happens to a response on a conversation that another one is on: `refuse` "
+        "(400, `conversation_locked`), or `queue` behind it.",
+    )
     conversation_retention: float | None = Field(
         default=None,
         gt=0,

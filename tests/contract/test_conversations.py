@@ -1,12 +1,13 @@
 """Conversations and their items, with the `openai` client, on two replicas."""
 
+import json
 from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI
 
-from tests.reading import script
+from tests.reading import eventually, script
 
 SHOW = script(show=True)
 
@@ -164,3 +165,214 @@ class TestItems:
             await clients[0].conversations.items.retrieve(
                 str(page.data[0].id), conversation_id=other.id
             )
+
+
+class TestResponses:
+    """Responses on a conversation: read at their start, written to at their end."""
+
+    async def test_turns_on_two_replicas(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create(items=[said(0)])
+        first = await ask(clients[0], "first", conversation=made.id)
+        assert first.conversation.id == made.id
+        second = await ask(clients[1], [said(1), said(2)], conversation={"id": made.id})
+        retrieved = await clients[0].responses.retrieve(second.id)
+        assert retrieved.conversation
+        assert retrieved.conversation.id == made.id
+        shown = await ask(clients[0], SHOW, conversation=made.id)
+        given = ["item 0", "first", "first", "item 1", "item 2", "item 2", SHOW]
+        assert texts_given(shown) == given
+        assert await all_texts(clients[1], made.id) == [*given, shown.output_text]
+
+    async def test_its_items_have_the_ids_that_they_have_in_the_response(
+        self, clients: list[AsyncOpenAI]
+    ) -> None:
+        made = await clients[0].conversations.create()
+        text = script(turns=[[["echo", {"text": "a\x00b"}]]])
+        response = await ask(clients[0], [said(0), {"role": "user", "content": text}], **on(made))
+        inputs = await clients[0].responses.input_items.list(response.id, order="asc")
+        page = await clients[1].conversations.items.list(made.id, order="asc")
+        assert [item.to_dict() for item in page.data] == [
+            *(item.to_dict() for item in inputs.data),
+            *(item.to_dict() for item in response.output),
+        ]
+
+    async def test_streamed_and_in_the_background(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create()
+        async with clients[0].responses.stream(
+            model="scripted", input="one", conversation=made.id
+        ) as stream:
+            final = await stream.get_final_response()
+        assert final.conversation
+        assert final.conversation.id == made.id
+        begun = await create(clients[1], "two", background=True, **on(made))
+        assert begun.conversation.id == made.id
+        await ended(clients[0], begun.id)
+        assert await all_texts(clients[0], made.id) == ["one", "one", "two", "two"]
+
+    async def test_no_input_but_what_is_there(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create(items=[said(7)])
+        response = await clients[0].responses.create(model="scripted", conversation=made.id)
+        assert response.output_text == "item 7"
+        assert await all_texts(clients[0], made.id) == ["item 7", "item 7"]
+
+    async def test_what_is_not_stored_stays_in_the_conversation(
+        self, clients: list[AsyncOpenAI]
+    ) -> None:
+        """It is the conversation's then, which is deleted on its own."""
+        made = await clients[0].conversations.create()
+        response = await ask(clients[0], "hello", store=False, **on(made))
+        with pytest.raises(openai.NotFoundError):
+            await clients[0].responses.retrieve(response.id)
+        assert await all_texts(clients[1], made.id) == ["hello", "hello"]
+
+    async def test_one_that_continues_a_response_reads_what_that_one_read(
+        self, clients: list[AsyncOpenAI]
+    ) -> None:
+        made = await clients[0].conversations.create(items=[said(0)])
+        first = await ask(clients[0], "first", **on(made))
+        await ask(clients[0], "second", **on(made))
+        aside = await ask(clients[1], SHOW, previous_response_id=first.id)
+        assert texts_given(aside) == ["item 0", "first", "first", SHOW]
+        assert aside.conversation is None
+        assert len(await all_texts(clients[0], made.id)) == 5
+
+    async def test_a_call_of_the_clients_own_is_answered_in_the_next_turn(
+        self, clients: list[AsyncOpenAI]
+    ) -> None:
+        made = await clients[0].conversations.create()
+        tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+        text = script(turns=[[["weather", {}]]])
+        asked = await ask(clients[0], text, tools=[tool], **on(made))
+        call = asked.output[0]
+        answer = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+        shown = await ask(clients[1], [answer, {"role": "user", "content": SHOW}], **on(made))
+        given = json.loads(shown.output_text)
+        assert [item.get("type", "message") for item in given] == [
+            *("message", "function_call", "function_call_output", "message")
+        ]
+
+    @pytest.mark.parametrize(
+        "id_", ["conv_1", "conv_" + "0" * 32, "a\x00b", {"id": "x" * 300}, {"id": "conv_1"}]
+    )
+    async def test_a_conversation_that_is_not_there(
+        self, clients: list[AsyncOpenAI], id_: Any
+    ) -> None:
+        with pytest.raises(openai.NotFoundError) as refused:
+            await create(clients[0], "hello", conversation=id_)
+        assert refused.value.param == "conversation"
+
+    async def test_not_with_a_previous_response(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create()
+        first = await ask(clients[0], "first")
+        with pytest.raises(openai.BadRequestError, match="cannot be used together"):
+            await create(clients[0], "second", previous_response_id=first.id, **on(made))
+
+
+class TestOneAtATime:
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_the_second_is_refused_on_any_replica(
+        self, clients: list[AsyncOpenAI], stream: bool
+    ) -> None:
+        made = await clients[0].conversations.create()
+        begun = await create(clients[0], script(hold=60), background=True, **on(made))
+        for client in clients:
+            with pytest.raises(openai.BadRequestError) as refused:
+                await create(client, "second", stream=stream, **on(made))
+            assert (refused.value.code, refused.value.param) == (
+                "conversation_locked",
+                "conversation",
+            )
+        await clients[1].responses.cancel(begun.id)
+        await ask(clients[0], "third", **on(made))
+        assert (await all_texts(clients[0], made.id))[-2:] == ["third", "third"]
+
+    async def test_it_is_free_when_one_was_deleted(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create()
+        begun = await create(clients[0], script(hold=60), background=True, **on(made))
+        await clients[1].responses.delete(begun.id)
+        await ask(clients[0], "next", **on(made))
+        assert await all_texts(clients[0], made.id) == ["next", "next"]
+
+    async def test_it_is_free_when_one_has_failed(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create()
+        text = script(turns=[[["broken", {}]]])
+        failed = await create(clients[0], text, **on(made))
+        assert failed.status == "failed"
+        page = await clients[1].conversations.items.list(made.id, order="asc")
+        assert [item.type for item in page.data] == ["message"], "the call has no output"
+        await ask(clients[1], "next", **on(made))
+
+    async def test_a_cancelled_one_leaves_no_half_of_a_call(
+        self, clients: list[AsyncOpenAI]
+    ) -> None:
+        made = await clients[0].conversations.create()
+        calls = [["echo", {"text": "done"}], ["echo", {"text": "open", "pause": 60}]]
+        text = script(turns=[["before", ["echo", {"text": "a"}]], calls])
+        begun = await create(clients[0], text, background=True, **on(made))
+
+        async def two_are_done() -> bool:
+            output = (await clients[1].responses.retrieve(begun.id)).output
+            return [item.type for item in output].count("function_call_output") == 2
+
+        await eventually(two_are_done)
+        await clients[1].responses.cancel(begun.id)
+        page = await clients[0].conversations.items.list(made.id, order="asc")
+        kinds = [item.type for item in page.data]
+        assert kinds == [
+            *("message", "message", "function_call", "function_call_output"),
+            *("function_call", "function_call_output"),
+        ]
+        shown = await ask(clients[0], SHOW, **on(made))
+        assert len(json.loads(shown.output_text)) == len(kinds) + 1
+
+
+class TestDeletion:
+    async def test_a_response_goes_with_what_it_said(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create(items=[said(0)])
+        first = await ask(clients[0], "first", **on(made))
+        await ask(clients[1], "second", **on(made))
+        await clients[1].responses.delete(first.id)
+        assert await all_texts(clients[0], made.id) == ["item 0", "second", "second"]
+        shown = await ask(clients[0], SHOW, **on(made))
+        assert texts_given(shown) == ["item 0", "second", "second", SHOW]
+
+    async def test_a_run_ends_without_its_conversation(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create(items=[said(0)])
+        begun = await create(clients[0], script(pause=0.2, deltas=4), background=True, **on(made))
+        await clients[1].conversations.delete(made.id)
+        await ended(clients[1], begun.id)
+        with pytest.raises(openai.NotFoundError):
+            await clients[0].conversations.retrieve(made.id)
+
+    async def test_an_item_that_was_deleted_is_not_read(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create(items=[said(0), said(1)])
+        page = await clients[0].conversations.items.list(made.id, order="asc")
+        await clients[0].conversations.items.delete(str(page.data[0].id), conversation_id=made.id)
+        assert texts_given(await ask(clients[1], SHOW, **on(made))) == ["item 1", SHOW]
+
+
+async def create(client: AsyncOpenAI, input: Any, **fields: Any) -> Any:
+    return await client.responses.create(model="scripted", input=input, **fields)
+
+
+async def ask(client: AsyncOpenAI, input: Any, **fields: Any) -> Any:
+    response = await create(client, input, **fields)
+    assert response.status == "completed", response.error
+    return response
+
+
+def on(conversation: Any) -> dict[str, str]:
+    return {"conversation": conversation.id}
+
+
+def texts_given(response: Any) -> list[str]:
+    """The texts that the model of a response was given, whose input was SHOW."""
+    contents = [item["content"] for item in json.loads(response.output_text)]
+    return [each if isinstance(each, str) else each[0]["text"] for each in contents]
+
+
+async def ended(client: AsyncOpenAI, response_id: str) -> None:
+    async def completed() -> bool:
+        return (await client.responses.retrieve(response_id)).status == "completed"
+
+    await eventually(completed)

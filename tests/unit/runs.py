@@ -9,6 +9,8 @@ from openai.types.responses import ResponseCompletedEvent
 
 from longrun.assembly.assembler import Assembler
 from longrun.execution.application import Application
+from longrun.execution.handling.handler import Handler
+from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
 from longrun.execution.replay import taps
 from longrun.execution.run import Run, Start
@@ -125,7 +127,9 @@ async def run(
 
     async def execute(handle: Handle) -> None:
         start = Start(assembler, run_log)
-        await Run(agent, asked, handle, start, Settings(), Application(**given)).execute()
+        await _run_of(agent)(
+            agent, asked, handle, start, Settings(), Application(**given)
+        ).execute()
 
     async with asyncio.TaskGroup() as group:
         handle = Handle(asked, 1, execute, group)
@@ -150,11 +154,15 @@ async def take_over(agent: Any, asked: RunRequest, commits: Commits, attempt: in
 
     async def execute(handle: Handle) -> None:
         start = Start(position.assembler, run_log, position.steps)
-        await Run(agent, asked, handle, start, Settings()).execute()
+        await _run_of(agent)(agent, asked, handle, start, Settings()).execute()
 
     async with asyncio.TaskGroup() as group:
         Handle(asked, attempt, execute, group)
     return position
+
+
+def _run_of(agent: Any) -> type[Run]:
+    return HandlerRun if isinstance(agent, Handler) else Run
 
 
 def check(commits: Commits, **how: Any) -> oracle.Stream:

@@ -206,6 +206,22 @@ class TestSpeed:
 
 
 class TestLeaving:
+    def test_patient_readers_that_come_late_leave_as_well(self) -> None:
+        """They stayed for ever, and their server with them."""
+
+        async def scene() -> list[float]:
+            log, chunks = MemoryLog(), chunks_of([1, 1])
+            log.commit(ID, chunks[0])
+            async with replica(log) as one:
+                one.hub.send_away(within=5.0)
+                await asyncio.sleep(1)
+                late = await read(one.tail(patient=True))
+                await asyncio.sleep(5)
+                latest = await read(one.tail(patient=True))
+                return [late.finished_at, latest.finished_at]
+
+        assert clock.run(scene()) == [5, 10]
+
     def test_patient_readers_leave_last(self) -> None:
         async def scene() -> tuple[float, float]:
             log, chunks = MemoryLog(), chunks_of([1, 1])

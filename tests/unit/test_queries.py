@@ -145,6 +145,15 @@ class TestNamedParameters:
         with pytest.raises(TypeError, match=r"no value for \['c'\]"):
             made.bind("one", a=1, b=None)
 
+    def test_optional_lines_go_with_their_parameter(self, folder: Path) -> None:
+        made = self.made(
+            folder,
+            "SELECT 1\n-- optional :a\n, :a::text,\n    :b\n-- end\n"
+            ", 2\n-- optional :a\n, 3\n-- end\n",
+        )
+        assert made.bind("one", a=1, b=2) == ("SELECT 1\n, $1::text,\n    $2\n, 2\n, 3", 1, 2)
+        assert made.bind("one", a=None, b=2) == ("SELECT 1\n, 2",)
+
     def test_names_beside_numbers(self, folder: Path) -> None:
         with pytest.raises(ValueError, match="query one: its parameters have names or numbers"):
             self.made(folder, "SELECT :a, $1")

@@ -117,6 +117,11 @@ class Assembler:
         self._events, self._items, self._models = [], [], {}
         return emission
 
+    @property
+    def output(self) -> Mapping[int, str]:
+        """The finished items that stay, as JSON by output index, in order."""
+        return {index: self._output[index] for index in sorted(self._output)}
+
     # -- the response's life --------------------------------------------------------------
 
     def lifecycle(self, status: Status) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from longrun.assembly.assembler import Assembler
-from longrun.errors import Unavailable
+from longrun.errors import ConversationLocked, Unavailable
 from longrun.execution.attempts import Attempts
 from longrun.execution.ending import Ends
 from longrun.execution.host import Host, logged, stopping
@@ -82,11 +82,20 @@ class Admission:
             BadRequest: its agent cannot give what it asks for.
             Unavailable: Postgres is away, or this replica is stopping.
             TooManyRequests: too many responses are queued already.
+            ConversationNotFound, ConversationLocked: see `Responses.create`.
         """
         if not self._host.hosting:
             raise stopping()
         self._check(request)
         starts = self.room > 0 and not self.work_waits
+        try:
+            return await self._submit(request, starts=starts)
+        except ConversationLocked:
+            if not starts or self._settings.conversation_overlap != "queue":
+                raise
+            return await self._submit(request, starts=False)
+
+    async def _submit(self, request: RunRequest, *, starts: bool) -> Status:
         assembler = Assembler(request.response_id, request.document)
         assembler.lifecycle("in_progress" if starts else "queued")
         new = NewResponse(request, assembler.collect().events, self._replica_id if starts else None)

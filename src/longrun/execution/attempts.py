@@ -12,6 +12,8 @@ from longrun.errors import Fenced, Unavailable
 from longrun.execution import outcomes
 from longrun.execution.application import Application
 from longrun.execution.ending import Ends
+from longrun.execution.handling.handler import Handler
+from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
 from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.registry import Registry
@@ -77,7 +79,10 @@ class Attempts:
             handle.prepared.set_exception(error)
             return
         async with self._ending_in_words(handle):
-            await self._run(handle, new.request, start)
+            request = new.request
+            if request.conversation_id is not None:
+                request = await self._responses.with_context(request)
+            await self._run(handle, request, start)
 
     async def resume(self, claim: Claim, handle: Handle) -> None:
         """Run a claimed response from its finished steps."""
@@ -105,9 +110,11 @@ class Attempts:
         agent = self._registry.get(request.agent)
         metrics.runs.inc()
         try:
-            await Run(
+            kind = HandlerRun if isinstance(agent, Handler) else Run
+            await kind(
                 agent, request, handle, start, self._settings, self._application, self._servers
             ).execute()
+            self._ends.announce(request)
         finally:
             metrics.runs.dec()
 

@@ -11,10 +11,13 @@ from longrun.assembly.assembler import Assembler
 from longrun.errors import Fenced, LongrunError
 from longrun.execution.outcomes import Outcome
 from longrun.execution.takeover import Position, add_recorded_usage, read_position
+from longrun.history.conversation import left_of
+from longrun.protocol import RunRequest
+from longrun.store.announcer import Announcer
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
 from longrun.store.log_writer import LogWriter
-from longrun.store.records import Ending
+from longrun.store.records import Ending, Part
 from longrun.store.run_log import RunLog
 
 log = logging.getLogger("longrun.execution.ending")
@@ -24,8 +27,13 @@ READ_AT_ONCE: Final = 4
 long texts are in memory."""
 
 
-async def end_response(assembler: Assembler, run_log: RunLog, outcome: Outcome) -> None:
-    """Close what is open, and end the response.
+async def end_response(
+    request: RunRequest, assembler: Assembler, run_log: RunLog, outcome: Outcome, *, ran: bool
+) -> None:
+    """Close what is open, and end the response. What it said goes into its conversation with that.
+
+    Args:
+        ran: it did not only wait in the queue; else it leaves nothing.
 
     Raises:
         Fenced: another attempt holds the response, or somebody ended it first.
@@ -34,7 +42,12 @@ async def end_response(assembler: Assembler, run_log: RunLog, outcome: Outcome) 
         assembler.incomplete_details = outcome.details
     document = assembler.end(outcome.status, outcome.error, int(time.time()))
     emission = assembler.collect()
-    ending = Ending(outcome.status, document)
+    said: list[Part] = []
+    if ran and request.conversation_id is not None:
+        whole = outcome.status in ("completed", "incomplete")
+        left = left_of(request.response_id, request.input, assembler.output, whole=whole)
+        said = [Part(*each) for each in left]
+    ending = Ending(outcome.status, document, said)
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
     await run_log.flush()
     metrics.runs_finished.labels(outcome.status).inc()
@@ -47,12 +60,15 @@ class Ends:
         under_way: the attempt of each response that is being ended here.
     """
 
-    def __init__(self, claims: Claims, event_log: EventLog, writer: LogWriter) -> None:
+    def __init__(
+        self, claims: Claims, event_log: EventLog, writer: LogWriter, announcer: Announcer
+    ) -> None:
         self.under_way: dict[str, int] = {}
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
         self._claims = claims
         self._event_log = event_log
         self._writer = writer
+        self._announcer = announcer
 
     async def end(self, claim: Claim, outcome: Outcome) -> None:
         """End a claimed response. Whoever claimed it meanwhile does it instead.
@@ -66,10 +82,18 @@ class Ends:
                 async with self._reading:
                     position = await self._position(claim)
                 run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
-                await end_response(position.assembler, run_log, outcome)
+                await end_response(
+                    claim.request, position.assembler, run_log, outcome, ran=claim.spent > 0
+                )
+                self.announce(claim.request)
         finally:
             if self.under_way.get(claim.id) == claim.attempt:
                 del self.under_way[claim.id]
+
+    def announce(self, request: RunRequest) -> None:
+        """This response has ended: one that waits for its conversation may begin, anywhere."""
+        if request.conversation_id is not None:
+            self._announcer.tell("work")
 
     async def _position(self, claim: Claim) -> Position:
         try:

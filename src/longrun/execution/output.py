@@ -13,7 +13,6 @@ from agents import Agent, AgentOutputSchema, AgentOutputSchemaBase, ModelBehavio
 from longrun import schemas
 from longrun.errors import BadRequest, OutputMismatch
 from longrun.execution.replay import sdk
-from longrun.execution.served import AgentFactory
 from longrun.jsontext import NotJSON, loads
 
 
@@ -67,9 +66,9 @@ def checked(text: str, wanted: dict[str, Any]) -> Any:
     return value
 
 
-def check_agreement(agent: Agent[Any] | AgentFactory, parameters: dict[str, Any]) -> None:
+def check_agreement(agent: Any, parameters: dict[str, Any]) -> None:
     """Whether an agent, and those that it hands off to, can give what a request asks for. Of a
-    function that makes it that is known in the run.
+    function that makes it that is known in the run; what a handler gives is its own affair.
 
     Raises:
         BadRequest: one of them has an output type of its own, and the schema is another.

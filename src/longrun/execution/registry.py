@@ -12,6 +12,7 @@ from typing import Any, Final
 from agents import Agent
 
 from longrun.errors import ConfigurationError
+from longrun.execution.handling.handler import Handler
 from longrun.execution.served import AgentFactory, Served, is_factory
 
 DEMO_AGENTS = "longrun.demo.agents:agents"
@@ -24,10 +25,10 @@ class Registry:
         ConfigurationError: a name twice or empty, something that is no agent, or no agent.
     """
 
-    def __init__(self, agents: Iterable[Agent[Any] | Served]) -> None:
-        self._served: dict[str, Served] = {}
+    def __init__(self, agents: Iterable[Agent[Any] | Served | Handler]) -> None:
+        self._served: dict[str, Served | Handler] = {}
         for agent in agents:
-            served = agent if isinstance(agent, Served) else _served(agent)
+            served = agent if isinstance(agent, Served | Handler) else _served(agent)
             _check_name(served.name)
             if served.name in self._served:
                 raise ConfigurationError(
@@ -41,13 +42,16 @@ class Registry:
     def names(self) -> list[str]:
         return list(self._served)
 
-    def get(self, name: str) -> Agent[Any] | AgentFactory:
-        """The agent of this name, or the function that makes it; KeyError if it is not served."""
-        return self._served[name].agent
+    def get(self, name: str) -> Agent[Any] | AgentFactory | Handler:
+        """The agent or the handler of this name, or the function that makes the agent; KeyError if
+        it is not served."""
+        served = self._served[name]
+        return served if isinstance(served, Handler) else served.agent
 
     def agents(self) -> list[Agent[Any]]:
         """Those that are not made for each run."""
-        return [each.agent for each in self._served.values() if isinstance(each.agent, Agent)]
+        found = (self.get(name) for name in self._served)
+        return [each for each in found if isinstance(each, Agent)]
 
 
 def _served(agent: Any) -> Served:
@@ -78,12 +82,12 @@ def _is_text(name: str) -> bool:
 
 
 ALLOWED: Final = (
-    "an agents.Agent, a longrun.Served, a list or dict of them, or a callable that returns one "
-    "of these"
+    "an agents.Agent, a longrun.Served, a handler (@longrun.agent), a list or dict of them, or a "
+    "callable that returns one of these"
 )
 
 
-def load(import_strings: Iterable[str]) -> list[Agent[Any] | Served]:
+def load(import_strings: Iterable[str]) -> list[Agent[Any] | Served | Handler]:
     """Import agents by `module:attribute`, the current directory included.
 
     An attribute may be an Agent, a Served, a list or dict of them, or a callable that returns one
@@ -138,7 +142,7 @@ def import_strings(agents: Any, settings: Sequence[str]) -> list[str]:
     return []
 
 
-def given(agents: Any) -> list[Agent[Any] | Served]:
+def given(agents: Any) -> list[Agent[Any] | Served | Handler]:
     """What `create_app` was given as agents, and not by import strings.
 
     Raises:
@@ -169,7 +173,7 @@ def described(error: BaseException) -> str:
     return "\n".join(lines)
 
 
-def agents_of(found: Any, what: str) -> list[Agent[Any] | Served]:
+def agents_of(found: Any, what: str) -> list[Agent[Any] | Served | Handler]:
     """The agents in what was given.
 
     Args:
@@ -182,7 +186,7 @@ def agents_of(found: Any, what: str) -> list[Agent[Any] | Served]:
 
 
 def _called(found: Any, what: str) -> Any:
-    if isinstance(found, Agent | Served) or not callable(found):
+    if isinstance(found, Agent | Served | Handler) or not callable(found):
         return found
     try:
         return found()
@@ -196,8 +200,8 @@ def _called(found: Any, what: str) -> Any:
         raise ConfigurationError(f"calling {what} failed: {described(error)}{hint}") from error
 
 
-def _flatten(found: Any, what: str) -> list[Agent[Any] | Served]:
-    if isinstance(found, Agent | Served):
+def _flatten(found: Any, what: str) -> list[Agent[Any] | Served | Handler]:
+    if isinstance(found, Agent | Served | Handler):
         return [found]
     if isinstance(found, str | bytes) or not isinstance(found, Iterable):
         hint = ""
@@ -213,9 +217,9 @@ def _flatten(found: Any, what: str) -> list[Agent[Any] | Served]:
     return [_one_of(each, key, what) for key, each in pairs]
 
 
-def _one_of(found: Any, key: Any, what: str) -> Agent[Any] | Served:
+def _one_of(found: Any, key: Any, what: str) -> Agent[Any] | Served | Handler:
     """One of several: a function among them makes the agent for each run."""
-    if isinstance(found, Agent | Served):
+    if isinstance(found, Agent | Served | Handler):
         return found
     if is_factory(found):
         return Served(found, "" if key is None else str(key))

@@ -24,6 +24,7 @@ from longrun.execution.contained import Escaped, being_cancelled, contain_tasks,
 from longrun.execution.current import set_current
 from longrun.execution.demands import Demands
 from longrun.execution.ending import end_response
+from longrun.execution.handling.handler import Handler
 from longrun.execution.hooks import Hooks
 from longrun.execution.host import Handle
 from longrun.execution.mcp_servers import MCPServers
@@ -75,7 +76,7 @@ class Run:
     """Produces one response: one attempt, on this replica.
 
     Args:
-        agent: which is run, or the function that makes it.
+        agent: which is run, or the function that makes it; a handler in its subclass.
         handle: the hold on it, by which it is stopped.
         application: gives the run its context, configuration, hooks and session.
         servers: connects the MCP servers that it needs.
@@ -83,7 +84,7 @@ class Run:
 
     def __init__(
         self,
-        agent: Agent[Any] | AgentFactory,
+        agent: Agent[Any] | AgentFactory | Handler,
         request: RunRequest,
         handle: Handle,
         start: Start,
@@ -125,7 +126,7 @@ class Run:
         """
         self._write()
         outcome = await self._outcome()
-        await end_response(self._assembler, self._log, outcome)
+        await end_response(self._request, self._assembler, self._log, outcome, ran=True)
 
     async def _at_boundary(self) -> None:
         """Between two steps: where a run is handed over at drain, so that none is done twice.
@@ -158,6 +159,7 @@ class Run:
         set_current(current)
         using = contextlib.nullcontext() if self._servers is None else self._servers.used()
         with using:
+            assert not isinstance(self._agent, Handler)
             agent = await made(self._agent, current)
             if agent is not self._agent:
                 check_agreement(agent, self._request.parameters)

@@ -75,7 +75,7 @@ class Hub:
         self._work = asyncio.Event()
         self._readers: set[Reader] = set()
         self._reader_left = asyncio.Event()
-        self._closing = False
+        self._closes_at: float | None = None
 
     @contextlib.contextmanager
     def subscribe(self, response_id: str, *, patient: bool = False) -> Iterator[Reader]:
@@ -84,7 +84,8 @@ class Hub:
         if topic is None:
             topic = self._topics[response_id] = Topic(response_id, self._ring_bytes)
         reader = Reader(topic, patient)
-        reader.leaving = self._closing and not patient
+        if self._closes_at is not None:
+            self._send_away(reader, self._closes_at if patient else 0)
         self._readers.add(reader)
         topic.readers += 1
         metrics.readers.inc()
@@ -149,12 +150,19 @@ class Hub:
         Spread over time, so that the other replicas are not asked by all at once: a few leave
         now, many over up to `within` seconds; patient ones at its end.
         """
-        self._closing = True
         loop = asyncio.get_running_loop()
+        self._closes_at = loop.time() + within
         spread = min(within, len(self._readers) / LEAVING_PER_SECOND)
         for reader in self._readers:
             wait = within if reader.patient else jittered(spread / 2, spread=1)
-            loop.call_later(wait, reader.leave)
+            self._send_away(reader, loop.time() + wait)
+
+    def _send_away(self, reader: Reader, at: float) -> None:
+        loop = asyncio.get_running_loop()
+        if at > loop.time():
+            loop.call_at(at, reader.leave)
+        else:
+            reader.leave()
 
     def send_elsewhere(self) -> None:
         """This replica has lost Postgres and the others may not have: its streams end after what

@@ -1,15 +1,17 @@
 """What a new response continues: read when its request comes, which is told what is wrong."""
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from longrun import ids
 from longrun.errors import BadRequest
 from longrun.history.continuation import context_of, lost_reference
-from longrun.history.mending import unmade
+from longrun.history.conversation import Before
+from longrun.history.mending import answered_by, unmade
 from longrun.http.problems import shortened
 from longrun.http.requests import CreateResponse
 from longrun.protocol import Context
-from longrun.store.responses import Exchange, Responses, exchanges
+from longrun.store.responses import Exchange, Responses
 
 _CALLED: Final = {
     "apply_patch_call": "apply patch call",
@@ -27,10 +29,13 @@ class Contexts:
 
     Args:
         responses: where what they continue is stored.
+        queues: responses on a conversation wait for each other, so that what a request answers
+            may not have been called yet.
     """
 
-    def __init__(self, responses: Responses) -> None:
+    def __init__(self, responses: Responses, *, queues: bool) -> None:
         self._responses = responses
+        self._queues = queues
 
     async def of(self, body: CreateResponse, principal: str) -> Context:
         """What the run of a request begins with.
@@ -39,9 +44,9 @@ class Contexts:
             BadRequest: a response that it continues is not there (any more), or has not ended; an
                 item that it refers to is not there; it answers a call that nobody made.
         """
-        chain = await self._chain(body.previous_response_id, principal)
         items = body.items()
-        found = await self._responses.named_items(chain, items, principal)
+        before = await self._before(body, items, principal)
+        found = await self._responses.named_items(before, items, principal)
         lost = lost_reference(items, found)
         if lost is not None:
             place, item_id = lost
@@ -50,9 +55,23 @@ class Contexts:
                 param=f"input[{place}].id",
                 code="item_not_found",
             )
-        context = context_of(exchanges(chain), items, found)
-        _check_answers(context)
+        context = context_of(before.exchanges, items, found)
+        if body.conversation_id is None or not self._queues:
+            _check_answers(context)
         return context
+
+    async def _before(
+        self, body: CreateResponse, items: Sequence[dict[str, Any]], principal: str
+    ) -> Before:
+        """What comes before a request. A conversation is read when its run begins; here only where
+        something in the request may lead there."""
+        on = body.conversation_id
+        if on is None:
+            chain = await self._chain(body.previous_response_id, principal)
+            return await self._responses.before(chain)
+        if not any(answered_by(item) or isinstance(item.get("id"), str) for item in items):
+            return Before.of([], [])
+        return await self._responses.before_on(on, principal)
 
     async def _chain(self, previous_response_id: str | None, principal: str) -> list[Exchange]:
         if previous_response_id is None:

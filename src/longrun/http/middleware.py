@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections.abc import Callable
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrun import ids, metrics
-from longrun.errors import LongrunError, MethodNotAllowed, NotFound, NotServed
+from longrun.errors import LongrunError, MethodNotAllowed, NotFound, NotRunning, NotServed
 from longrun.http.answers import error_answer
 from longrun.loglines import one_line
 
@@ -77,6 +78,26 @@ def _as_answer(error: Exception, scope: Scope) -> Response:
         return error_answer(error)
     log.error("%s failed", _what(scope), exc_info=error)
     return error_answer(LongrunError("The server had an error.", code="server_error"))
+
+
+class Started:
+    """Refuses what needs more than this process as long as the application is not running.
+
+    Raises:
+        NotRunning: says how it is started.
+    """
+
+    def __init__(self, app: ASGIApp, running: Callable[[], bool]) -> None:
+        self._app = app
+        self._running = running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._running():
+            # As Starlette's router takes the path of a mounted application.
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if path not in ("/healthz", "/readyz", "/metrics"):
+                raise NotRunning()
+        await self._app(scope, receive, send)
 
 
 async def _refuse_websocket(scope: Scope, send: Send) -> None:

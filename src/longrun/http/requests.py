@@ -119,6 +119,10 @@ class LongrunOptions(_Options):
     max_total_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
+class ConversationParam(_Options):
+    id: str
+
+
 class CreateResponse(_Options):
     """The body of `POST /responses`.
 
@@ -132,7 +136,7 @@ class CreateResponse(_Options):
     stream: bool = False
     store: bool = True
     previous_response_id: str | None = None
-    conversation: str | JSONObject | None = None
+    conversation: str | ConversationParam | None = None
     instructions: str | None = None
     metadata: Metadata | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -232,14 +236,18 @@ class CreateResponse(_Options):
                 "previous_response_id and conversation cannot be used together.",
                 param="previous_response_id",
             )
-        if self.conversation:
-            raise BadRequest("conversation is not supported yet.", param="conversation")
-        if not self.input and not self.previous_response_id:
+        if not self.input and not self.previous_response_id and not self.conversation:
             raise BadRequest(
                 "input is required: a non-empty string or a list of input items.",
                 param="input",
                 code="missing_required_parameter",
             )
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation that it is on."""
+        given = self.conversation
+        return given.id if isinstance(given, ConversationParam) else given or None
 
     def items(self) -> list[dict[str, Any]]:
         """The request's own input as a list of items."""
@@ -293,6 +301,7 @@ class CreateResponse(_Options):
             document=self._document(response_id, agent),
             parameters={**self._of_run(), **({FORWARDED_HEADERS: headers} if headers else {})},
             previous_id=self.previous_response_id,
+            conversation_id=self.conversation_id,
             context=context,
         )
 
@@ -314,6 +323,8 @@ class CreateResponse(_Options):
         Open Responses wants its fields present, numbers and `service_tier` never null.
         """
         given = self._echoed
+        if self.conversation_id is not None:
+            given = {**given, "conversation": {"id": self.conversation_id}}
         return {
             "id": response_id,
             "object": "response",

@@ -13,7 +13,14 @@ from starlette.types import ASGIApp, Receive
 
 from longrun import ids
 from longrun.access.callers import Caller
-from longrun.errors import BadRequest, Forbidden, LongrunError, NotFound, StillRunning
+from longrun.errors import (
+    BadRequest,
+    ConversationNotFound,
+    Forbidden,
+    LongrunError,
+    NotFound,
+    StillRunning,
+)
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.access import caller_of, principal_of, reader_of
@@ -69,7 +76,7 @@ class ResponsesAPI:
         self._runs = runs
         self._models = models
         self._responses = responses
-        self._contexts = Contexts(responses)
+        self._contexts = Contexts(responses, queues=settings.conversation_overlap == "queue")
         self._log = event_log
         self._hub = hub
         self._keys = keys
@@ -102,6 +109,9 @@ class ResponsesAPI:
         caller = caller_of(request)
         agent = self._agent(body.model, caller)
         principal = caller.principal
+        on = body.conversation_id
+        if on is not None and not ids.is_conversation_id(on):
+            raise ConversationNotFound(shortened(on))
         context = await self._contexts.of(body, principal)
         headers = forwarded(request, self._settings.forward_headers)
         run_request = body.run_request(principal, agent, context, headers)

@@ -86,7 +86,7 @@ async def _serve(
         app = make_app()
         at_once.append(app.abandon)
         url = _url(listening, settings)
-        async with app.running():
+        async with app.running(heeds_signals=False):
             # Raised below: a task group would wrap it.
             refusal = await app.authentication.refusal_of(settings.host)
             if refusal is None:

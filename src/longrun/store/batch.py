@@ -8,6 +8,8 @@ from longrun.store.cuts import Cut, cut
 from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
 
+_SAID: Final = ("said_runs", "said_places", "said_ids")
+
 _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 _CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
 
@@ -115,12 +117,13 @@ def into_chunks(first: int, events: Iterable[bytes], chunk_bytes: int) -> list[C
     return chunks
 
 
-def append_columns(batch: Sequence[Share]) -> dict[str, list[Any]]:
+def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
     """The parameters of `append_log`. Rows name their run by its number in the batch, from 1."""
     chunks: list[Sequence[object]] = []
     items: list[Sequence[object]] = []
     steps: list[Sequence[object]] = []
     endings: list[Sequence[object]] = []
+    said: list[Sequence[object]] = []
     for n, share in enumerate(batch, 1):
         for piece in share.pieces:
             if piece.cuts:
@@ -131,7 +134,8 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any]]:
             if entry.steps:
                 steps += [(n, *step) for step in entry.steps]
             if entry.ending:
-                endings.append((n, *entry.ending))
+                endings.append((n, entry.ending.status, entry.ending.document))
+                said += [(n, *part) for part in entry.ending.said]
     return {
         "response_ids": [share.run.response_id for share in batch],
         "attempts": [share.run.attempt for share in batch],
@@ -140,6 +144,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any]]:
         **_named(items, "item_runs", "item_indexes", "items", "item_models", *_CUTS),
         **_named(steps, "step_runs", *_STEPS),
         **_named(endings, "ending_runs", "ending_statuses", "ending_documents"),
+        **(_named(said, *_SAID) if said else dict.fromkeys(_SAID)),
     }
 
 

@@ -4,7 +4,8 @@ The files say `longrun.` before every name of ours, so that they can be read, an
 as they are; a configured schema (LONGRUN_SCHEMA) takes its place here. A block with more than six
 parameters names them, `:like_this`, as psql's variables; they are numbered here, once, and bound
 by name (`Queries.bind`), so that none can end up in another's place. A line that ends with
-`-- optional` is left out where the parameter in it has no value.
+`-- optional` is left out where the parameter in it has no value; so are all lines between
+`-- optional :like_this` and `-- end`.
 """
 
 import re
@@ -30,8 +31,12 @@ def in_schema(sql: str, schema: str) -> str:
     return _SCHEMA.sub(f'"{schema}"', sql)
 
 
-_OPTIONAL: Final = re.compile(r"^(.*?(?<![:\w]):(?P<name>[a-z_]\w*).*) -- optional$", re.MULTILINE)
-"""A line that is left out where the parameter that it names has no value."""
+_OPTIONAL: Final = re.compile(
+    r"^(?:-- optional :(?P<block>[a-z_]\w*)\n(?P<lines>(?:.*\n)*?)-- end$"
+    r"|(?P<line>.*?(?<![:\w]):(?P<name>[a-z_]\w*).*) -- optional$)",
+    re.MULTILINE,
+)
+"""Lines that are left out where the parameter that they name has no value."""
 
 _TOKEN: Final = re.compile(
     r"""
@@ -59,7 +64,7 @@ class Query:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
-        self.optional = frozenset(line["name"] for line in _OPTIONAL.finditer(text))
+        self.optional = frozenset(map(_name_of, _OPTIONAL.finditer(text)))
         self.parameters: tuple[str, ...] = ()
         numbers = {token["number"] for token in _TOKEN.finditer(text)} - {None}
         sql = _TOKEN.sub(self._in_place_of, text)
@@ -71,8 +76,11 @@ class Query:
 
     def without(self, absent: frozenset[str]) -> "Query":
         """The query without the optional lines of these parameters."""
-        text = _OPTIONAL.sub(lambda line: "" if line["name"] in absent else line[1], self.text)
-        return Query(self.name, text)
+
+        def kept(lines: re.Match[str]) -> str:
+            return "" if _name_of(lines) in absent else lines["lines"] or lines["line"]
+
+        return Query(self.name, _OPTIONAL.sub(kept, self.text))
 
     def _in_place_of(self, token: re.Match[str]) -> str:
         name = token["name"]
@@ -81,6 +89,11 @@ class Query:
         if name not in self.parameters:
             self.parameters += (name,)
         return f"${self.parameters.index(name) + 1}"
+
+
+def _name_of(optional: re.Match[str]) -> str:
+    """The parameter that tells whether some optional lines are left out."""
+    return str(optional["block"] or optional["name"])
 
 
 @cache

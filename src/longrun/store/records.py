@@ -1,5 +1,6 @@
 """Records of the store: what the tables hold, as everybody else passes it on."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from longrun.protocol import Status
@@ -23,8 +24,19 @@ class Step(NamedTuple):
     result: str
 
 
+class Part(NamedTuple):
+    """A part of what a response leaves in its conversation, under the id that it has there.
+
+    `place`: an output index; -1, -2, … are the first, the second, … item of its own input.
+    """
+
+    place: int
+    id: str
+
+
 class Ending(NamedTuple):
-    """What a response becomes with its terminal event."""
+    """What a response becomes with its terminal event, and what it leaves in its conversation."""
 
     status: Status
     document: str
+    said: Sequence[Part] = ()

@@ -21,6 +21,7 @@ def columns_of(request: RunRequest) -> dict[str, Any]:
         "input": request.input_text or dumps(request.input).decode(),
         "request": dumps(request.parameters).decode(),
         "previous_id": request.previous_id,
+        "conversation_id": request.conversation_id,
         "metadata_hashes": metadata_hashes(metadata.items()) or None,
     }
 
@@ -47,4 +48,5 @@ def request_of(row: Mapping[str, Any]) -> RunRequest:
         document=loads(row["document"]),
         parameters=loads(row["request"]),
         previous_id=row["previous_id"],
+        conversation_id=row["conversation_id"],
     )

@@ -7,9 +7,10 @@ from math import inf
 from typing import Any
 
 from longrun import ids
-from longrun.errors import TooManyRequests
+from longrun.errors import ConversationLocked, ConversationNotFound, TooManyRequests
 from longrun.history.cleaning import cleaned
 from longrun.history.continuation import Stored, context_of, wanted
+from longrun.history.conversation import Before, Said
 from longrun.jsontext import loads
 from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.database import Database
@@ -55,6 +56,7 @@ class Exchange:
 
     id: str
     previous_id: str | None
+    conversation_id: str | None
     status: Status
     input: str
     output: list[str]
@@ -76,11 +78,6 @@ class Exchange:
         return [
             Stored(loads(item), model) for item, model in zip(self.output, self.models, strict=True)
         ]
-
-
-def exchanges(chain: Iterable[Exchange]) -> list[tuple[list[dict[str, Any]], list[Stored]]]:
-    """The input and the output of each response of a chain."""
-    return [(each.given, each.stored) for each in chain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +106,13 @@ class Responses:
         Raises:
             Unavailable: Postgres is away; whether it was created is not known.
             TooManyRequests: it would have to wait, and too many wait already.
+            ConversationNotFound: the principal has no such conversation.
+            ConversationLocked: another response is on the conversation; one that is queued may
+                wait for it where the settings say so.
         """
         settings = self._database.settings
-        created = await self._database.fetch_once(
+        may_wait = new.replica_id is None and settings.conversation_overlap == "queue"
+        [row] = await self._database.fetch_once(
             *self._queries.bind(
                 "create_response",
                 **columns_of(new.request),
@@ -122,10 +123,17 @@ class Responses:
                 events=b"\n".join(new.events),
                 run_timeout=min(settings.run_timeout, new.request.timeout or inf),
                 max_queued=settings.max_queued,
+                may_wait=may_wait,
             )
         )
-        if not created:
-            raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
+        if row["created"]:
+            return
+        conversation_id = new.request.conversation_id
+        if conversation_id is not None and row["busy"] is None:
+            raise ConversationNotFound(conversation_id)
+        if conversation_id is not None and row["busy"] and not may_wait:
+            raise ConversationLocked()
+        raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
         """The response if it is there and theirs, else None (which does not say which)."""
@@ -152,20 +160,19 @@ class Responses:
         return [Exchange(**row) for row in rows]
 
     async def named_items(
-        self, chain: Sequence[Exchange], own: Sequence[dict[str, Any]], principal: str
+        self, before: Before, own: Sequence[dict[str, Any]], principal: str
     ) -> dict[str, Stored]:
         """The stored items of a principal's that inputs name by ids of ours, in one query; without
         those that are not there.
 
         Args:
-            chain: what is continued, with inputs of their own.
+            before: what comes before, with inputs of its own.
             own: the input of the request itself.
         """
-        names = wanted(own).union(*(wanted(exchange.given) for exchange in chain))
+        names = wanted(own).union(*(wanted(given) for given, _ in before.exchanges))
         if not names:
             return {}
-        known = {each.item["id"]: each for exchange in chain for each in exchange.stored}
-        found = {name: known[name] for name in names if name in known}
+        found = {name: before.named[name] for name in names if name in before.named}
         if missing := names - found.keys():
             found.update(await self._find_items(missing, principal))
         return found
@@ -193,8 +200,33 @@ class Responses:
         chain: list[Exchange] = []
         if request.previous_id is not None:
             chain = await self.chain(request.previous_id, request.principal)
-        found = await self.named_items(chain, request.input, request.principal)
-        return replace(request, context=context_of(exchanges(chain), request.input, found))
+        on = request.response_id if request.conversation_id is not None else None
+        before = await self.before(chain, on)
+        found = await self.named_items(before, request.input, request.principal)
+        return replace(request, context=context_of(before.exchanges, request.input, found))
+
+    async def before(self, chain: Sequence[Exchange], on: str | None = None) -> Before:
+        """What comes before a response.
+
+        Args:
+            chain: what it continues. It may begin with a response on a conversation, whose context
+                is what that one read.
+            on: a response on a conversation, instead: what it reads there.
+        """
+        if chain and chain[0].conversation_id is not None:
+            on = chain[0].id
+        rows = []
+        if on is not None:
+            rows = await self._database.fetch(self._queries.read_conversation, on)
+        said = [Said(*row) for row in rows]
+        return Before.of(said, [(each.given, each.stored) for each in chain])
+
+    async def before_on(self, conversation_id: str, principal: str) -> Before:
+        """What a response would read of a principal's conversation now."""
+        rows = await self._database.fetch(
+            self._queries.read_whole_conversation, conversation_id, principal
+        )
+        return Before.of([Said(*row) for row in rows], [])
 
     async def input(self, response_id: str, principal: str) -> str | None:
         """The input items that a response's own request brought, a JSON array."""
@@ -222,17 +254,20 @@ class Responses:
         return [StoredResponse(**row) for row in found]
 
     async def delete(self, response_id: str, principal: str) -> bool:
-        """Delete a response and all of its data. A run that is live finds itself fenced."""
+        """Delete a response and all of its data, also what it left in a conversation. A run that
+        is live finds itself fenced."""
         async with self._database.transaction() as connection:
             locked = await connection.fetchrow(
                 self._queries.lock_response_of, response_id, principal
             )
             if locked is not None:
+                await connection.execute(self._queries.unsay_response, response_id)
                 await connection.execute(self._queries.delete_response, response_id)
         return locked is not None
 
     async def delete_unscoped(self, response_id: str) -> None:
-        """Delete a response whoever's it is: one that expired, or was not to be stored."""
+        """Delete a response whoever's it is: one that expired, or was not to be stored. What it
+        left in a conversation stays."""
         async with self._database.transaction() as connection:
             await connection.fetchrow(self._queries.lock_response_unscoped, response_id)
             await connection.execute(self._queries.delete_response, response_id)

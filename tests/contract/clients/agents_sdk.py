@@ -11,10 +11,16 @@ from agents import (
     function_tool,
     set_tracing_disabled,
 )
-from driver import KEY, Case, main
+from driver import KEY, Case, main, shown
 from openai import AsyncOpenAI
+from pydantic import BaseModel
 
 set_tracing_disabled(True)
+
+
+class City(BaseModel):
+    city: str
+    degrees: int
 
 
 def play(case: Case) -> list[str]:
@@ -36,6 +42,7 @@ async def converse(case: Case) -> list[str]:
                 name="client",
                 model=OpenAIResponsesModel(case.model, client),
                 tools=[client_look] if case.tools else [],
+                output_type=City if case.structured else None,
             )
             history.append({"role": "user", "content": said})
             chained = case.history == "previous"
@@ -51,7 +58,8 @@ async def converse(case: Case) -> list[str]:
                 result = await Runner.run(agent, given, **fields)
         history = result.to_input_list()
         previous = result.last_response_id if chained else None
-        texts.append(result.final_output)
+        final = result.final_output
+        texts.append(shown(final.model_dump()) if case.structured else final)
     return texts
 
 

@@ -2,10 +2,12 @@
 // sends what it has seen before as item_reference; with `store: false` as whole items.
 
 import { createOpenAI } from "@ai-sdk/openai";
-import { generateText, stepCountIs, streamText, tool } from "ai";
+import { generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
-import { KEY, main } from "./driver.mjs";
+import { KEY, main, shown } from "./driver.mjs";
+
+const City = z.object({ city: z.string(), degrees: z.number().int() });
 
 async function play(turnsOf) {
   const texts = [];
@@ -25,11 +27,12 @@ async function play(turnsOf) {
         ...(turnsOf.tools ? { client_look: clientLook(turnsOf.look) } : {}),
         ...(turnsOf.hosted ? { web_search: openai.tools.webSearch({}) } : {}),
       },
+      ...(turnsOf.structured ? { output: Output.object({ schema: City }) } : {}),
       providerOptions: { openai: options(turnsOf, previous) },
     });
     messages.push(...answer.messages);
     previous = answer.id;
-    texts.push(answer.text);
+    texts.push(turnsOf.structured ? shown(answer.output) : answer.text);
   }
   return texts;
 }
@@ -52,7 +55,8 @@ async function ask({ stream }, fields) {
     const result = await generateText(fields);
     check(result.finishReason, result.content);
     const id = result.providerMetadata?.openai?.responseId;
-    return { text: result.text, messages: result.response.messages, id };
+    const output = fields.output && result.output;
+    return { text: result.text, output, messages: result.response.messages, id };
   }
   let failure;
   const result = streamText({ ...fields, onError: ({ error }) => (failure = error) });
@@ -61,7 +65,8 @@ async function ask({ stream }, fields) {
   if (failure) throw failure;
   check(await result.finishReason, parts);
   const id = (await result.providerMetadata)?.openai?.responseId;
-  return { text: await result.text, messages: (await result.response).messages, id };
+  const output = fields.output && (await result.output);
+  return { text: await result.text, output, messages: (await result.response).messages, id };
 }
 
 function check(finishReason, parts) {

@@ -16,6 +16,11 @@ export const LOOK = {
   strict: true,
 };
 
+// What a client made of a structured answer, as driver.py shows it.
+export function shown({ city, degrees }) {
+  return `{"city": ${JSON.stringify(city)}, "degrees": ${degrees}}`;
+}
+
 export async function main(play) {
   const given = JSON.parse(process.argv[2]);
   for (const each of given.cases) {

@@ -42,6 +42,8 @@ class Case:
         stream: ask for streams.
         tools: bring the tool `client_look`.
         hosted: declare web search, for a client that wants to know all tools that it hears of.
+        structured: ask for a city and its degrees, by whatever the client has for that; the text
+            of each turn is what it made of the answer (`shown`).
         executed: the words that it looked up.
     """
 
@@ -53,6 +55,7 @@ class Case:
     stream: bool = False
     tools: bool = False
     hosted: bool = False
+    structured: bool = False
     executed: list[str] = field(default_factory=list)
 
     def url(self, turn: int) -> str:
@@ -62,6 +65,11 @@ class Case:
         """What the client's own tool does."""
         self.executed.append(word)
         return f"client found {word}"
+
+
+def shown(value: dict[str, Any]) -> str:
+    """What a client made of a structured answer."""
+    return json.dumps(value, sort_keys=True)
 
 
 def main(play: Callable[[Case], list[str]]) -> None:

@@ -2,10 +2,17 @@
 
 from typing import Any
 
-from driver import KEY, LOOK, Case, main
+from driver import KEY, LOOK, Case, main, shown
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
+
+
+class City(BaseModel):
+    """A city."""
+
+    city: str
+    degrees: int
 
 
 def play(case: Case) -> list[str]:
@@ -22,6 +29,9 @@ def play(case: Case) -> list[str]:
         )
         if case.tools:
             model = model.bind_tools([LOOK])
+        if case.structured:
+            texts.append(structured(model, said, case.stream))
+            continue
         news: list[Any] = [HumanMessage(said)]
         while news:
             messages += news
@@ -30,6 +40,12 @@ def play(case: Case) -> list[str]:
             news = [answered(case, call) for call in answer.tool_calls]
         texts.append(answer.text)
     return texts
+
+
+def structured(model: Any, said: str, stream: bool) -> str:
+    asked = model.with_structured_output(City, method="json_schema")
+    city = list(asked.stream(said))[-1] if stream else asked.invoke(said)
+    return shown(city.model_dump())
 
 
 def ask(model: Any, messages: list[Any], stream: bool) -> AIMessage:

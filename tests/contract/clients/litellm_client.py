@@ -8,7 +8,13 @@ from typing import Any
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
-from driver import KEY, LOOK, Case, main
+from driver import KEY, LOOK, Case, main, shown
+from pydantic import BaseModel
+
+
+class City(BaseModel):
+    city: str
+    degrees: int
 
 
 def play(case: Case) -> list[str]:
@@ -25,12 +31,15 @@ def play(case: Case) -> list[str]:
             output = [plain(item) for item in response.output]
             items += output
             news = [answered(case, call) for call in unanswered(output)]
-        texts.append(text_of(output))
+        text = text_of(output)
+        texts.append(shown(json.loads(text)) if case.structured else text)
     return texts
 
 
 def ask(case: Case, url: str, given: list[Any], previous: str | None) -> Any:
     fields: dict[str, Any] = {"tools": [LOOK]} if case.tools else {}
+    if case.structured:
+        fields["text_format"] = City
     if previous:
         fields["previous_response_id"] = previous
     response: Any = litellm.responses(

@@ -1,8 +1,13 @@
 // The openai package of npm, 6 or 7: `node openai_node.mjs CASES openai6`.
 
-import { KEY, LOOK, main } from "./driver.mjs";
+import { z } from "zod";
+
+import { KEY, LOOK, main, shown } from "./driver.mjs";
 
 const { default: OpenAI } = await import(process.argv[3]);
+const { zodTextFormat } = await import(`${process.argv[3]}/helpers/zod`);
+
+const City = z.object({ city: z.string(), degrees: z.number().int() });
 
 async function play(turnsOf) {
   const texts = [];
@@ -20,17 +25,19 @@ async function play(turnsOf) {
       items.push(...goingBack(turnsOf, response.output));
       news = answers(turnsOf, response.output);
     }
-    texts.push(response.output_text);
+    const parsed = turnsOf.structured && response.output_parsed;
+    texts.push(parsed ? shown(parsed) : response.output_text);
   }
   return texts;
 }
 
-async function ask(client, { model, tools, stream }, input, previous) {
+async function ask(client, { model, tools, stream, structured }, input, previous) {
   const fields = {
     model,
     input,
     ...(previous ? { previous_response_id: previous } : {}),
     ...(tools ? { tools: [LOOK] } : {}),
+    ...(structured ? { text: { format: zodTextFormat(City, "city") } } : {}),
   };
   let response;
   if (stream) {
@@ -44,7 +51,7 @@ async function ask(client, { model, tools, stream }, input, previous) {
       throw new Error(`${streamed} is not ${response.output_text}`);
     }
   } else {
-    response = await client.responses.create(fields);
+    response = await client.responses[structured ? "parse" : "create"](fields);
   }
   if (response.status !== "completed") {
     throw new Error(`${response.status}: ${JSON.stringify(response.error)}`);

@@ -6,7 +6,13 @@ from contextlib import closing
 from typing import Any
 
 import openai
-from driver import KEY, LOOK, Case, main
+from driver import KEY, LOOK, Case, main, shown
+from pydantic import BaseModel
+
+
+class City(BaseModel):
+    city: str
+    degrees: int
 
 
 def play(case: Case) -> list[str]:
@@ -23,7 +29,8 @@ def play(case: Case) -> list[str]:
                 previous = response.id if case.history == "previous" else None
                 items += going_back(case, response.output)
                 news = list(answers(case, response.output))
-        texts.append(response.output_text)
+        parsed = response.output_parsed if case.structured else None
+        texts.append(shown(parsed.model_dump()) if parsed else response.output_text)
     return texts
 
 
@@ -33,7 +40,11 @@ def ask(client: openai.OpenAI, case: Case, given: list[Any], previous: str | Non
         fields["previous_response_id"] = previous
     if case.tools:
         fields["tools"] = [LOOK]
-    if not case.stream:
+    if case.structured:
+        fields["text_format"] = City
+    if case.structured and not case.stream:
+        response: Any = client.responses.parse(**fields)
+    elif not case.stream:
         response = client.responses.create(**fields)
     else:
         with client.responses.stream(**fields) as stream:

@@ -3,11 +3,17 @@
 import asyncio
 from typing import Any
 
-from driver import KEY, Case, main
+from driver import KEY, Case, main, shown
 from openai import AsyncOpenAI
-from pydantic_ai import Agent
+from pydantic import BaseModel
+from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.models.openai import OpenAIResponsesModel, OpenAIResponsesModelSettings
 from pydantic_ai.providers.openai import OpenAIProvider
+
+
+class City(BaseModel):
+    city: str
+    degrees: int
 
 
 def play(case: Case) -> list[str]:
@@ -25,15 +31,17 @@ async def converse(case: Case) -> list[str]:
             settings = OpenAIResponsesModelSettings(openai_send_reasoning_ids=True)
             if case.history == "previous":
                 settings["openai_previous_response_id"] = "auto"
-            agent: Any = Agent(model, model_settings=settings)
+            output: Any = NativeOutput(City) if case.structured else str
+            agent: Any = Agent(model, model_settings=settings, output_type=output)
             if case.tools:
                 agent.tool_plain(name="client_look")(case.look)
             if case.stream:
                 async with agent.run_stream(said, message_history=history) as result:
-                    texts.append(await result.get_output())
+                    given = await result.get_output()
             else:
                 result = await agent.run(said, message_history=history)
-                texts.append(result.output)
+                given = result.output
+            texts.append(shown(given.model_dump()) if case.structured else given)
             history = result.all_messages()
     return texts
 

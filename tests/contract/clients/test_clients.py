@@ -77,6 +77,14 @@ def first_turns(family: str, stream: bool) -> Iterator[Case]:
     yield case("both tools", "tools", [[LOOK], [CLIENT_LOOK]], ("dog",), with_tools)
 
 
+def structured(family: str, stream: bool) -> Case:
+    """An answer by a JSON schema; the provider's model gives the smallest one."""
+    name = f"{family} structured {'stream' if stream else 'plain'}"
+    fields = (("stream", stream), ("structured", True))
+    text = '{"city": "text", "degrees": 1}'
+    return Case(name, f"{family}-plain", ({"turns": []},), (text,), (), fields)
+
+
 TURNS: dict[str, list[Any]] = {
     "plain": [],
     "tools": [[LOOK]],
@@ -108,6 +116,7 @@ def cases(client: Client) -> list[Case]:
     for family in ("responses", "chat"):
         for stream in (False, True):
             made += first_turns(family, stream)
+            made.append(structured(family, stream))
         for history in client.histories:
             for kind in TURNS:
                 if kind != "hosted" or family == "responses":

@@ -44,6 +44,10 @@ class Journal:
         """All recorded steps of a kind."""
         return (step for step in self._steps.values() if step.kind == kind)
 
+    def has(self, scope: str, kind: str, key: str) -> bool:
+        """Whether a step is recorded."""
+        return (scope, kind, key) in self._steps
+
     def find(self, scope: str, kind: str, key: str, fingerprint: str) -> str | None:
         """The recorded result of a step, or None if it has to be done.
 

@@ -93,18 +93,18 @@ def encode_tool_output(output: Any) -> Any:
         return {"list": [encode_tool_output(part) for part in output]}
     if isinstance(output, str):
         return {"json": str.__str__(output)}
-    return {"json": output if _is_json(output, DEEPEST) else str(output)}
+    return {"json": output if is_json(output, DEEPEST) else str(output)}
 
 
-def _is_json(value: Any, depth: int) -> bool:
+def is_json(value: Any, depth: int) -> bool:
     """Whether JSON gives the very same value again, which the model would be shown in the same
     way. Told by types alone: to compare is up to the value (arrays give arrays, others raise)."""
     kind = type(value)
     if kind is list:
-        return depth > 0 and all(_is_json(part, depth - 1) for part in value)
+        return depth > 0 and all(is_json(part, depth - 1) for part in value)
     if kind is dict:
         return depth > 0 and all(
-            type(name) is str and _is_json(part, depth - 1) for name, part in value.items()
+            type(name) is str and is_json(part, depth - 1) for name, part in value.items()
         )
     if kind is float:
         return math.isfinite(value)

@@ -25,6 +25,7 @@ class Steps:
         shown: the call ids that clients saw of calls that do not stay.
 
     Attributes:
+        once: what all steps come through.
         call_ids: unique inside the SDK, as the models gave them outside.
         group_id: that of the run's RunConfig; it tells the run's own turns from those of other
             runs that user code starts within it.
@@ -46,18 +47,18 @@ class Steps:
         self.demands = demands
         self.taken_over = current.attempt > 1
         self._log = run_log
-        self._once = Once(journal, run_log, at_boundary)
-        self.tools = ToolCalls(self._once, journal, run_log, current, show_output)
+        self.once = Once(journal, run_log, at_boundary)
+        self.tools = ToolCalls(self.once, journal, run_log, current, show_output)
         self.call_ids = CallIds(current.response_id, journal.recorded("model"), shown)
         for origin, given in border.calls.items():
             self.call_ids.bring(given, origin)
         self.models = ModelTurns(
-            self._once, run_log, border, self.call_ids, self.tools.record_unshown
+            self.once, run_log, border, self.call_ids, self.tools.record_unshown
         )
 
     async def session(self, key: str, do: Callable[[], Awaitable[Any]]) -> Any:
         """What a run does with its session: JSON in and out, keyed by order."""
-        return await self._once.value(
+        return await self.once.value(
             Due("", "session", key, "{}"),
             do,
             encode=lambda value: dumps(value).decode(),
@@ -67,6 +68,6 @@ class Steps:
 
     async def idle(self) -> None:
         """Wait until no step is under way, and what they gave is committed."""
-        await self._once.idle()
+        await self.once.idle()
         self.tools.record_unshown()
         await self._log.flush()

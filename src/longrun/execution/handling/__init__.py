@@ -1,0 +1,1 @@
+"""Handlers: agents of any framework, as async generators; and the steps that they take."""

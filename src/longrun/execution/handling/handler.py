@@ -1,0 +1,106 @@
+"""Handlers: async generators that answer requests, served like agents under a name."""
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from longrun.errors import ConfigurationError
+from longrun.execution.parameters import input_items
+from longrun.protocol import RunRequest
+
+HandlerFunction = Callable[..., AsyncIterator[Any]]
+"""`async def answer(request)` or `async def answer(request, steps)`, with `yield` in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerRequest:
+    """What a handler is to answer.
+
+    Attributes:
+        model: the name by which the client called the handler.
+        input: all that was said so far, of earlier responses too, as input items of the Responses
+            API; the request's `instructions` are the first of them.
+        parameters: what else the request set, by the names of the API: `temperature`, `tools`, …
+    """
+
+    model: str
+    input: list[dict[str, Any]]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: RunRequest) -> "HandlerRequest":
+        """Of what the server understood."""
+        return cls(request.agent, input_items(request), request.parameters)
+
+    @property
+    def text(self) -> str:
+        """What the user said last, without pictures and files; empty if they said nothing."""
+        for item in reversed(self.input):
+            if item.get("role") == "user":
+                return _text_of(item.get("content"))
+        return ""
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = (part for part in content or () if isinstance(part, dict))
+    return "".join(str(part.get("text") or "") for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """An async generator as it is served. Made by `longrun.agent`."""
+
+    name: str
+    function: HandlerFunction
+
+    def answer(self, request: HandlerRequest, steps: Any) -> AsyncIterator[Any]:
+        """Begin to answer."""
+        if len(_positional(self.function)) == 1:
+            return self.function(request)
+        return self.function(request, steps)
+
+
+def agent(name: str) -> Callable[[HandlerFunction], Handler]:
+    """Serve an async generator as an agent, whatever framework it uses.
+
+    It gets the request, and `longrun.Steps` if it has a second parameter. What it yields is what
+    clients get: text (a string, or many in a row, make one message), items and events of the
+    Responses API, as dicts or objects of `openai`, or whole Responses.
+
+    A run that is taken over executes it again from its start. What it did with
+    `await longrun.step(…)` is not done again: the recorded result is given. What it had yielded
+    before the last such step stays as clients saw it; what it yields again until there is passed
+    over.
+
+    Example:
+        @longrun.agent(name="echo")
+        async def echo(request):
+            yield request.text
+
+    Raises:
+        ConfigurationError: it is no async generator of one or two arguments.
+    """
+
+    def served(function: HandlerFunction) -> Handler:
+        if not inspect.isasyncgenfunction(function):
+            raise ConfigurationError(
+                f"longrun.agent is for async generators (async def with yield in it), not for "
+                f"{function!r}"
+            )
+        if len(_positional(function)) not in (1, 2):
+            raise ConfigurationError(
+                f"{function!r} cannot be served: expected one argument, the request, or two, the "
+                "request and longrun.Steps"
+            )
+        return Handler(name, function)
+
+    return served
+
+
+def _positional(function: HandlerFunction) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [each for each in parameters if each.kind in kinds]

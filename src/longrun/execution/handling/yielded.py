@@ -1,0 +1,144 @@
+"""What a handler yields, as the raw events of a model's stream that the assembler knows."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, get_args
+
+from openai import BaseModel
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseContentPartAddedEvent,
+    ResponseOutputItemAddedEvent,
+    ResponseOutputItemDoneEvent,
+    ResponseOutputMessage,
+    ResponseOutputText,
+    ResponseStreamEvent,
+    ResponseTextDeltaEvent,
+)
+
+from longrun.history.faces import PLACEHOLDER_ID
+
+_EVENTS: Final = {
+    get_args(event.model_fields["type"].annotation)[0]: event
+    for event in get_args(get_args(ResponseStreamEvent)[0])
+}
+
+_EVENT: Final = "response."
+
+YIELDS: Final = (
+    "text, an item or an event of the Responses API (a dict or an object of openai), or a Response"
+)
+
+
+class NotYieldable(TypeError):
+    """A handler yielded what is no part of a response."""
+
+
+class Yielded:
+    """Makes raw events of what one section of a handler yields."""
+
+    def __init__(self) -> None:
+        self._next_index = 0
+        self._text: ResponseOutputMessage | None = None
+        self._said: list[str] = []
+
+    def events(self, given: Any) -> Iterator[Any]:
+        """The raw events for one thing that was yielded.
+
+        Raises:
+            NotYieldable: it is none of `YIELDS`.
+        """
+        if isinstance(given, str):
+            yield from self._delta(given)
+            return
+        yield from self.close()
+        if isinstance(given, Response):
+            yield completed(given)
+        elif isinstance(given, BaseModel) and str(getattr(given, "type", "")).startswith(_EVENT):
+            yield given
+        elif isinstance(given, Mapping) and str(given.get("type", "")).startswith(_EVENT):
+            yield _event(given)
+        else:
+            yield from self._item(given)
+
+    def close(self) -> Iterator[Any]:
+        """The message of which the last text was is at its end."""
+        if self._text is None:
+            return
+        message, self._text = self._text, None
+        whole = _text_part("".join(self._said))
+        self._said = []
+        done = message.model_copy(update={"content": [whole], "status": "completed"})
+        yield _made(ResponseOutputItemDoneEvent, output_index=self._next_index - 1, item=done)
+
+    def _delta(self, text: str) -> Iterator[Any]:
+        if self._text is None:
+            if not text:
+                return
+            index = self._take_index()
+            self._text = ResponseOutputMessage.construct(
+                id=PLACEHOLDER_ID,
+                type="message",
+                role="assistant",
+                status="in_progress",
+                content=[],
+            )
+            yield _made(ResponseOutputItemAddedEvent, output_index=index, item=self._text)
+            part = _text_part("")
+            yield _made(ResponseContentPartAddedEvent, **self._place(), part=part)
+        self._said.append(text)
+        yield _made(ResponseTextDeltaEvent, **self._place(), delta=text, logprobs=[])
+
+    def _place(self) -> dict[str, Any]:
+        index = self._next_index - 1
+        return {"output_index": index, "item_id": PLACEHOLDER_ID, "content_index": 0}
+
+    def _item(self, given: Any) -> Iterator[Any]:
+        item = given.to_dict() if isinstance(given, BaseModel) else given
+        if not isinstance(item, Mapping) or not isinstance(item.get("type"), str):
+            raise NotYieldable(f"a handler yielded {type(given).__name__}: expected {YIELDS}")
+        index = self._take_index()
+        item = {"id": PLACEHOLDER_ID, **item}
+        yield _made(ResponseOutputItemDoneEvent, output_index=index, item=item)
+
+    def _take_index(self) -> int:
+        self._next_index += 1
+        return self._next_index - 1
+
+
+def replayed_events(response: Response) -> list[Any]:
+    """A recorded stream again: its items whole, as one delta each, and its end."""
+    told = Yielded()
+    events: list[Any] = []
+    for item in response.output or ():
+        text = getattr(item, "type", "") == "message" and "".join(
+            getattr(part, "text", "") or ""
+            for part in item.content or ()  # type: ignore[union-attr]
+        )
+        if text:
+            events += told.events(text)
+            events += told.close()
+        else:
+            events += told.events(item)
+    return [*events, completed(response)]
+
+
+def _text_part(text: str) -> ResponseOutputText:
+    return ResponseOutputText.construct(type="output_text", text=text, annotations=[], logprobs=[])
+
+
+def completed(response: Response) -> Any:
+    """The event that ends a model's turn."""
+    return _made(ResponseCompletedEvent, response=response)
+
+
+def _made(kind: Any, **fields: Any) -> Any:
+    event_type = get_args(kind.model_fields["type"].annotation)[0]
+    return kind.construct(type=event_type, sequence_number=0, **fields)
+
+
+def _event(given: Mapping[str, Any]) -> Any:
+    kind = _EVENTS.get(given["type"])
+    if kind is None:
+        raise NotYieldable(f"a handler yielded an event {given['type']!r}, which does not exist")
+    return kind.construct(**{"sequence_number": 0, **given})

@@ -1,0 +1,104 @@
+"""Conversations: what comes before a response that is on one, and what it leaves there."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from longrun import ids
+from longrun.history.cleaning import cleaned, kind_of
+from longrun.history.continuation import Stored
+from longrun.history.mending import answered_by, call_of
+from longrun.jsontext import loads
+
+Item = dict[str, Any]
+
+Exchanges = list[tuple[list[Item], list[Stored]]]
+"""Inputs, each with the outputs that came of it, in order."""
+
+
+class Said(NamedTuple):
+    """A row of `conversation_items`: an item under its id there, and its model's face."""
+
+    id: str
+    item: str
+    model: str | None
+
+    @property
+    def is_output(self) -> bool:
+        """Whether a response gave it; else a request or a client brought it."""
+        place = ids.place_of_item(self.id)
+        return place is not None and ids.input_place(place[1]) is None
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What comes before a response.
+
+    Attributes:
+        named: the items of ours in it, by the ids by which inputs may name them.
+    """
+
+    exchanges: Exchanges
+    named: Mapping[str, Stored]
+
+    @classmethod
+    def of(cls, said: Iterable[Said], chain: Exchanges) -> "Before":
+        """What was said in a conversation, then what a chain has."""
+        exchanges: Exchanges = []
+        named: dict[str, Stored] = {}
+        for each in said:
+            item = loads(each.item)
+            if each.is_output:
+                stored = Stored(item, each.model)
+                exchanges.append(([], [stored]))
+            else:
+                stored = Stored({**cleaned(item), "id": each.id})
+                exchanges.append(([item], []))
+            named[each.id] = stored
+        for given, output in chain:
+            exchanges.append((given, output))
+            named.update((stored.item["id"], stored) for stored in output)
+        return cls(exchanges, named)
+
+
+def left_of(
+    response_id: str, given: Sequence[Item], output: Mapping[int, str], *, whole: bool
+) -> list[tuple[int, str]]:
+    """The parts that stay, in order, each under the id that it has in the conversation.
+
+    A part is named by its output index; -1, -2, … are the first, the second, … item of the input.
+    References add nothing to what they refer to.
+
+    Args:
+        output: the response's finished items, as JSON by output index, in order.
+        whole: its run came to its end; else what was under way is left out: calls that nobody
+            answers any more, and the reasoning that led to nothing else.
+    """
+    parts = [
+        (-1 - place, ids.input_item_id(response_id, place, kind_of(item)))
+        for place, item in enumerate(given)
+        if kind_of(item) != "item_reference"
+    ]
+    items = {index: loads(text) for index, text in output.items()}
+    left_out: frozenset[int] = frozenset() if whole else _under_way(items)
+    return parts + [(index, item["id"]) for index, item in items.items() if index not in left_out]
+
+
+def _under_way(items: Mapping[int, Item]) -> frozenset[int]:
+    """The indexes of calls without outputs, of outputs without calls, and of reasoning of which
+    nothing came but these."""
+    calls = {index: call_of(item) for index, item in items.items()}
+    answers = {index: answered_by(item) for index, item in items.items()}
+    whole = set(calls.values()) & set(answers.values())
+    found: set[int] = set()
+    led_to: set[int] = set()
+    for index, item in reversed(list(items.items())):
+        if kind_of(item) == "reasoning":
+            if led_to <= found:
+                found.add(index)
+            led_to = set()
+            continue
+        if (calls[index] or answers[index]) and (calls[index] or answers[index]) not in whole:
+            found.add(index)
+        led_to = led_to | {index} if calls[index] else {index}
+    return frozenset(found)
