@@ -198,8 +198,8 @@ class TestTheEnd:
             for _ in range(60):
                 request = await begun(store, conversation_id)
                 await end(writer, request).flush()
-        context = (await responses.with_context(request)).context
-        assert len(context) == 1 + 4 * 59, "all that was said before it"
+        said = await said_before(responses, request)
+        assert len(said) == 1 + 4 * 59, "all that was said before it"
         sizes = await store.fetch(
             f"""SELECT pg_column_size(response) + (
                 SELECT sum(pg_column_size(item)) FROM "{schema}".conversation_items AS item
@@ -246,7 +246,7 @@ class TestOverlap:
                 [claim] = await claims.queued(10)
                 assert claim.id == request.response_id
                 running = request
-                said = (await Responses(store).with_context(claim.request)).context
+                said = await said_before(Responses(store), claim.request)
                 assert len(said) == len(await items_in(store, conversation_id))
 
     async def test_a_turn_is_seen_with_all_before_it(self, database: Server, schema: str) -> None:
@@ -268,7 +268,7 @@ class TestOverlap:
         await conversations.add(conversation_id, "", [ConversationItem("msg_2", '{"n": 1}')])
         await Claims(store, REPLICA).release({request.response_id: 1})
         [claim] = await Claims(store, "other").orphans(10)
-        said = (await Responses(store).with_context(claim.request)).context
+        said = await said_before(Responses(store), claim.request)
         assert [item["content"] for item in said] == ["hello"]
 
 
@@ -302,6 +302,13 @@ class TestKept:
         assert await responses.expire(600) == 1
         assert await responses.get(request.response_id, "") is None
         assert len(await items_in(store, conversation_id)) == 5
+
+
+async def said_before(responses: Responses, request: RunRequest) -> list[dict[str, Any]]:
+    """What a response reads of its conversation."""
+    context = (await responses.with_context(request)).context
+    assert context is not None
+    return context.items[: len(context.items) - context.own]
 
 
 async def waiting(database: Server, count: int) -> None:
