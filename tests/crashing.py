@@ -14,6 +14,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +142,11 @@ def _named(step: Step) -> str:
         return f"{step.kind} {step.scope}/{step.key}"
     result = loads(step.result)
     if step.kind == "model":
+        if "pieces" in result:
+            # It refers to items; the name is in its own text.
+            text = "".join(piece for piece in result["pieces"] if isinstance(piece, str))
+            [name] = re.findall(r'"response":\{"id":"([^"]*)"', text)
+            return f"model {name}"
         return f"model {(result.get('response') or {}).get('id') or result.get('response_id')}"
     return f"handoff {result['agent']}" if step.kind == "handoff" else f"{step.kind} {step.key}"
 

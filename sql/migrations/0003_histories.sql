@@ -1,5 +1,5 @@
 -- breaking: older servers would run a response on a conversation without what was said in it, and
--- would add nothing to it.
+-- would add nothing to it; and they do not know steps that refer to items.
 
 -- Histories: an item has two faces.
 

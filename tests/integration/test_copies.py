@@ -3,10 +3,15 @@
 import base64
 import random
 from collections.abc import Sequence
+from typing import Any
+
+from agents import Agent, function_tool
 
 from longrun.assembly.assembler import Assembler
 from longrun.store.database import Database
 from tests import proxy
+from tests.crashing import Served, asked, finish, replica
+from tests.journal_agents.models import agent, calls, says
 from tests.postgres import Server
 from tests.storing import add_response, log_of, migrated, writing
 from tests.unit.streams import output_of
@@ -60,3 +65,34 @@ async def test_rows_are_what_the_events_say_wherever_chunks_end(
     for chunk_bytes in (1024, 64 * 1024, 1 << 20):
         async with migrated(database.url, schema, chunk_bytes=chunk_bytes) as store:
             await write(store, outputs)
+
+
+OUTPUT, TEXT = noise(1_000_000), noise(300_000)
+
+
+@function_tool
+async def give_output() -> str:
+    """A megabyte."""
+    return OUTPUT
+
+
+def long_winded() -> Agent[Any]:
+    return agent("agent", [calls("give_output")], [says(TEXT)], tools=[give_output])
+
+
+async def test_a_run_sends_no_more_than_its_events(database: Server, schema: str) -> None:
+    """What a tool gave goes over the wire as `done` and in the final snapshot; a text besides as
+    deltas and in the events of its end, which are three."""
+    most = 2 * len(OUTPUT) + 5 * len(TEXT) + 50_000
+    async with (
+        proxy.before(database.url) as way,
+        replica(Served(long_winded), way.url, schema) as app,
+    ):
+        before = way.sent
+        request = asked("go")
+        await app._admission.submit(request)
+        await finish(app, [request.response_id])
+        assert way.sent - before < most
+        rows = await app._database.fetch(f'SELECT kind, result FROM "{schema}".steps')
+    assert [row["kind"] for row in rows] == ["model", "tool", "model"]
+    assert sum(len(row["result"]) for row in rows) < 3000

@@ -31,7 +31,7 @@ from tests.journal_agents.inside import (
     retrying,
     tripping,
 )
-from tests.journal_agents.outputs import rich_outputs
+from tests.journal_agents.outputs import long_outputs, rich_outputs
 from tests.journal_agents.outside import mcp_server, session, with_mcp
 
 SCENARIOS: dict[str, tuple[Served, Any]] = {
@@ -48,6 +48,7 @@ SCENARIOS: dict[str, tuple[Served, Any]] = {
     "structured output": (Served(structured), "go"),
     "MCP": (Served(with_mcp, mcp_server), "go"),
     "rich outputs": (Served(rich_outputs), "go"),
+    "long outputs": (Served(long_outputs), "go"),
     "shell, custom, patch, computer": (Served(hosted_like_tools), "go"),
     "local shell": (Served(local_shell), "go"),
     "stop on first tool": (Served(first_tool_ends), "go"),

@@ -1,5 +1,6 @@
 """Tools that give everything that a tool may give."""
 
+import json
 from typing import Any
 
 from agents import (
@@ -12,7 +13,7 @@ from agents import (
 
 from tests.crashing import effect, place
 from tests.journal_agents.calling import Weather
-from tests.journal_agents.models import agent, calls, says
+from tests.journal_agents.models import agent, calls, says, thinks
 
 
 class Pebble:
@@ -47,12 +48,53 @@ RICH: dict[str, Any] = {
 }
 
 
+WORDS = 'a\x00b\u2028c\U0001f600 "d" e\\f\r\n' * 60
+
+LONG: dict[str, Any] = {
+    "text": f"text {WORDS}",
+    "surrogate": f"\ud800 {WORDS}",
+    "dict": {"a": WORDS, "b": [WORDS, 1.0]},
+    "json": json.dumps({"a": WORDS}),
+    "parts": [
+        ToolOutputText(text=f"part {WORDS}"),
+        ToolOutputImage(image_url=f"data:image/png;base64,{'A' * 3000}", detail="low"),
+    ],
+    "image": ToolOutputImage(image_url=f"data:image/png;base64,{'B' * 3000}"),
+}
+
+
 @function_tool
 async def rich(kind: str) -> Any:
     """Give an output of a kind."""
     await effect(f"start tool {place()}")
     await effect(f"end tool {place()}")
     return RICH[kind]
+
+
+@function_tool
+async def long(kind: str, why: str) -> Any:
+    """Give a long output of a kind."""
+    await effect(f"start tool {place()}")
+    await effect(f"end tool {place()}")
+    return LONG[kind]
+
+
+def long_outputs() -> Agent[Any]:
+    """What their items say, steps do not say again."""
+    kinds = list(LONG)
+    return agent(
+        "agent",
+        [
+            thinks(f"thought {WORDS}"),
+            *[calls("long", f"call_{kind}", kind=kind, why=WORDS) for kind in kinds[::2]],
+        ],
+        [
+            says(f"said {WORDS}"),
+            *[calls("long", f"call_{kind}", kind=kind, why=WORDS) for kind in kinds[1::2]],
+        ],
+        [thinks(f"thought {WORDS}"), says(f"long {WORDS}")],
+        tools=[long],
+    )
 
 
 def rich_outputs() -> Agent[Any]:

@@ -11,6 +11,7 @@ from agents import Agent, CustomTool, ItemHelpers, ShellTool, function_tool
 from openai.types.responses import ResponseFunctionToolCall
 from pydantic import BaseModel, Field
 
+from longrun.execution.replay.references import resolve
 from longrun.execution.replay.results import (
     decode_tool_output,
     encode_tool_output,
@@ -136,7 +137,8 @@ async def test_it_is_shown_as_by_the_sdk_alone_and_again_at_a_replay(kind: str) 
     commits = await runs.run(giving(output), asked)
     assert status(commits) == "completed"
     assert outputs(commits) == [shown(output)]
-    [step] = [step for step in commits.committed_steps if step.kind == "tool"]
+    steps = resolve(commits.committed_steps, dict(commits.committed_items))
+    [step] = [step for step in steps if step.kind == "tool"]
     recorded = decode_tool_output(loads(step.result)["output"])
     assert shown(recorded) == shown(output)
 

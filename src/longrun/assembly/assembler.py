@@ -272,6 +272,11 @@ class Assembler:
             self._renamed[raw["call_id"]] = call_id
         return raw
 
+    @property
+    def turn_items(self) -> dict[int, str]:
+        """The items that the last turn finished, as JSON texts by output index."""
+        return {index: self._output[index] for index in self.turn_indexes if index in self._output}
+
     # -- events ---------------------------------------------------------------------------
 
     def _emit(self, kind: str, fields: JSONObject) -> None:

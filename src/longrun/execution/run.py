@@ -46,6 +46,7 @@ from longrun.execution.replay import place, sdk
 from longrun.execution.replay.border import Border
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ReplayedTurn
+from longrun.execution.replay.references import refer
 from longrun.execution.replay.session import JournaledSession
 from longrun.execution.replay.steps import Steps
 from longrun.execution.replay.tool_calls import ToolEnds
@@ -250,6 +251,7 @@ class Run:
     async def _show_output(self, item: Any, steps: list[Step]) -> None:
         """Commit what a tool gave, with its step. `item` is None where the SDK's stream is to
         bring it."""
+        self._write()
         if item is not None:
             self._assembler.tool_output(item)
         self._write(steps)
@@ -257,6 +259,10 @@ class Run:
 
     def _write(self, steps: list[Step] | None = None) -> None:
         emission = self._assembler.collect()
+        if steps:
+            # Items that stay as long as their steps: those of the turn, or what the tool gave.
+            turn, given = self._assembler.turn_items, dict(emission.items)
+            steps = [refer(step, turn if step.kind == "model" else given) for step in steps]
         if emission.events or steps:
             self._log.append(
                 emission.events, items=emission.items, steps=steps or (), models=emission.models

@@ -22,6 +22,7 @@ import orjson
 from longrun.assembly.assembler import Assembler
 from longrun.assembly.items import Item
 from longrun.assembly.kinds import ITEM_ADDED, is_output
+from longrun.execution.replay.references import resolve
 from longrun.execution.replay.results import decode_response
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
@@ -98,8 +99,9 @@ async def read_position(
     Raises:
         Unavailable: Postgres is away.
     """
-    steps = await (claims.model_turns(claim.id) if to_end else claims.steps(claim.id))
+    recorded = await (claims.model_turns(claim.id) if to_end else claims.steps(claim.id))
     items = await claims.items(claim.id)
+    steps = resolve(recorded, items)
     kept = _kept(items, steps)
     found = _Items(kept)
     async for chunk in _pages(event_log.item_page_unscoped, claim.id):
