@@ -1,0 +1,1 @@
+"""Agents of other frameworks, served as handlers; each file is an example by itself."""

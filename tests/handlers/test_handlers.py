@@ -1,0 +1,116 @@
+"""Handlers of several frameworks on real replicas: what clients see, and what a killed replica
+leaves to the next one."""
+
+import asyncio
+import difflib
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests import postgres
+from tests.faults.ground import Ground, ground
+from tests.provider.agents import environment
+from tests.provider.server import Provider
+from tests.reading import create, finished
+
+AGENTS = "tests.handlers.served:agents"
+
+LOOK = {"call": "look", "arguments": {"word": "owls"}}
+
+
+@pytest.fixture
+def found(database: postgres.Server, provider: Provider, schema: str) -> Iterator[Ground]:
+    with ground(database, f"handlers_{schema}", agents=AGENTS, **environment(provider)) as made:
+        made.start(2)
+        yield made
+
+
+def script(*turns: Any, then: str = "the end") -> str:
+    return json.dumps({"turns": turns, "then": then})
+
+
+def texts(output: list[Any]) -> str:
+    parts = [item for item in output if item["type"] == "message"]
+    return "".join(part["text"] for item in parts for part in item["content"])
+
+
+def looked(found: Ground) -> list[str]:
+    file = found.folder / "effects"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+async def test_each_answers_as_a_stream_and_goes_on(found: Ground, provider: Provider) -> None:
+    said = {
+        "loop": (script([LOOK]), "the end"),
+        "pydantic-ai": (script([LOOK]), "the end"),
+        "langgraph": (script(), "found graphs the end "),
+        "assistant": (script(), "the end"),
+    }
+    first, second = found.replicas
+    for model, (asked, answer) in said.items():
+        async with (
+            AsyncOpenAI(base_url=first.base_url, api_key="none", max_retries=0) as client,
+            client.responses.stream(model=model, input=asked) as stream,
+        ):
+            deltas = [e.delta async for e in stream if e.type == "response.output_text.delta"]
+            response = await stream.get_final_response()
+        assert response.status == "completed", (model, response.error, found.logs()[-3000:])
+        assert response.output_text == answer == "".join(deltas), model
+        async with AsyncOpenAI(base_url=second.base_url, api_key="none", max_retries=0) as client:
+            again = await client.responses.create(
+                model=model, input=asked, previous_response_id=response.id
+            )
+        assert again.status == "completed", (model, again.error, found.logs()[-3000:])
+        assert again.output_text == answer, model
+    assert provider.refused == []
+    assert looked(found) == ["tool look owls"] * 4 + ["tool look graphs"] * 2
+
+
+@pytest.mark.parametrize("model", ["loop", "langgraph"])
+async def test_a_killed_replica_repeats_nothing(
+    found: Ground, provider: Provider, model: str
+) -> None:
+    victim, successor = found.replicas
+    gate = f"{found.schema} {model}"
+    last = {"items": [{"text": "the last words"}], "gate": gate}
+    turns = [[LOOK], last] if model == "loop" else [last]
+    begun = await create(victim, json.dumps({"turns": turns}), model=model, background=True)
+    await asyncio.to_thread(provider.gates.reached, gate)
+    asked = len(provider.asked)
+    victim.signal(signal.SIGKILL)
+    provider.gates.open(gate)
+    response = await finished(successor, begun["id"])
+    assert response["status"] == "completed", found.logs()[-3000:]
+    assert "the last words" in texts(response["output"])
+    # Only what was under way was asked again, and nothing was looked up twice.
+    assert len(provider.asked) == asked + 1
+    assert len(looked(found)) == 1
+    assert provider.refused == []
+
+
+async def test_a_drained_replica_hands_its_runs_over(found: Ground, provider: Provider) -> None:
+    leaving, successor = found.replicas
+    gate = f"{found.schema} drained"
+    turns = [{"items": [LOOK], "gate": gate}]
+    begun = await create(leaving, json.dumps({"turns": turns}), model="loop", background=True)
+    await asyncio.to_thread(provider.gates.reached, gate)
+    leaving.signal(signal.SIGTERM)
+    provider.gates.open(gate)
+    response = await finished(successor, begun["id"])
+    assert response["status"] == "completed", found.logs()[-3000:]
+    assert len(provider.asked) == 2
+    assert looked(found) == ["tool look owls"]
+
+
+def test_the_template_is_served_with_five_lines_changed() -> None:
+    here = Path(__file__).parent
+    before, after = (
+        (here / name).read_text().splitlines() for name in ("template_before.py", "template.py")
+    )
+    changed = [line for line in difflib.ndiff(before, after) if line.startswith("+ ")]
+    assert len(changed) <= 6, changed  # a blank line among them
