@@ -90,6 +90,8 @@ class Longrun:
     def __init__(
         self, served: Registry, settings: Settings, application: Application | None = None
     ) -> None:
+        for each in served.all():
+            each.check_within(settings)
         taps.install(tracing=settings.sdk_tracing)
         self.settings = settings
         self.models = served.names()
@@ -99,6 +101,7 @@ class Longrun:
         self._stop_store = asyncio.Event()
         self._work_done = asyncio.Event()
         self._application = application or Application()
+        self._registry = served
         self._wire(served, settings)
         self.authentication = configured(settings, self._known_keys, self._application.authenticate)
         self._asgi = self._build_asgi(settings)
@@ -150,6 +153,7 @@ class Longrun:
             replica_id=replica_id,
             settings=settings,
             check=lambda request: check_agreement(served.get(request.agent), request.parameters),
+            registry=served,
         )
         self._watch = Watch(
             self._admission,
@@ -208,6 +212,10 @@ class Longrun:
             hub=self._hub,
             keys=self._keys,
             settings=settings,
+            own_limits={
+                each.name: (each.forbidden_parameters, each.parameter_limits)
+                for each in self._registry.all()
+            },
         )
         tokens = Tokens(
             keys=self._keys,

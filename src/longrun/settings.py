@@ -364,7 +364,7 @@ class Settings(BaseSettings):
     def _are_parameters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in NAMES - {"input", "model"}:
-                raise PydanticCustomError("parameter", "{said}", {"said": _no_parameter(name)})
+                raise PydanticCustomError("parameter", "{said}", {"said": no_parameter(name)})
         return value
 
     @field_validator("parameter_limits")
@@ -508,7 +508,8 @@ def _line(problem: Any) -> str:
     return line
 
 
-def _no_parameter(name: str) -> str:
+def no_parameter(name: str) -> str:
+    """What is said of a name that is no parameter of a request."""
     nearest = difflib.get_close_matches(name, NAMES, 1)
     hint = f"did you mean {nearest[0]}?" if nearest else "the wire contract lists them"
     return f"{name!r} is not a request parameter that can be forbidden; {hint}"

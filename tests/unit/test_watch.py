@@ -33,6 +33,7 @@ class Admission:
         self.asked: list[Any] = []
         self.room = 1
         self.work_waits = False
+        self.held_back = False
         self.makes_room = False
         self.own_summary = "0 0"
 

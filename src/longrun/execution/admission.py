@@ -10,7 +10,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from longrun.assembly.assembler import Assembler
@@ -18,7 +18,9 @@ from longrun.errors import ConversationLocked, Unavailable
 from longrun.execution.attempts import Attempts
 from longrun.execution.ending import Ends
 from longrun.execution.host import Host, logged, stopping
+from longrun.execution.lines import Lines
 from longrun.execution.outcomes import CANCELLED, instead_of_a_run
+from longrun.execution.registry import Registry
 from longrun.execution.run import Start
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
@@ -28,6 +30,8 @@ from longrun.store.log_writer import LogWriter
 from longrun.store.responses import NewResponse, Responses
 
 log = logging.getLogger("longrun.execution.admission")
+
+Claiming = Callable[[int, Sequence[str] | None], Awaitable[Sequence[Claim]]]
 
 ROOM_WAIT: Final = 5.0
 """Seconds in which the runs of a replica that makes room may end; those that do not are handed
@@ -39,6 +43,7 @@ class Admission:
 
     Args:
         check: raises `BadRequest` where a request asks for what its agent cannot give.
+        registry: says what holds for the runs of each agent.
 
     Attributes:
         work_waits: something is queued somewhere, as far as this replica knows.
@@ -57,7 +62,10 @@ class Admission:
         replica_id: str,
         settings: Settings,
         check: Callable[[RunRequest], None],
+        registry: Registry,
     ) -> None:
+        self._registry = registry
+        self._lines = Lines(registry.all(), host.running)
         self._host = host
         self._attempts = attempts
         self._ends = ends
@@ -87,7 +95,7 @@ class Admission:
         if not self._host.hosting:
             raise stopping()
         self._check(request)
-        starts = self.room > 0 and not self.work_waits
+        starts = self.room > 0 and not self.work_waits and self._lines.may_start(request.agent)
         try:
             return await self._submit(request, starts=starts)
         except ConversationLocked:
@@ -98,12 +106,19 @@ class Admission:
     async def _submit(self, request: RunRequest, *, starts: bool) -> Status:
         assembler = Assembler(request.response_id, request.document)
         assembler.lifecycle("in_progress" if starts else "queued")
-        new = NewResponse(request, assembler.collect().events, self._replica_id if starts else None)
+        served = self._registry.served(request.agent)
+        new = NewResponse(
+            request,
+            assembler.collect().events,
+            self._replica_id if starts else None,
+            served.timeout if served is not None else None,
+        )
         if starts:
             await self._start(new, assembler)
         else:
             await self._responses.create(new)
-            self.work_waits = True
+            if not self._lines.hold_back(request.agent):
+                self.work_waits = True
             self._announcer.tell("work")
         return new.status
 
@@ -164,6 +179,11 @@ class Admission:
         return 0 if self.makes_room else self._host.room
 
     @property
+    def held_back(self) -> bool:
+        """Whether runs may wait for others of their agent to end here."""
+        return self._lines.held_back
+
+    @property
     def own_summary(self) -> str:
         """Of what is held here, to be compared with `Surroundings.own`."""
         held = self._held
@@ -180,11 +200,7 @@ class Admission:
 
     async def take_orphans(self) -> None:
         """Resume runs that were handed over."""
-        while self.room > 0:
-            found = await self._claims.orphans(self.room)
-            await self._take(found)
-            if not found:
-                return
+        await self._take_lines(self._claims.orphans)
 
     async def take_suspect(self) -> None:
         """Resume a run that was under way in two deaths, once nothing else is executed here: if it
@@ -201,12 +217,24 @@ class Admission:
 
     async def take_queued(self) -> None:
         """Start what waits in the queue, as far as there is room."""
-        while self.room > 0:
-            found = await self._claims.queued(self.room)
-            await self._take(found)
-            if not found:
-                self.work_waits = False
-                return
+        if await self._take_lines(self._claims.queued):
+            self.work_waits = False
+
+    async def _take_lines(self, claim: Claiming) -> bool:
+        """Take what can be claimed, as far as there is room. Whether all of it was taken, but for
+        what waits for others of its agent to end."""
+        for line in self._lines.in_any_order():
+            while (room := min(self.room, self._lines.room(line))) > 0:
+                found = await claim(int(room), line.agents)
+                await self._take(found)
+                if not found:
+                    line.held_back = False
+                    break
+            else:
+                if self.room <= 0:
+                    return False
+                line.held_back = True
+        return True
 
     async def end_overdue(self, overdue: Sequence[str]) -> None:
         """End responses whose time is over, whoever executes them, or nobody."""
@@ -246,7 +274,8 @@ class Admission:
             return
         for claim in claims:
             self._supersede(claim)
-            outcome = instead_of_a_run(claim, self._settings)
+            served = self._registry.served(claim.request.agent)
+            outcome = instead_of_a_run(claim, self._settings, served)
             if outcome is None:
                 resume = functools.partial(self._attempts.resume, claim)
                 self._host.begin(claim.request, claim.attempt, resume, alone=alone)

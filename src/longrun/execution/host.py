@@ -50,6 +50,7 @@ class Handle:
         alone: bool = False,
     ) -> None:
         self.response_id = request.response_id
+        self.agent = request.agent
         self.alone = alone
         self.attempt = attempt
         self.leaving = False
@@ -159,6 +160,10 @@ class Host:
     def attempts(self) -> dict[str, int]:
         """The attempt of each response that is executed here."""
         return {id_: handle.attempt for id_, handle in self._live.items()}
+
+    def running(self, agent: str) -> int:
+        """How many runs of an agent are executed here."""
+        return sum(handle.agent == agent for handle in self._live.values())
 
     def find(self, response_id: str) -> Handle | None:
         """The attempt of a response that is executed here."""

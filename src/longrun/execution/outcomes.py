@@ -11,6 +11,7 @@ from agents import (
 )
 
 from longrun.errors import LongrunError, ReplayMismatch
+from longrun.execution.served import Served
 from longrun.protocol import Status
 from longrun.settings import Settings
 from longrun.store.claims import Claim
@@ -40,16 +41,25 @@ def incomplete(reason: str) -> Outcome:
     return Outcome("incomplete", details={"reason": reason})
 
 
-def instead_of_a_run(claim: Claim, settings: Settings) -> Outcome | None:
-    """How a claimed response is to be ended at once; None if it is to be run."""
+def instead_of_a_run(
+    claim: Claim, settings: Settings, served: Served | None = None
+) -> Outcome | None:
+    """How a claimed response is to be ended at once; None if it is to be run.
+
+    Args:
+        served: what holds for the runs of its agent.
+    """
+    own = served.timeout if served is not None else None
+    limit = settings.run_timeout if own is None else own
     if claim.cancelled:
         return CANCELLED
-    if claim.overdue and (claim.request.timeout or inf) <= settings.run_timeout:
+    if claim.overdue and (claim.request.timeout or inf) <= limit:
         return incomplete("timeout")
     if claim.overdue:
-        limit = f"{settings.run_timeout:g}"
-        return failed(f"The response took longer than {limit} seconds (LONGRUN_RUN_TIMEOUT).")
-    if claim.spent > settings.max_attempts:
+        whose = "LONGRUN_RUN_TIMEOUT" if own is None else "the limit of its agent"
+        return failed(f"The response took longer than {limit:g} seconds ({whose}).")
+    attempts = served.attempts if served is not None else None
+    if claim.spent > (attempts or settings.max_attempts):
         return failed(f"The run was interrupted {claim.spent - 1} times and was given up.")
     if claim.handovers > settings.max_handovers:
         times = claim.handovers

@@ -26,9 +26,9 @@ class Registry:
     """
 
     def __init__(self, agents: Iterable[Agent[Any] | Served | Handler]) -> None:
-        self._served: dict[str, Served | Handler] = {}
+        self._served: dict[str, Served] = {}
         for agent in agents:
-            served = agent if isinstance(agent, Served | Handler) else _served(agent)
+            served = agent if isinstance(agent, Served) else _served(agent)
             _check_name(served.name)
             if served.name in self._served:
                 raise ConfigurationError(
@@ -45,8 +45,14 @@ class Registry:
     def get(self, name: str) -> Agent[Any] | AgentFactory | Handler:
         """The agent or the handler of this name, or the function that makes the agent; KeyError if
         it is not served."""
-        served = self._served[name]
-        return served if isinstance(served, Handler) else served.agent
+        return self._served[name].agent
+
+    def served(self, name: str) -> Served | None:
+        """What holds for the runs of an agent; None if it is not served here."""
+        return self._served.get(name)
+
+    def all(self) -> list[Served]:
+        return list(self._served.values())
 
     def agents(self) -> list[Agent[Any]]:
         """Those that are not made for each run."""
@@ -55,7 +61,7 @@ class Registry:
 
 
 def _served(agent: Any) -> Served:
-    if not isinstance(agent, Agent):
+    if not isinstance(agent, Agent | Handler):
         raise ConfigurationError(
             f"cannot serve {agent!r}: expected an agents.Agent, got {type(agent).__name__}"
         )

@@ -149,7 +149,8 @@ class Watch:
         pause = min([pause, *(end for end in ends if end > 0)])
         freed = self._host.slot_freed
         waits = [stop.wait(), self._work.wait()]
-        if self._admission.work_waits or self._admission.makes_room:
+        admission = self._admission
+        if admission.work_waits or admission.held_back or admission.makes_room:
             freed.clear()
             waits.append(freed.wait())
         tasks = [asyncio.ensure_future(wait) for wait in waits]

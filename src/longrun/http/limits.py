@@ -1,7 +1,7 @@
 """What a request may hold, and the counting that tells before anything is parsed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from longrun.settings import Settings
@@ -56,6 +56,12 @@ class Limits:
             forbidden=frozenset(settings.forbidden_parameters),
             bounds=settings.bounds,
         )
+
+    def narrowed(self, forbidden: Collection[str], bounds: Mapping[str, float]) -> Self:
+        """These, and more that is forbidden, or bounded closer."""
+        both = {**self.bounds, **bounds}
+        closest = {name: min(most, self.bounds.get(name, most)) for name, most in both.items()}
+        return replace(self, forbidden=self.forbidden | frozenset(forbidden), bounds=closest)
 
 
 DEFAULT_LIMITS: Final = Limits.of(Settings.model_construct())

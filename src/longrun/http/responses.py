@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from starlette.requests import Request
@@ -57,6 +58,7 @@ class ResponsesAPI:
 
     Args:
         models: the names of the served agents, the default one first.
+        own_limits: of some of them, the parameters that are forbidden, and the bounds of others.
 
     Attributes:
         bodies: reads the bodies of this replica's requests, within one budget.
@@ -72,6 +74,7 @@ class ResponsesAPI:
         hub: Hub,
         keys: Keys,
         settings: Settings,
+        own_limits: Mapping[str, tuple[Collection[str], Mapping[str, float]]] | None = None,
     ) -> None:
         self._runs = runs
         self._models = models
@@ -82,6 +85,9 @@ class ResponsesAPI:
         self._keys = keys
         self._settings = settings
         self._limits = Limits.of(settings)
+        self._own_limits = {
+            name: self._limits.narrowed(*each) for name, each in (own_limits or {}).items()
+        }
         self.bodies = Bodies(self._limits)
         self._started = int(time.time())
 
@@ -105,8 +111,8 @@ class ResponsesAPI:
 
     async def create(self, request: Request) -> ASGIApp:
         """`POST /responses`"""
-        body = await self.bodies.read(request, self._parse)
         caller = caller_of(request)
+        body = await self.bodies.read(request, partial(self._parse, caller))
         agent = self._agent(body.model, caller)
         principal = caller.principal
         on = body.conversation_id
@@ -124,8 +130,12 @@ class ResponsesAPI:
             return JSONAnswer({**run_request.document, "status": status, "output": []})
         return await self._wait_for_end(response_id, run_request, request.receive)
 
-    def _parse(self, body: Any) -> CreateResponse:
-        return CreateResponse.parse(body, self._limits)
+    def _parse(self, caller: Caller, body: Any) -> CreateResponse:
+        model = body.get("model") if isinstance(body, dict) else None
+        if model is None:
+            model = next(iter(self._models_of(caller)), None)
+        own = self._own_limits.get(model) if isinstance(model, str) else None
+        return CreateResponse.parse(body, own or self._limits)
 
     async def _take_run(self, caller: Caller) -> None:
         """Count a run against those that a chat token may start.

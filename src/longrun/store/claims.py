@@ -79,15 +79,17 @@ class Claims:
         """Hand over what these dead replicas were executing, and count their deaths."""
         await self._database.execute(self._queries.count_deaths, list(dead))
 
-    async def queued(self, limit: int) -> list[Claim]:
-        """The next responses that wait, at most `limit`."""
-        return await self._claim(self._queries.claim_queued, limit, self._agents)
+    async def queued(self, limit: int, agents: Sequence[str] | None = None) -> list[Claim]:
+        """The next responses that wait, at most `limit`, of these agents or of all."""
+        of = self._agents if agents is None else list(agents)
+        return await self._claim(self._queries.claim_queued, limit, of)
 
-    async def orphans(self, limit: int) -> list[Claim]:
+    async def orphans(self, limit: int, agents: Sequence[str] | None = None) -> list[Claim]:
         """Runs that were handed over, by their replicas or by the death of these; at most
-        `limit`."""
+        `limit`, of these agents or of all."""
         most = self._database.settings.max_attempts
-        return await self._claim(self._queries.claim_orphans, limit, self._agents, most)
+        of = self._agents if agents is None else list(agents)
+        return await self._claim(self._queries.claim_orphans, limit, of, most)
 
     async def suspect(self) -> Claim | None:
         """A run that was under way in two deaths, to be executed alone."""

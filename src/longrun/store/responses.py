@@ -21,12 +21,14 @@ from longrun.store.requests import columns_of, metadata_hashes
 class NewResponse:
     """A response to be created, with the first events of its log.
 
-    `replica_id` is who starts its run at once, as attempt 1; None: it is queued.
+    `replica_id` is who starts its run at once, as attempt 1; None: it is queued. `timeout` is what
+    its agent may take, in seconds, if that is less than the settings and the request allow.
     """
 
     request: RunRequest
     events: Sequence[bytes]
     replica_id: str | None = None
+    timeout: float | None = None
 
     @property
     def status(self) -> Status:
@@ -121,7 +123,9 @@ class Responses:
                 replica_id=new.replica_id,
                 last=len(new.events) - 1,
                 events=b"\n".join(new.events),
-                run_timeout=min(settings.run_timeout, new.request.timeout or inf),
+                run_timeout=min(
+                    settings.run_timeout, new.request.timeout or inf, new.timeout or inf
+                ),
                 max_queued=settings.max_queued,
                 may_wait=may_wait,
             )
