@@ -41,6 +41,9 @@ BEGINNING = re.compile(rb'\{"type":"([a-z_.]+)","sequence_number":(\d+)[,}]')
 LIFECYCLE = {"response.created", "response.queued", "response.in_progress"}
 TERMINAL = {"response.completed", "response.failed", "response.incomplete"}
 
+HOSTED_SERVERS = {"docs"}
+"""The labels of those that the tests have."""
+
 TEXTS = {
     # events: (index, part type, key of the text)
     "response.output_text": ("content_index", "output_text", "text"),
@@ -85,11 +88,18 @@ class Item:
     parts: dict[tuple[str, int], Part] = field(default_factory=dict)
     call: str = ""
     call_done: str | None = None
+    progress: list[str] = field(default_factory=list)
     done: JSONObject | None = None
 
     @property
     def type(self) -> str:
         return str(self.added["type"])
+
+    @property
+    def is_server_call(self) -> bool:
+        """Whether it is a call that the server executes, and not one that a hosted MCP server
+        does, behind the model."""
+        return self.type == "mcp_call" and self.added["server_label"] not in HOSTED_SERVERS
 
 
 @dataclass
@@ -210,8 +220,13 @@ class _Follower:
             self.response = response
 
     def taken_over(self, output: list[JSONObject]) -> None:
-        """The items so far, each at its output index; those that do not stay closed and empty."""
+        """The items so far, each at its output index; those that do not stay closed and empty,
+        and calls whose tools run as they are."""
         for index, (item, told) in enumerate(zip(self.items, output, strict=True)):
+            if item.is_server_call and item.done is None:
+                assert item.call_done is not None, "a call runs before it is whole"
+                assert told == {**item.added, "arguments": item.call_done}
+                continue
             assert item.done is not None, "a takeover closes what was left open"
             if told != item.done or index in self.withdrawn:
                 status = UNFINISHED.get(item.type, ["incomplete"])[0]
@@ -257,6 +272,9 @@ class _Follower:
                 item.call += event["delta"]
             else:
                 item.call_done = event[CALLS[events][1]]
+        elif item.is_server_call:
+            assert item.call_done is not None, "a call runs before it is whole"
+            item.progress.append(what)
         elif kind == "response.output_text.annotation.added":
             assert item.parts["content_index", event["content_index"]].done is None
 
@@ -282,6 +300,8 @@ class _Follower:
         assert done.get("status") != "in_progress" or item.type == "apply_patch_call"
         for part in item.parts.values():
             assert part.done is not None, "a part is left open"
+        if item.is_server_call:
+            self.server_call_done(item, done)
         if self.contradicts:
             return
         shown = {
@@ -305,6 +325,23 @@ class _Follower:
                 assert item.call_done in (None, whole)
             elif item.call or item.call_done is not None:
                 assert item.call == whole
+
+    def server_call_done(self, item: Item, done: JSONObject) -> None:
+        """Its events tell how it got on, and how it ended: with an output, an error, or neither."""
+        ends = ("arguments", "output", "error", "status")
+        assert {k: v for k, v in done.items() if k not in ends} == {
+            k: v for k, v in item.added.items() if k not in ends
+        }
+        assert item.added["status"] == "in_progress"
+        assert (isinstance(done["output"], str), isinstance(done["error"], dict)) == (
+            done["status"] == "completed",
+            done["status"] == "failed",
+        )
+        if done["status"] == "incomplete":
+            assert item.progress in ([], ["in_progress"])
+            return
+        assert item.progress == ["in_progress", done["status"]]
+        assert done["arguments"] == item.call_done
 
     def finish(self, items: list[tuple[int, JSONObject]], ended: bool) -> Stream:
         assert (self.response is not None) == ended

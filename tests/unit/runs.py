@@ -1,9 +1,9 @@
 """Real runs of the Agents SDK, whose commits are kept in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from openai.types.responses import ResponseCompletedEvent
 
@@ -12,6 +12,7 @@ from longrun.execution.application import Application
 from longrun.execution.handling.handler import Handler
 from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
+from longrun.execution.parameters import client_tools
 from longrun.execution.replay import taps
 from longrun.execution.run import Run, Start
 from longrun.execution.takeover import Position, read_position
@@ -23,6 +24,8 @@ from longrun.store.run_log import Entry, RunLog
 from tests.scripted_model import Asked, ScriptedModel
 from tests.unit import oracle
 from tests.unit.streams import JSONObject, raw, request
+
+ServerTools = Literal["mcp_call", "function_call"]
 
 
 @dataclass
@@ -106,6 +109,7 @@ async def run(
     cancel_after: int | None = None,
     later: int = 0,
     commits: Commits | None = None,
+    server_tools: ServerTools = "function_call",
     **given: Any,
 ) -> Commits:
     """A whole run, its first attempt.
@@ -115,11 +119,14 @@ async def run(
         later: and the other tasks have had so many turns since.
         commits: where it is to commit.
         given: what the application gives, by the names of `create_app`.
+        server_tools: as the setting.
     """
     taps.install(tracing=False)
     asked = asked or request()
+    settings = Settings(server_tools=server_tools)
     commits = Commits() if commits is None else commits
-    assembler = Assembler(asked.response_id, asked.document)
+    tools = client_tools(asked.parameters, settings)
+    assembler = Assembler(asked.response_id, asked.document, client_tools=tools)
     assembler.lifecycle("in_progress")
     events = assembler.collect().events
     commits.entries.append(Entry(events, 0))
@@ -127,9 +134,7 @@ async def run(
 
     async def execute(handle: Handle) -> None:
         start = Start(assembler, run_log)
-        await _run_of(agent)(
-            agent, asked, handle, start, Settings(), Application(**given)
-        ).execute()
+        await _run_of(agent)(agent, asked, handle, start, settings, Application(**given)).execute()
 
     async with asyncio.TaskGroup() as group:
         handle = Handle(asked, 1, execute, group)
@@ -142,23 +147,39 @@ async def run(
     return commits
 
 
-async def take_over(agent: Any, asked: RunRequest, commits: Commits, attempt: int = 2) -> Position:
+async def take_over(
+    agent: Any,
+    asked: RunRequest,
+    commits: Commits,
+    attempt: int = 2,
+    *,
+    server_tools: ServerTools = "function_call",
+) -> Position:
     """The next attempt, after one died with these commits."""
+    settings = Settings(server_tools=server_tools)
+    tools = client_tools(asked.parameters, settings)
+    found = await position(asked, commits, attempt, tools)
+    found.assembler.lifecycle("in_progress")
+    run_log = commits.open(asked.response_id, attempt, found.next_sequence)
+
+    async def execute(handle: Handle) -> None:
+        start = Start(found.assembler, run_log, found.steps)
+        await _run_of(agent)(agent, asked, handle, start, settings).execute()
+
+    async with asyncio.TaskGroup() as group:
+        Handle(asked, attempt, execute, group)
+    return found
+
+
+async def position(
+    asked: RunRequest, commits: Commits, attempt: int = 2, tools: Collection[str] | None = None
+) -> Position:
+    """Where a response stands whose attempt before this one died with these commits."""
     claim = Claim(
         request=asked, attempt=attempt, spent=attempt, handovers=0, cancelled=False, overdue=False
     )
     given: Any = commits
-    position = await read_position(claim, given, given)
-    position.assembler.lifecycle("in_progress")
-    run_log = commits.open(asked.response_id, attempt, position.next_sequence)
-
-    async def execute(handle: Handle) -> None:
-        start = Start(position.assembler, run_log, position.steps)
-        await _run_of(agent)(agent, asked, handle, start, Settings()).execute()
-
-    async with asyncio.TaskGroup() as group:
-        Handle(asked, attempt, execute, group)
-    return position
+    return await read_position(claim, given, given, client_tools=tools)
 
 
 def _run_of(agent: Any) -> type[Run]:

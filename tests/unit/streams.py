@@ -1,6 +1,6 @@
 """Raw event streams of model turns, as providers send them and openai's client hands them on."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,14 +31,21 @@ def request(**body: Any) -> RunRequest:
 
 
 class Assembly:
-    """An assembler under watch: what it queues is taken after every call, as the run does it."""
+    """An assembler under watch: what it queues is taken after every call, as the run does it.
 
-    def __init__(self, **body: Any) -> None:
+    Args:
+        client_tools: as the assembler's; None: calls and outputs are shown as pairs.
+    """
+
+    def __init__(self, *, client_tools: Collection[str] | None = None, **body: Any) -> None:
         self.request = request(**body)
         self.lines: list[bytes] = []
         self.items: list[tuple[int, str]] = []
         self.models: dict[int, str] = {}
-        self.assembler = Assembler(self.request.response_id, self.request.document)
+        self.assembler = Assembler(
+            self.request.response_id, self.request.document, client_tools=client_tools
+        )
+        self.assembler.next_agent("agent")
         self.assembler.lifecycle("in_progress")
         self.take()
 
@@ -65,6 +72,15 @@ class Assembly:
     def tool_output(self, item: Any) -> "Assembly":
         self.assembler.tool_output(item)
         self.take()
+        return self
+
+    def started(self, call_id: str = "call_1") -> "Assembly":
+        self.assembler.tool_started(call_id)
+        self.take()
+        return self
+
+    def failed(self, call_id: str = "call_1") -> "Assembly":
+        self.assembler.tool_failed(call_id)
         return self
 
     def local_message(self, item: Any) -> "Assembly":

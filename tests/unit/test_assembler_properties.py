@@ -67,7 +67,7 @@ def reasonings(draw: Callable[..., Any]) -> Streamed:
 def calls(draw: Callable[..., Any]) -> Streamed:
     if draw(st.booleans()):
         return custom_call(given=draw(odd_text))
-    return call(arguments=draw(odd_text))
+    return call(draw(st.sampled_from(["search", "theirs"])), draw(odd_text))
 
 
 @st.composite
@@ -258,8 +258,10 @@ ends = st.sampled_from(["completed", "failed", "cancelled"])
 @given(st.data())
 @thorough
 def test_any_run(data: Any) -> None:
-    """Turns, tool results early, late and twice, requests tried again, an end anywhere."""
-    assembly, contradicts = Assembly(), False
+    """Turns, tool results early, late and twice, requests tried again, an end anywhere; with the
+    server's calls shown either way."""
+    client_tools = data.draw(st.sampled_from([None, ["theirs"]]), label="client tools")
+    assembly, contradicts = Assembly(client_tools=client_tools), False
     for number in range(data.draw(st.integers(1, 3), label="turns")):
         if data.draw(st.sampled_from([False, False, True]), label="tried again"):
             tried = data.draw(turns(first_call=100 + number))
@@ -274,9 +276,16 @@ def test_any_run(data: Any) -> None:
             for item in (loads(text) for _, text in assembly.items)
             if item.get("call_id") and not item["type"].endswith("_output")
         ]
+        finished += assembly.assembler.turn_calls
         answers = data.draw(st.lists(st.sampled_from(finished), max_size=6)) if finished else []
         for call_id in answers:
-            assembly.tool_output(output_of(call_id, data.draw(odd_text)))
+            what = data.draw(st.sampled_from(["starts", "fails", "ends", "ends"]))
+            if what == "starts":
+                assembly.started(call_id)
+            elif what == "fails":
+                assembly.failed(call_id)
+            else:
+                assembly.tool_output(output_of(call_id, data.draw(odd_text)))
         for item in taken.items:
             if item["type"] == "message" and not taken.contradicts:
                 before = len(assembly.items)
@@ -296,6 +305,29 @@ def test_the_output_is_what_the_model_told_in_the_end(taken: Turn) -> None:
     if not taken.items or taken.contradicts:
         return
     assert sorted(map(_bare, stream.output)) == sorted(map(_bare, taken.items))
+
+
+@given(turns())
+@thorough
+def test_the_server_s_calls_are_what_the_model_told_too(taken: Turn) -> None:
+    assembly = Assembly(client_tools=["theirs"]).feed(*taken.events)
+    assert all(item["type"] != "mcp_call" for item in map(loads, dict(assembly.items).values()))
+    for call_id in assembly.assembler.turn_calls:
+        assembly.tool_output(output_of(call_id, f"for {call_id}"))
+    stream = assembly.end(contradicts=taken.contradicts)
+    if not taken.items or taken.contradicts:
+        return
+    told = [
+        _bare({"name": i["name"], "arguments": i["arguments"], "output": f"for {i['call_id']}"})
+        for i in taken.items
+        if i["type"] == "function_call" and i["name"] != "theirs"
+    ]
+    assert sorted(told) == sorted(
+        _bare({key: item[key] for key in ("name", "arguments", "output")})
+        for item in stream.output
+        if item["type"] == "mcp_call"
+    )
+    assert len(stream.output) == len(taken.items)
 
 
 def _bare(item: JSONObject) -> str:

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from agents import Agent
 
 from longrun.jsontext import loads
@@ -42,6 +43,8 @@ WHOLE = [
     "message",
 ]
 
+AS_CALLS = ["mcp_call", "mcp_call", "mcp_call", "message"]
+
 _call_ids = itertools.count()
 
 
@@ -78,19 +81,20 @@ def asked() -> RunRequest:
     return request(input=json.dumps(SCRIPT))
 
 
+@pytest.mark.parametrize("shown", ["mcp_call", "function_call"])
 class TestEveryCommit:
-    async def test_the_log_stays_one_response(self) -> None:
+    async def test_the_log_stays_one_response(self, shown: runs.ServerTools) -> None:
         given = asked()
-        whole = await runs.run(scripted()[0], given)
+        whole = await runs.run(scripted()[0], given, server_tools=shown)
         assert len(whole.turns) == 3
         for commit in range(1, len(whole.entries)):
             commits = whole.died_after(commit)
             finished, before = len(commits.turns), len(commits.lines)
             agent, model = scripted()
-            await runs.take_over(agent, given, commits)
+            await runs.take_over(agent, given, commits, server_tools=shown)
             stream = runs.check(commits)
             assert model.turns == 3 - finished, "a finished turn was asked again, or not finished"
-            assert kinds(stream.output) == WHOLE
+            assert kinds(stream.output) == (AS_CALLS if shown == "mcp_call" else WHOLE)
             assert [i["output"] for i in stream.output if "output" in i] == [
                 f"echo: {text}" for text in "abc"
             ]
@@ -110,29 +114,32 @@ class TestEveryCommit:
                 "response.output_item.done",
             }, "what was left open is closed first"
 
-    async def test_died_twice(self) -> None:
+    async def test_died_twice(self, shown: runs.ServerTools) -> None:
         given = asked()
-        whole = await runs.run(scripted()[0], given)
+        whole = await runs.run(scripted()[0], given, server_tools=shown)
         for first in range(2, len(whole.entries), 4):
             once = whole.died_after(first)
-            await runs.take_over(scripted()[0], given, once)
+            await runs.take_over(scripted()[0], given, once, server_tools=shown)
             for second in range(first + 1, len(once.entries), 3):
                 twice = once.died_after(second)
                 finished = len(twice.turns)
                 agent, model = scripted()
-                await runs.take_over(agent, given, twice, attempt=3)
+                await runs.take_over(agent, given, twice, attempt=3, server_tools=shown)
                 stream = runs.check(twice)
-                assert kinds(stream.output) == WHOLE
+                assert kinds(stream.output) == (AS_CALLS if shown == "mcp_call" else WHOLE)
                 assert model.turns == 3 - finished
 
-    async def test_a_model_that_gives_the_same_call_ids_again(self) -> None:
+    async def test_a_model_that_gives_the_same_call_ids_again(
+        self, shown: runs.ServerTools
+    ) -> None:
         """As Kimi's does ("functions.search:0"): openai's client raises on a call id that it has
         seen finished at another index."""
         given = asked()
-        whole = await runs.run(scripted(new_call_ids=False)[0], given)
+        whole = await runs.run(scripted(new_call_ids=False)[0], given, server_tools=shown)
         for commit in range(1, len(whole.entries)):
             commits = whole.died_after(commit)
-            await runs.take_over(scripted(new_call_ids=False)[0], given, commits)
+            again = scripted(new_call_ids=False)[0]
+            await runs.take_over(again, given, commits, server_tools=shown)
             runs.check(commits)
 
 

@@ -2,23 +2,27 @@
 
 from collections.abc import Iterator, Sequence
 
-from longrun.assembly.kinds import CALL_EVENTS, CALL_KEYS, OWN_CALLS, Event, JSONObject, missing
+from longrun.assembly.kinds import CALL_EVENTS, CALL_KEYS, Event, JSONObject, missing
 
 
 class Arguments:
     """What was streamed of a call's arguments, and what still has to be.
 
     Args:
-        item_type: one of `CALL_KEYS`.
+        item_type: one of `CALL_KEYS`: the type that the call is shown as.
         identity: `item_id` and `output_index`, for the events that the model left out.
+        always: they are streamed, even if the model does not.
     """
 
-    def __init__(self, item_type: str, identity: JSONObject) -> None:
+    def __init__(self, item_type: str, identity: JSONObject, *, always: bool) -> None:
         self._type = item_type
-        self._key, self._events = CALL_KEYS[item_type]
+        self._key, events = CALL_KEYS[item_type]
+        self._names = {"delta": f"{events}.delta", "done": f"{events}.done"}
         self._identity = identity
+        self._always = always
         self._pieces: list[str] = []
         self._done = False
+        self._whole: str | None = None
 
     def event(self, kind: str, fields: JSONObject) -> Sequence[Event]:
         """One event of the item; returns the events to emit for it, in order."""
@@ -31,28 +35,37 @@ class Arguments:
             if fields.get("delta") is None:
                 return ()
             self._pieces.append(fields["delta"])
-            return ((kind, fields),)
+            return (self._named(what, fields),)
         self._done = True
-        return [*self._catch_up(fields), (kind, fields)]
+        self._whole = fields.get(self._key)
+        return [*self._catch_up(fields), self._named(what, fields)]
+
+    def _named(self, what: str, fields: JSONObject) -> Event:
+        """An event of the model as one of the type that the call is shown as."""
+        fields["type"] = name = self._names[what]
+        if self._type == "mcp_call":
+            fields.pop("name", None)
+        return name, fields
 
     def rest(self, raw: JSONObject) -> Iterator[Event]:
         """What is still to be said of a call that the model finished like this."""
-        if self._done or not (self._type in OWN_CALLS or self._pieces):
+        if self._done or not (self._always or self._pieces):
             return
         self._done = True
         yield from self._catch_up(raw)
-        done = {**self._identity, self._key: raw.get(self._key) or ""}
+        self._whole = raw.get(self._key) or ""
+        done = {**self._identity, self._key: self._whole}
         if self._type == "function_call":
             done["name"] = raw.get("name") or ""
-        yield f"{self._events}.done", done
+        yield self._names["done"], done
 
     def close(self) -> Sequence[Event]:
         """A call that was never finished has no end of its arguments."""
         return ()
 
     def so_far(self, raw: JSONObject) -> JSONObject:
-        """What was streamed, by the key of the item."""
-        return {self._key: "".join(self._pieces)}
+        """What was streamed, or said to be the whole of it, by the key of the item."""
+        return {self._key: "".join(self._pieces) if self._whole is None else self._whole}
 
     def begins(self, raw: JSONObject) -> bool:
         """Calls are told apart by their call ids."""
@@ -62,4 +75,4 @@ class Arguments:
         rest = missing(fields.get(self._key) or "", "".join(self._pieces))
         if rest:
             self._pieces.append(rest)
-            yield f"{self._events}.delta", {**self._identity, "delta": rest}
+            yield self._names["delta"], {**self._identity, "delta": rest}

@@ -12,7 +12,9 @@ An event's way: the assembler tells it to the turn, which finds the item that it
 item says what is to be emitted; the assembler numbers that.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from longrun.assembly.items import GIVEN, Item, Places, closed_empty
@@ -28,7 +30,8 @@ from longrun.assembly.kinds import (
     texts_of,
     type_of,
 )
-from longrun.assembly.turn import Turn
+from longrun.assembly.server_calls import FACE, FunctionCall, RunningCall, ServerCalls
+from longrun.assembly.turn import NewItem, Turn
 from longrun.assembly.usage import UsageSum
 from longrun.history.faces import Face
 from longrun.jsontext import Encoded, dumps
@@ -79,6 +82,12 @@ class Assembler:
         next_sequence, output: where an earlier attempt got to: the end of its log and the items
             that stay.
         next_index: the first output index that was never used.
+        client_tools: the names of the tools that the client executes: calls of all others are shown
+            as `mcp_call`. None: all are `function_call`, and their outputs items of their own.
+
+    Attributes:
+        turn_indexes: the output indexes of the items that the last turn finished.
+        turn_calls: of these, those whose tools run here now, by call id.
     """
 
     def __init__(
@@ -89,16 +98,21 @@ class Assembler:
         next_sequence: int = 0,
         next_index: int = 0,
         output: Mapping[int, str] | None = None,
+        client_tools: Collection[str] | None = None,
     ) -> None:
         self.response_id = response_id
         self.incomplete_details: JSONObject | None = None
         self.usage = UsageSum()
         self.turn_indexes: list[int] = []
+        self.turn_calls: dict[str, RunningCall] = {}
         self._document = document
         self._sequence = next_sequence
         self._places = Places(response_id, next_index)
         self._output: dict[int, str] = dict(output or {})
-        self._turn = Turn(self._places)
+        self._calls = ServerCalls(client_tools or ())
+        make = Item if client_tools is None else self._calls.item
+        self._new_item: NewItem = functools.partial(make, places=self._places)
+        self._turn = Turn(self._new_item)
         self._said: set[bytes] = set()
         self._answered: set[str] = set()
         self._withdrawn: dict[int, JSONObject] = {}
@@ -129,12 +143,13 @@ class Assembler:
 
         After a takeover `in_progress` has an item at every output index so far, for clients to go
         on from in place of what they had: openai-node 6 does, and then looks for later items by
-        position. Items that do not stay are `incomplete` in it, and empty.
+        position. Items that do not stay are `incomplete` in it, and empty; calls whose tools run
+        are `in_progress`.
         """
         if self._sequence == 0:
             self._emit("response.created", {"response": self._snapshot(status)})
         if self._sequence == 1 or status == "in_progress":
-            snapshot = self._snapshot(status, self._withdrawn)
+            snapshot = self._snapshot(status, {**self._withdrawn, **self._calls.so_far})
             self._emit(f"response.{status}", {"response": snapshot})
 
     def take_over(
@@ -142,6 +157,7 @@ class Assembler:
         left_open: Iterable[Item],
         answered: Iterable[str],
         withdrawn: Mapping[int, JSONObject],
+        running: Mapping[str, FunctionCall] = MappingProxyType({}),
     ) -> None:
         """Go on with what an earlier attempt began.
 
@@ -150,7 +166,9 @@ class Assembler:
             answered: the call ids whose outputs are among the items.
             withdrawn: the items that clients have seen and that do not stay (those left open, and
                 those of turns that are asked again), as they were added, by output index.
+            running: the calls whose tools run again, or whose outputs are recorded, by call id.
         """
+        self._calls.resume(running)
         self._answered.update(answered)
         self._withdrawn = {index: closed_empty(added) for index, added in withdrawn.items()}
         self.withdrawn_calls = {
@@ -167,7 +185,9 @@ class Assembler:
         Returns:
             The final document, without the output.
         """
-        self._emit_all(self._turn.close())
+        self._emit_all(self._turn.give_up())
+        self._emit_finished(self._calls.failures(), by_model=False)
+        self._emit_all(self._calls.close())
         details = self.incomplete_details if status == "incomplete" else None
         self._document = {
             **self._document,
@@ -207,14 +227,36 @@ class Assembler:
                 self._emit_all(self._turn.event(kind, fields))
 
     def tool_output(self, raw_item: Any) -> None:
-        """The result of a tool call or a handoff, an item of its own; once per call."""
+        """The result of a tool call or a handoff, once per call: the end of its `mcp_call`, or an
+        item of its own."""
         raw = self._plain(raw_item)
         call_id = raw.get("call_id")
         if call_id is not None:
             if call_id in self._answered:
                 return
             self._answered.add(call_id)
-        self._emit_finished(Item(raw, self._places).finish(raw), by_model=False)
+        events = self._calls.answer(raw)
+        if events is None:
+            events = Item(raw, self._places).finish(raw)
+        self._emit_finished(events, by_model=False)
+
+    def show_as_given(self) -> None:
+        """Show calls from now on as they come, and outputs as items of their own: whoever gives
+        both knows who executes."""
+        self._new_item = functools.partial(Item, places=self._places)
+        self._turn = Turn(self._new_item)
+
+    def next_agent(self, name: str) -> None:
+        """The agent whose turns and calls follow."""
+        self._calls.agent = name
+
+    def tool_started(self, call_id: str) -> None:
+        """The tool of a call is executed now."""
+        self._emit_all(self._calls.start(call_id))
+
+    def tool_failed(self, call_id: str) -> None:
+        """The tool of a call has failed. If it gives an output all the same, that says how."""
+        self._calls.fail(call_id)
 
     def local_message(self, raw_item: Any) -> None:
         """A message that the SDK made without a model (a blocked output, an error's answer).
@@ -233,7 +275,8 @@ class Assembler:
     def _turn_event(self, kind: str, event: Any) -> None:
         if kind == "response.created":
             # A model request that is tried again leaves open what the first one had begun.
-            self._end_turn()
+            self._emit_all(self._turn.give_up())
+            self._turn = Turn(self._new_item)
         elif kind == "response.completed":
             self._complete_turn(event.response)
         elif kind == "response.incomplete":
@@ -246,12 +289,12 @@ class Assembler:
         output = [self._plain(raw) for raw in response.output or ()]
         self._emit_finished(self._turn.complete(output, status))
         self._said = {dumps(texts_of(raw)) for raw in output}
-        self.turn_indexes = self._turn.finished_indexes
-        self._end_turn()
-
-    def _end_turn(self) -> None:
         self._emit_all(self._turn.close())
-        self._turn = Turn(self._places)
+        finished = self._turn.finished
+        self.turn_indexes = [item.output_index for item in finished]
+        self.turn_calls = self._calls.run(finished, self._face_of_call)
+        self._answered -= self.turn_calls.keys()
+        self._turn = Turn(self._new_item)
 
     def _plain(self, raw_item: Any) -> JSONObject:
         """An item of the SDK's, with a call id that no withdrawn item has had.
@@ -298,18 +341,29 @@ class Assembler:
                 index, text = fields["output_index"], dumps(fields["item"])
                 self._output[index] = text.decode()
                 self._items.append((index, self._output[index]))
-                self._keep_face(index, fields["item"], fields.pop(GIVEN), by_model)
+                if (face := self._face_of(index, fields, by_model)) is not None:
+                    self._models[index] = face
                 fields["item"] = Encoded(text)
         self._emit_all(events)
 
-    def _keep_face(self, index: int, shown: JSONObject, given: JSONObject, by_model: bool) -> None:
-        """Keep how an item was given, where it is not what clients see."""
+    def _face_of(self, index: int, done: JSONObject, by_model: bool) -> str | None:
+        """How an item was given, where it is not what clients see."""
+        if FACE in done:
+            face: str | None = done.pop(FACE)
+            return face
+        shown, given = done["item"], done.pop(GIVEN)
+        if type_of(given) == "reasoning":
+            self._reasoning.add(index)
+        return self._face(index, shown, given, by_model)
+
+    def _face_of_call(self, call: FunctionCall) -> str | None:
+        """The same of a call whose tool will run: the origin may be another when it ends."""
+        return self._face(call.output_index, call.so_far, call.raw, by_model=True)
+
+    def _face(self, index: int, shown: JSONObject, given: JSONObject, by_model: bool) -> str | None:
         if given.get("call_id"):
             call_id: Any = self._renamed.get(given["call_id"], given["call_id"])
             given = {**given, "call_id": self.given_call_ids.get(call_id, call_id)}
-        if type_of(given) == "reasoning":
-            self._reasoning.add(index)
         behind = by_model and index - 1 in self._reasoning
-        face = Face.of(shown, given, self.origin if by_model else None, behind=behind)
-        if (text := face.text()) is not None:
-            self._models[index] = text
+        origin = self.origin if by_model else None
+        return Face.of(shown, given, origin, behind=behind).text()

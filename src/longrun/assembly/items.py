@@ -86,15 +86,6 @@ class Item:
         self._content = _content(self.type, self._identity)
 
     @classmethod
-    def unannounced(cls, item_type: str, places: Places) -> "Item":
-        """An item of which an event came without an `added`."""
-        if item_type == "reasoning":
-            return cls({"type": item_type, "summary": []}, places)
-        if item_type == "message":
-            return cls({"type": item_type, "role": "assistant", "content": []}, places)
-        return cls({"type": item_type}, places, late=True)
-
-    @classmethod
     def from_log(cls, index: int, shown: JSONObject) -> "Item":
         """An item that an earlier attempt has added (`shown`: in that event), and did not finish.
 
@@ -133,21 +124,7 @@ class Item:
             raw: as the model finished it.
             status: for an item that says none.
         """
-        self.done = self.finished = True
-        shown = bool(self._identity)
-        if not shown:
-            self.raw = raw
-        events = [] if shown else self._announce()
-        events += self._content.rest(raw)
-        self.raw = raw
-        final = self._shaped(raw)
-        kind = final.get("type", "")
-        has_status = kind in WITH_STATUS or "status" in final
-        if has_status and final.get("status") in (None, "in_progress"):
-            final["status"] = UNFINISHED.get(kind, status) if status == "incomplete" else status
-        done = {"output_index": self.output_index, "item": final, GIVEN: raw}
-        events.append((ITEM_DONE, done))
-        return events
+        return [*self._tell_rest(raw), self._finished(status)]
 
     def close(self) -> list[Event]:
         """`done` for an item that will never be finished: `incomplete`, as far as it got.
@@ -164,9 +141,33 @@ class Item:
         events.append((ITEM_DONE, {"output_index": self.output_index, "item": final}))
         return events
 
+    @property
+    def is_open(self) -> bool:
+        """Whether clients wait for its `done`."""
+        return not self.done
+
     def begins(self, raw: JSONObject) -> bool:
         """Whether all that was streamed of this item is the beginning of that one."""
         return self._content.begins(raw)
+
+    def _tell_rest(self, raw: JSONObject) -> list[Event]:
+        """All of an item that the model has finished, but for its `done`."""
+        self.done = self.finished = True
+        shown = bool(self._identity)
+        if not shown:
+            self.raw = raw
+        events = [] if shown else self._announce()
+        events += self._content.rest(raw)
+        self.raw = raw
+        return events
+
+    def _finished(self, status: str) -> Event:
+        final = self._shaped(self.raw)
+        kind = final.get("type", "")
+        has_status = kind in WITH_STATUS or "status" in final
+        if has_status and final.get("status") in (None, "in_progress"):
+            final["status"] = UNFINISHED.get(kind, status) if status == "incomplete" else status
+        return ITEM_DONE, {"output_index": self.output_index, "item": final, GIVEN: self.raw}
 
     def _announce(self) -> list[Event]:
         self._identity.update(self._places.next(self.type))
@@ -223,7 +224,7 @@ def _content(item_type: str, identity: JSONObject) -> _Content:
     if item_type in ("message", "reasoning"):
         return Texts(identity)
     if item_type in CALL_KEYS:
-        return Arguments(item_type, identity)
+        return Arguments(item_type, identity, always=item_type in OWN_CALLS)
     return _Whole()
 
 
@@ -253,6 +254,16 @@ def _emptied(output: Any) -> Any:
     if isinstance(output, dict):
         return {"type": output["type"]} if "type" in output else {}
     return [] if isinstance(output, list) else ""
+
+
+def unannounced(item_type: str) -> tuple[JSONObject, bool]:
+    """What is known of an item of which an event came without an `added`, and whether it can be
+    shown at its end only."""
+    if item_type == "reasoning":
+        return {"type": item_type, "summary": []}, False
+    if item_type == "message":
+        return {"type": item_type, "role": "assistant", "content": []}, False
+    return {"type": item_type}, True
 
 
 def closed_empty(added: JSONObject) -> JSONObject:

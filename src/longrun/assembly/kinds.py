@@ -106,6 +106,9 @@ CALL_KEYS: Final = {
 OWN_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 """Calls that are always streamed; those of hosted tools, if the model does so."""
 
+MCP_CALL: Final = "response.mcp_call"
+"""Events that begin so tell how the call of an `mcp_call` gets on."""
+
 CALL_EVENTS: Final = {
     f"{events}.{what}": what for _, events in CALL_KEYS.values() for what in ("delta", "done")
 }

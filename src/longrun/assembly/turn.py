@@ -3,13 +3,19 @@
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from longrun.assembly.items import Item, Places
+from longrun.assembly.items import Item, unannounced
 from longrun.assembly.kinds import Event, JSONObject, item_of_event, type_of
 
 NEAREST: Final = 64
 """Items that their ids do not tell apart: the texts of this many are compared."""
+
+
+class NewItem(Protocol):
+    """Makes an item, by what it is (`Item`)."""
+
+    def __call__(self, raw: JSONObject, *, late: bool = False) -> Item: ...
 
 
 class Turn:
@@ -30,22 +36,22 @@ class Turn:
     turn grows with its items, and not with their square.
     """
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self, new_item: NewItem) -> None:
+        self._new_item = new_item
         self._items: list[Item] = []
         self._by_call: dict[tuple[str, Any], Item] = {}
         self._by_index: dict[tuple[int | None, str], Item] = {}
 
     @property
-    def finished_indexes(self) -> list[int]:
-        """The output indexes of the items that the model finished."""
-        return [item.output_index for item in self._items if item.finished]
+    def finished(self) -> list[Item]:
+        """The items that the model finished."""
+        return [item for item in self._items if item.finished]
 
     def added(self, index: int | None, raw: JSONObject) -> list[Event]:
         """The model announces an item."""
         if self._find(index, raw, ended=False) is not None:
             return []
-        return self._new(Item(raw, self._places), index).begin()
+        return self._new(self._new_item(raw), index).begin()
 
     def event(self, kind: str, fields: JSONObject) -> Sequence[Event]:
         """The model tells more of an item."""
@@ -53,14 +59,15 @@ class Turn:
         item = self._by_index.get((index, item_type))
         if item is not None:
             return item.event(kind, fields)
-        item = self._new(Item.unannounced(item_type, self._places), index)
+        raw, late = unannounced(item_type)
+        item = self._new(self._new_item(raw, late=late), index)
         return [*item.begin(), *item.event(kind, fields)]
 
     def done(self, index: int | None, raw: JSONObject) -> list[Event]:
         """The model has finished an item."""
         item = self._find(index, raw, ended=True)
         if item is None:
-            item = self._new(Item(raw, self._places), index)
+            item = self._new(self._new_item(raw), index)
         return self._finish(item, raw, "completed")
 
     def complete(self, output: Iterable[JSONObject], status: str) -> list[Event]:
@@ -75,13 +82,17 @@ class Turn:
                 if call in calls:
                     continue  # the SDK makes two of a `done` that was said twice
                 calls.add(call)
-            item = streamed.match(raw) or self._new(Item(raw, self._places), None)
+            item = streamed.match(raw) or self._new(self._new_item(raw), None)
             events += self._finish(item, raw, status)
         return events
 
     def close(self) -> list[Event]:
-        """Ends what is still open, unfinished."""
+        """Ends what the model left open, unfinished."""
         return [event for item in self._items if not item.done for event in item.close()]
+
+    def give_up(self) -> list[Event]:
+        """Ends all that clients wait for: nothing comes of this turn."""
+        return [event for item in self._items if item.is_open for event in item.close()]
 
     def _find(self, index: int | None, raw: JSONObject, *, ended: bool) -> Item | None:
         item_type, call_id = type_of(raw), raw.get("call_id")
@@ -158,7 +169,7 @@ class _Streamed:
         for item in self._items:
             queues.setdefault((item.type,), deque()).append(item)
             queues.setdefault((item.type, item.raw.get("id")), deque()).append(item)
-            if item.late and not item.done:
+            if item.late and not item.done and not item.call_id:
                 queues.setdefault((item.type, "nameless", None), deque()).append(item)
         return queues
 

@@ -20,6 +20,7 @@ from longrun.execution.ending import Ends
 from longrun.execution.host import Host, logged, stopping
 from longrun.execution.lines import Lines
 from longrun.execution.outcomes import CANCELLED, instead_of_a_run
+from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
 from longrun.execution.run import Start
 from longrun.protocol import RunRequest, Status
@@ -104,7 +105,8 @@ class Admission:
             return await self._submit(request, starts=False)
 
     async def _submit(self, request: RunRequest, *, starts: bool) -> Status:
-        assembler = Assembler(request.response_id, request.document)
+        tools = client_tools(request.parameters, self._settings)
+        assembler = Assembler(request.response_id, request.document, client_tools=tools)
         assembler.lifecycle("in_progress" if starts else "queued")
         served = self._registry.served(request.agent)
         new = NewResponse(

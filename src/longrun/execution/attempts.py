@@ -16,6 +16,7 @@ from longrun.execution.handling.handler import Handler
 from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
 from longrun.execution.mcp_servers import MCPServers
+from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
 from longrun.execution.run import Run, Start
 from longrun.execution.takeover import read_position
@@ -87,7 +88,8 @@ class Attempts:
     async def resume(self, claim: Claim, handle: Handle) -> None:
         """Run a claimed response from its finished steps."""
         async with self._ending_in_words(handle):
-            position = await read_position(claim, self._claims, self._event_log)
+            tools = client_tools(claim.request.parameters, self._settings)
+            position = await read_position(claim, self._claims, self._event_log, client_tools=tools)
             position.assembler.lifecycle("in_progress")
             run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
             start = Start(position.assembler, run_log, position.steps)

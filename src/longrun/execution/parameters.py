@@ -9,6 +9,7 @@ from openai.types.shared import Reasoning
 from longrun.history.continuation import context_of, told
 from longrun.parameters import PARAMETERS, Parameter
 from longrun.protocol import Context, RunRequest
+from longrun.settings import Settings
 
 
 def model_settings(parameters: dict[str, Any]) -> ModelSettings | None:
@@ -71,6 +72,14 @@ def with_client_tools(agent: Agent[Any], parameters: dict[str, Any]) -> Agent[An
     extended = copy.copy(agent)
     extended.tools = [*agent.tools, *tools]
     return extended
+
+
+def client_tools(parameters: dict[str, Any], settings: Settings) -> frozenset[str] | None:
+    """The names of the tools that the client executes; None where the calls of all tools are to be
+    shown alike (LONGRUN_SERVER_TOOLS)."""
+    if settings.server_tools == "function_call":
+        return None
+    return frozenset(tool["name"] for tool in parameters.get("tools") or ())
 
 
 def _client_tool(tool: dict[str, Any]) -> FunctionTool:

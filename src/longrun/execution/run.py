@@ -23,6 +23,7 @@ from longrun.execution.configuration import run_config
 from longrun.execution.contained import Escaped, being_cancelled, contain_tasks, contained
 from longrun.execution.current import set_current
 from longrun.execution.demands import Demands
+from longrun.execution.display import Display
 from longrun.execution.ending import end_response
 from longrun.execution.handling.handler import Handler
 from longrun.execution.hooks import Hooks
@@ -46,7 +47,6 @@ from longrun.execution.replay import place, sdk
 from longrun.execution.replay.border import Border
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ReplayedTurn
-from longrun.execution.replay.references import refer
 from longrun.execution.replay.session import JournaledSession
 from longrun.execution.replay.steps import Steps
 from longrun.execution.replay.tool_calls import ToolEnds
@@ -101,6 +101,7 @@ class Run:
         self._settings = settings
         self._application = application or Application()
         self._servers = servers
+        self._display = Display(start.assembler, start.run_log, handle.got_on)
         self._journal = Journal(start.steps)
         self._budget = Budget(request.parameters, self._assembler.usage)
         self._demands = Demands(request.parameters, self._budget)
@@ -113,7 +114,7 @@ class Run:
             self._demands,
             Border(context, self._items),
             self._at_boundary,
-            self._show_output,
+            self._display,
             start.assembler.withdrawn_calls,
         )
         self._assembler.given_call_ids = self._steps.call_ids.given
@@ -125,7 +126,7 @@ class Run:
             LongrunError: this attempt can write no more.
             CancelledError: its task was cancelled.
         """
-        self._write()
+        self._display.write()
         outcome = await self._outcome()
         await end_response(self._request, self._assembler, self._log, outcome, ran=True)
 
@@ -230,7 +231,9 @@ class Run:
                 self._assembler.tool_output(event.item.raw_item)
             elif event.name == "message_output_created":
                 self._assembler.local_message(event.item.raw_item)
-            self._write()
+            self._display.write()
+        elif event.type == "agent_updated_stream_event":
+            self._assembler.next_agent(event.new_agent.name)
 
     def _take_raw(self, event: Any) -> None:
         steps: list[Step] = []
@@ -240,35 +243,13 @@ class Run:
             self._assembler.origin = self._steps.models.origin
             self._assembler.raw_event(event)
             if event.type == "response.completed":
-                indexes = self._assembler.turn_indexes
-                steps = self._steps.models.finished(event.response, indexes)
-        self._write(steps)
+                indexes, calls = self._assembler.turn_indexes, self._assembler.turn_calls
+                steps = self._steps.models.finished(event.response, indexes, calls)
+        self._display.write(steps)
         if event.type == "response.completed":
             # The model's turn ends when this is taken; only then is anything executed.
             self._budget.took(event.response.output or ())
         self._steps.models.taken()
-
-    async def _show_output(self, item: Any, steps: list[Step]) -> None:
-        """Commit what a tool gave, with its step. `item` is None where the SDK's stream is to
-        bring it."""
-        self._write()
-        if item is not None:
-            self._assembler.tool_output(item)
-        self._write(steps)
-        await self._log.flush()
-
-    def _write(self, steps: list[Step] | None = None) -> None:
-        emission = self._assembler.collect()
-        if steps:
-            # Items that stay as long as their steps: those of the turn, or what the tool gave.
-            turn, given = self._assembler.turn_items, dict(emission.items)
-            steps = [refer(step, turn if step.kind == "model" else given) for step in steps]
-        if emission.events or steps:
-            self._log.append(
-                emission.events, items=emission.items, steps=steps or (), models=emission.models
-            )
-        if steps:
-            self._handle.got_on()
 
     def _failure(self, error: BaseException) -> Outcome:
         if isinstance(error, ModelRefusalError):

@@ -9,6 +9,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Container,
     Iterable,
     Iterator,
@@ -22,8 +23,9 @@ import orjson
 from longrun.assembly.assembler import Assembler
 from longrun.assembly.items import Item
 from longrun.assembly.kinds import ITEM_ADDED, is_output
+from longrun.assembly.server_calls import FunctionCall
 from longrun.execution.replay.references import resolve
-from longrun.execution.replay.results import decode_response
+from longrun.execution.replay.results import decode_indexes, decode_response
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
@@ -57,10 +59,12 @@ class _Items:
 
     Attributes:
         kept: the output indexes of the items that stay.
+        calls: those of calls of finished model turns that are executed here.
         withdrawn: all others, as they were added.
     """
 
     kept: Container[int]
+    calls: Container[int]
     next_index: int = 0
     open: dict[int, dict[str, Any]] = field(default_factory=dict)
     began: dict[int, int] = field(default_factory=dict)
@@ -86,7 +90,12 @@ class _Items:
 
 
 async def read_position(
-    claim: Claim, claims: Claims, event_log: EventLog, *, to_end: bool = False
+    claim: Claim,
+    claims: Claims,
+    event_log: EventLog,
+    *,
+    client_tools: Collection[str] | None = None,
+    to_end: bool = False,
 ) -> Position:
     """Read what earlier attempts of a claimed response left; drop what does not stay of it.
 
@@ -94,6 +103,7 @@ async def read_position(
     the earliest item that is open.
 
     Args:
+        client_tools: as the assembler has them.
         to_end: the response is ended and not run: the steps are its model turns alone.
 
     Raises:
@@ -102,8 +112,10 @@ async def read_position(
     recorded = await (claims.model_turns(claim.id) if to_end else claims.steps(claim.id))
     items = await claims.items(claim.id)
     steps = resolve(recorded, items)
-    kept = _kept(items, steps)
-    found = _Items(kept)
+    turns = [decode_indexes(step.result) for step in _own_turns(steps)]
+    calls = {call_id: call for _, made in turns for call_id, call in made.items()}
+    kept = _kept(items, {index for indexes, _ in turns for index in indexes})
+    found = _Items(kept, {call.output_index for call in calls.values()})
     async for chunk in _pages(event_log.item_page_unscoped, claim.id):
         found.read(chunk)
     end = await event_log.end_unscoped(claim.id)
@@ -114,11 +126,18 @@ async def read_position(
         next_sequence=next_sequence,
         next_index=found.next_index,
         output=kept,
+        client_tools=client_tools,
     )
-    outputs = [loads(item) for item in kept.values()]
-    answered = [item["call_id"] for item in outputs if is_output(item) and item.get("call_id")]
-    open_items = await _open_items(claim.id, found, event_log)
-    assembler.take_over(open_items, answered, found.withdrawn)
+    left_open = await _open_items(claim.id, found, event_log)
+    running: dict[str, FunctionCall] = {}
+    for call_id, (index, face) in calls.items():
+        call = left_open.pop(index, None)
+        if isinstance(call, FunctionCall):
+            call.face = face
+            running[call_id] = call
+            del found.withdrawn[index]
+    answered = _answered(kept, calls.keys() - running.keys())
+    assembler.take_over(left_open.values(), answered, found.withdrawn, running)
     dropped = sorted(items.keys() - kept.keys())
     if dropped:
         await claims.drop_items(claim, dropped)
@@ -131,11 +150,14 @@ def add_recorded_usage(assembler: Assembler, steps: Sequence[Step]) -> None:
         assembler.usage.add(decode_response(step.result)[0].usage)
 
 
-async def _open_items(response_id: str, found: _Items, event_log: EventLog) -> list[Item]:
-    """The items that a log leaves open, with what was streamed of them."""
+async def _open_items(response_id: str, found: _Items, event_log: EventLog) -> dict[int, Item]:
+    """The items that a log leaves open, by output index, with what was streamed of them."""
     if not found.open:
-        return []
-    items = {index: Item.from_log(index, item) for index, item in found.open.items()}
+        return {}
+    items = {
+        index: (FunctionCall if index in found.calls else Item).from_log(index, found.open[index])
+        for index in sorted(found.open)
+    }
     async for chunk in _pages(event_log.page_unscoped, response_id, found.first_open - 1):
         for event in _joined(map(_decoded, chunk.data.split(b"\n"))):
             item = items.get(event.get("output_index", -1))
@@ -143,7 +165,7 @@ async def _open_items(response_id: str, found: _Items, event_log: EventLog) -> l
                 item.event(event["type"], event)
         # A long text takes a second: the other runs have their turn.
         await asyncio.sleep(0)
-    return [items[index] for index in sorted(items)]
+    return items
 
 
 def _joined(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -183,11 +205,15 @@ def _own_turns(steps: Iterable[Step]) -> list[Step]:
     return [step for step in steps if step.scope == "" and step.kind == "model"]
 
 
-def _kept(items: dict[int, str], steps: Iterable[Step]) -> dict[int, str]:
+def _kept(items: dict[int, str], recorded: Container[int]) -> dict[int, str]:
     """Items that stay: of recorded turns, and outputs of tools, which only such turns have."""
-    recorded: set[int] = set()
-    for step in _own_turns(steps):
-        recorded.update(decode_response(step.result)[1])
     return {
         index: item for index, item in items.items() if index in recorded or is_output(loads(item))
     }
+
+
+def _answered(kept: dict[int, str], ended: Iterable[str]) -> set[str]:
+    """The call ids whose outputs are among the items, or ended a call."""
+    outputs = [loads(item) for item in kept.values()]
+    found = {item["call_id"] for item in outputs if is_output(item) and item.get("call_id")}
+    return found | set(ended)

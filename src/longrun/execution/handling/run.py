@@ -19,8 +19,9 @@ class HandlerRun(Run):
         assert isinstance(self._agent, Handler)
         contain_tasks()
         set_current(self._handle.current)
+        self._assembler.show_as_given()
         sections = Sections(
-            self._assembler, self._journal, self._log, self._write, self._budget.check
+            self._assembler, self._journal, self._log, self._display.write, self._budget.check
         )
         of_run = steps.Steps(
             self._steps.once, self._handle.current, sections, self._at_boundary, self._budget.check

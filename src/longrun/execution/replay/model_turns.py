@@ -6,14 +6,16 @@ starts. A turn of a run inside the run has no events that a client sees; it is r
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final
 
 from agents import ModelTimeoutError
 from agents.items import ModelResponse
 from openai.types.responses import Response, ResponseCompletedEvent
 
+from longrun.assembly.server_calls import RunningCall
 from longrun.execution.contained import contained
 from longrun.execution.replay.border import Border
 from longrun.execution.replay.call_ids import WITH_CALL_IDS, CallIds, TurnIds
@@ -204,7 +206,7 @@ class ModelTurns:
                             # Some models give their items in the stream alone; the SDK fills
                             # them in later.
                             event.response.output = event.response.output or done
-                            await self._once.record(self._step(due, event.response, []))
+                            await self._once.record(self._step(due, event.response))
                             self.border.came_in(event.response.output, str(call.origin))
                         yield event
             except GeneratorExit:
@@ -220,15 +222,23 @@ class ModelTurns:
         self.border.came_in(response.output, str(call.origin))
         return ReplayedTurn(type="response.completed", sequence_number=0, response=response)
 
-    def finished(self, response: Response, indexes: list[int]) -> list[Step]:
+    def finished(
+        self, response: Response, indexes: list[int], calls: Mapping[str, RunningCall]
+    ) -> list[Step]:
         """The step of the run's own turn that was asked, to be committed with its last events."""
         due, self._asked = self._asked, None
         if self.origin is not None:
             self.border.came_in(response.output, self.origin)
-        return [] if due is None else [self._step(due, response, indexes)]
+        return [] if due is None else [self._step(due, response, indexes, calls)]
 
-    def _step(self, due: Due, response: Response, indexes: list[int]) -> Step:
-        result = encode_response(response, indexes, self.call_ids.given)
+    def _step(
+        self,
+        due: Due,
+        response: Response,
+        indexes: Sequence[int] = (),
+        calls: Mapping[str, RunningCall] = MappingProxyType({}),
+    ) -> Step:
+        result = encode_response(response, indexes, self.call_ids.given, calls)
         return self._marked(due.finished(result), response)
 
     def _marked(self, step: Step, turn: Response | ModelResponse) -> Step:

@@ -8,7 +8,8 @@ JSON value; any other object (an array, a generator, a list that contains itself
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from agents import ModelResponse, ToolOutputFileContent, ToolOutputImage, ToolOutputText
@@ -16,6 +17,7 @@ from agents.usage import deserialize_usage, serialize_usage
 from openai.types.responses import Response
 
 from longrun.assembly.kinds import plain
+from longrun.assembly.server_calls import RunningCall
 from longrun.jsontext import dumps, loads
 
 _RICH: Final = {
@@ -121,15 +123,24 @@ def decode_tool_output(encoded: Any) -> Any:
     return value
 
 
-def encode_response(response: Response, indexes: list[int], given: Mapping[str, Any]) -> str:
-    """A streamed model turn as the model gave it, and the output indexes that its items got.
+def encode_response(
+    response: Response,
+    indexes: Sequence[int],
+    given: Mapping[str, Any],
+    calls: Mapping[str, RunningCall] = MappingProxyType({}),
+) -> str:
+    """A streamed model turn as the model gave it, with the output indexes of its items, and its
+    calls that are executed here.
 
     Args:
         given: by the call ids that were minted, what the model gave (`call_ids.py`).
     """
     kept = {name: value for name, value in plain(response).items() if name not in _NOT_NEEDED}
     minted = _as_given(kept.get("output") or [], given)
-    return dumps({"response": kept, "indexes": indexes, **minted}).decode()
+    recorded: dict[str, Any] = {"response": kept, "indexes": list(indexes), **minted}
+    if calls:
+        recorded["calls"] = {call_id: list(call) for call_id, call in calls.items()}
+    return dumps(recorded).decode()
 
 
 def decode_response(result: str) -> tuple[Response, list[int]]:
@@ -137,6 +148,13 @@ def decode_response(result: str) -> tuple[Response, list[int]]:
     recorded = loads(result)
     _as_minted(recorded, recorded["response"].get("output"))
     return Response.construct(**recorded["response"]), recorded["indexes"]
+
+
+def decode_indexes(result: str) -> tuple[list[int], dict[str, RunningCall]]:
+    """The output indexes of a turn's items, and its calls that are executed here."""
+    recorded = loads(result)
+    calls = {call_id: RunningCall(*call) for call_id, call in recorded.get("calls", {}).items()}
+    return recorded["indexes"], calls
 
 
 def encode_model_response(response: ModelResponse, given: Mapping[str, Any]) -> str:

@@ -30,12 +30,14 @@ from typing import Any, Final
 
 from agents import (
     Agent,
+    FunctionTool,
     Handoff,
     ItemHelpers,
     MessageOutputItem,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     RunResultStreaming,
+    UserError,
 )
 from agents.mcp import MCPServer
 from agents.models.chatcmpl_converter import Converter
@@ -124,7 +126,11 @@ NAMES: Final = (
     _name("agents.tool_context:ToolContext", "tool_call_id"),
     _name("agents.tool_context:ToolContext", "tool_arguments"),
     _name("agents.tool_context:ToolContext", "run_config"),
-    _name("agents:ItemHelpers", "tool_call_output_item", "tool_call", "output"),
+    _name(
+        "agents:ItemHelpers",
+        "tool_call_output_item",
+        *("tool_call", "output", "output_json_schema", "output_type_adapter"),
+    ),
     _name("agents:RunResultStreaming", "run_loop_task"),
     _name("agents.usage", "serialize_usage", "usage"),
     _name("agents.usage", "deserialize_usage", "usage_data"),
@@ -348,6 +354,20 @@ def declared_json(tool: Any, output: Any) -> str | None:
     adapter = tool._output_type_adapter
     encoded: bytes = to_json(output) if adapter is None else adapter.dump_json(output)
     return encoded.decode()
+
+
+def output_item(tool: FunctionTool, call: Any, output: Any) -> Any:
+    """The output item of a tool that has ended. None where the SDK alone can tell: of a tool with
+    a declared type of output, that gave something else (words of a guardrail's, say)."""
+    try:
+        return ItemHelpers.tool_call_output_item(
+            call,
+            output,
+            output_json_schema=tool.output_json_schema,
+            output_type_adapter=tool._output_type_adapter,
+        )
+    except UserError:
+        return None
 
 
 def tool_result(output: Any, *, is_error: bool = False) -> Any:

@@ -5,12 +5,13 @@ from typing import Any
 
 from longrun.execution.current import Current
 from longrun.execution.demands import Demands
+from longrun.execution.display import Display
 from longrun.execution.replay.border import Border
 from longrun.execution.replay.call_ids import CallIds
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ModelTurns
 from longrun.execution.replay.once import Due, Once
-from longrun.execution.replay.tool_calls import ShowOutput, ToolCalls
+from longrun.execution.replay.tool_calls import ToolCalls
 from longrun.jsontext import dumps, loads
 from longrun.store.run_log import RunLog
 
@@ -21,7 +22,7 @@ class Steps:
     Args:
         demands: what the request wants of its model turns.
         at_boundary: called before a step is begun.
-        show_output: commits the output item of a tool of the run's own, with its step.
+        display: shows what becomes of the tools of the run's own.
         shown: the call ids that clients saw of calls that do not stay.
 
     Attributes:
@@ -40,7 +41,7 @@ class Steps:
         demands: Demands,
         border: Border,
         at_boundary: Callable[[], Awaitable[None]],
-        show_output: ShowOutput,
+        display: Display,
         shown: Iterable[str] = (),
     ) -> None:
         self.group_id = current.response_id
@@ -48,7 +49,7 @@ class Steps:
         self.taken_over = current.attempt > 1
         self._log = run_log
         self.once = Once(journal, run_log, at_boundary)
-        self.tools = ToolCalls(self.once, journal, run_log, current, show_output)
+        self.tools = ToolCalls(self.once, journal, run_log, current, display)
         self.call_ids = CallIds(current.response_id, journal.recorded("model"), shown)
         for origin, given in border.calls.items():
             self.call_ids.bring(given, origin)

@@ -16,7 +16,6 @@ from agents import (
     Agent,
     AgentsException,
     FunctionTool,
-    ItemHelpers,
     RunHooks,
     Tool,
     ToolCallOutputItem,
@@ -27,6 +26,7 @@ from longrun.assembly.kinds import plain
 from longrun.errors import LongrunError
 from longrun.execution.contained import being_cancelled, contained
 from longrun.execution.current import Current, is_at_most_once, within
+from longrun.execution.display import Display
 from longrun.execution.replay import sdk
 from longrun.execution.replay.journal import Journal, fingerprint
 from longrun.execution.replay.once import Due, Once
@@ -44,8 +44,6 @@ OUTCOME_UNKNOWN: Final = (
 LONGEST_ERROR: Final = 10_000
 """Characters that are recorded of what a tool raised."""
 
-ShowOutput = Callable[[Any, list[Step]], Awaitable[None]]
-
 
 class ReplayedFailure(Exception):
     """Stands for the exception that a recorded tool call raised; says the same."""
@@ -55,8 +53,7 @@ class ToolCalls:
     """The tools, actions and handoffs of one run, and of the runs inside it.
 
     Args:
-        show_output: commits the output item of a tool of the run's own, with its step. The item
-            is None where the SDK's stream is to bring it.
+        display: shows what becomes of the tools of the run's own.
     """
 
     def __init__(
@@ -65,13 +62,13 @@ class ToolCalls:
         journal: Journal,
         run_log: RunLog,
         current: Current,
-        show_output: ShowOutput,
+        display: Display,
     ) -> None:
         self._once = once
         self._journal = journal
         self._log = run_log
         self._current = current
-        self._show_output = show_output
+        self._display = display
         self._unshown: dict[str, Step] = {}
         self._cut_short: dict[str, Due] = {}
 
@@ -84,6 +81,7 @@ class ToolCalls:
         due = _of_tool(scope, tool, context)
 
         async def call() -> _Outcome:
+            self._started(due, context)
             if is_at_most_once(tool) and not await self._may_start(due):
                 return self._returned(tool, sdk.tool_result(OUTCOME_UNKNOWN, is_error=True))
             try:
@@ -104,7 +102,7 @@ class ToolCalls:
         outcome = await self._once.value(
             due, call, encode=_encode_outcome, decode=_decode_outcome, keep=self._keep_outcome
         )
-        return outcome.get()
+        return self._gotten(due, context, outcome)
 
     async def agent_tool(
         self, scope: Scope, tool: Any, context: Any, do: Callable[[], Awaitable[Any]]
@@ -114,6 +112,7 @@ class ToolCalls:
         due = _of_tool(scope, tool, context)
 
         async def call() -> _Outcome:
+            self._started(due, context)
             with contained(f"agent tool {tool.name!r}", cancels=False):
                 result = await do()
             self._journal.check_reached(scope.inside(context.tool_call_id).path, "model", "tool")
@@ -127,6 +126,16 @@ class ToolCalls:
             keep=self._keep_outcome,
             counted=False,
         )
+        return self._gotten(due, context, outcome)
+
+    def _started(self, due: Due, context: Any) -> None:
+        if due.scope == "":
+            self._display.tool_started(context.tool_call_id)
+
+    def _gotten(self, due: Due, context: Any, outcome: "_Outcome") -> Any:
+        """What the SDK gets of a call, now or at a replay."""
+        if due.scope == "" and (outcome.error is not None or outcome.is_error):
+            self._display.tool_failed(context.tool_call_id)
         return outcome.get()
 
     def _returned(self, tool: Any, result: Any) -> "_Outcome":
@@ -151,16 +160,17 @@ class ToolCalls:
         tells when all have. Its result goes out now."""
         self._journal.check()
         item = None
-        if isinstance(tool, FunctionTool) and tool.output_json_schema is None and context.tool_call:
-            item = ItemHelpers.tool_call_output_item(context.tool_call, result)
+        if isinstance(tool, FunctionTool) and context.tool_call:
+            item = sdk.output_item(tool, context.tool_call, result)
         key = key_of(context.tool_call_id)
         step = self._unshown.pop(key, None)
         cut_short = self._cut_short.pop(key, None)
         if cut_short is not None:
             # It cancelled its own task, and the SDK made an output of that.
+            self._display.tool_failed(context.tool_call_id)
             outcome = self._returned(tool, sdk.tool_result(result, is_error=True))
             step = cut_short.finished(_encode_outcome(outcome))
-        await self._show_output(item, [step] if step else [])
+        await self._display.tool_ended(item, [step] if step else [])
 
     def record_unshown(self) -> None:
         """Results that no output item came for: a guardrail refused them."""
@@ -217,7 +227,7 @@ class ToolCalls:
     async def _keep_item(self, step: Step, item: ToolCallOutputItem) -> None:
         if step.scope == "":
             self._journal.check()
-            await self._show_output(item.raw_item, [step])
+            await self._display.tool_ended(item.raw_item, [step])
         else:
             await self._once.record(step)
 
