@@ -6,11 +6,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+from longrun.embedded.binaries import Account, installed_binaries
 from longrun.embedded.share import EmbeddedPostgres
+from tests.servers import free_port
 
 DEBIAN = Path("/usr/lib/postgresql")
 
@@ -89,4 +93,86 @@ def debian(version: int) -> Iterator[Server]:
         yield Server(f"postgresql://postgres@/postgres?host={folder}", pid, data)
     finally:
         run(str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Pair:
+    """A primary and its hot standby, by streaming replication.
+
+    Attributes:
+        url: names both, the standby first.
+    """
+
+    url: str
+    primary: Server
+    standby: Server
+    _control: Callable[..., None]
+
+    def freeze_replication(self) -> None:
+        """From now on the standby gets nothing of what the primary commits."""
+        for process in psutil.Process(self.primary.pid).children():
+            if "walsender" in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGSTOP)
+
+    def fail_over(self) -> None:
+        """The primary is gone at once, with all its connections; the standby takes its role."""
+        process = psutil.Process(self.primary.pid)
+        for each in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._control(self.standby.data, "promote")
+
+
+@contextlib.contextmanager
+def pair(*, synchronous: bool) -> Iterator[Pair]:
+    """Two of the embedded Postgres, on ports of 127.0.0.1.
+
+    Args:
+        synchronous: a commit is acknowledged when the standby has it.
+    """
+    binaries = installed_binaries()[0]
+    folder = Path(tempfile.mkdtemp(prefix="longrun-pair-"))
+    account = Account.of(folder / "primary")
+    folder.chmod(0o755)
+    account.own(folder)
+
+    def run(command: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(binaries / command), *arguments],
+            check=True,
+            user=account.uid,
+            group=account.gid,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+        )
+
+    def control(data: Path, *arguments: str) -> None:
+        run("pg_ctl", "-D", str(data), "-w", "-l", f"{data}.log", *arguments)
+
+    def start(name: str, port: int, more: str = "") -> Server:
+        data = folder / name
+        options = f"-p {port} -c unix_socket_directories='' -c max_connections=200 -c fsync=off"
+        control(data, "-o", f"{options} {more}", "start")
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+        return Server(f"postgresql://postgres@127.0.0.1:{port}/postgres", pid, data)
+
+    ports = (free_port(), free_port())
+    run("initdb", "-D", "primary", "-U", "postgres", "-A", "trust", "-E", "UTF8")
+    names = "*" if synchronous else ""
+    primary = start("primary", ports[0], f"-c synchronous_standby_names='{names}'")
+    try:
+        way = ("-h", "127.0.0.1", "-p", str(ports[0]), "-U", "postgres")
+        run("pg_basebackup", "-D", "standby", *way, "-R", "-X", "stream", "-c", "fast")
+        standby = start("standby", ports[1])
+        hosts = ",".join(f"127.0.0.1:{port}" for port in reversed(ports))
+        try:
+            yield Pair(f"postgresql://postgres@{hosts}/postgres", primary, standby, control)
+        finally:
+            control(standby.data, "-m", "immediate", "stop")
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            control(primary.data, "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)

@@ -215,6 +215,16 @@ LEFT JOIN LATERAL (
 ) AS news ON true
 ORDER BY wanted.response_id, news.last;
 
+-- name: find_lost
+-- Which of these responses have no event with this number, or a later one: they were deleted, or a
+-- failover lost what had been committed.
+SELECT reached.response_id
+FROM unnest($1::text[], $2::bigint[]) AS reached (response_id, last)
+WHERE NOT EXISTS (
+    SELECT FROM longrun.event_chunks AS chunk
+    WHERE chunk.response_id = reached.response_id AND chunk.last >= reached.last
+);
+
 -- name: notification_usage
 -- How full the queue is. A full one stays full for NOTIFY, whatever was read, until this is asked.
 SELECT pg_notification_queue_usage();

@@ -66,8 +66,8 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(
         default=None,
-        description="Postgres, as a libpq URL; several hosts are allowed. Unset: an embedded "
-        "Postgres.",
+        description="Postgres, as a libpq URL. Of several hosts the primary is used. Unset: an "
+        "embedded Postgres.",
     )
     listen_database_url: SecretStr | None = Field(
         default=None,

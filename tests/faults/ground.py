@@ -147,7 +147,7 @@ class Ground:
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[asyncpg.Connection]:
-        connection = await asyncpg.connect(self.database.url)
+        connection = await asyncpg.connect(self.database.url, target_session_attrs="primary")
         try:
             await connection.execute(f"SET search_path TO {self.schema}")
             yield connection

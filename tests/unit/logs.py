@@ -52,7 +52,7 @@ def chunks_of(sizes: Sequence[int]) -> list[Chunk]:
 
 @dataclass
 class MemoryLog:
-    """The event log of the queries `read_page`, `read_end` and `read_news`.
+    """The event log of the queries `read_page`, `read_end`, `read_news` and `find_lost`.
 
     Every answer is what was committed at one moment between the question and its arrival.
 
@@ -95,6 +95,16 @@ class MemoryLog:
             )
             for response_id, position in positions.items()
         }
+        await self._travel(back=True)
+        return found
+
+    async def lost_unscoped(self, positions: Mapping[str, int]) -> list[str]:
+        await self._travel()
+        found = [
+            response_id
+            for response_id, position in positions.items()
+            if all(chunk.last < position for chunk in self.committed.get(response_id, ()))
+        ]
         await self._travel(back=True)
         return found
 

@@ -204,6 +204,38 @@ class TestRaces:
             assert [seen.cursor, seen.ended] == [1, True]
 
 
+class TestLostCommits:
+    """A failover to a standby that did not have everything: the log is shorter than what was read,
+    and ends before it."""
+
+    @pytest.mark.parametrize("here", [True, False], ids=["here", "elsewhere"])
+    @pytest.mark.parametrize("sizes", [[1, 9, 1], [1, 9, 9, 1]])
+    def test_who_has_read_further_is_not_told_that_it_is_done(
+        self, here: bool, sizes: list[int]
+    ) -> None:
+        async def scene() -> list[Read]:
+            log, chunks = MemoryLog(), chunks_of(sizes)
+            end = chunks_of([1, 1])[1]
+            log.committed[ID] = chunks[:-1]
+            async with replica(log) as one:
+                reading = asyncio.create_task(read(one.tail()))
+                await asyncio.sleep(1)
+                log.committed[ID] = chunks[:1]
+                if here:  # by a run on this replica, before the hub has looked
+                    log.commit(ID, end)
+                    one.hub.committed(ID, [end])
+                one.hub.look_again()
+                await asyncio.sleep(1)
+                if not here:
+                    log.commit(ID, end)
+                seen = await reading
+                return [seen, await read(one.tail(cursor=seen.cursor, finished=True))]
+
+        before, again = clock.run(scene())
+        assert (len(before.events), before.ended) == (sum(sizes[:-1]), False)
+        assert (again.events, again.ended) == ([], True)
+
+
 class TestSilence:
     def test_a_response_without_a_log_is_none(self) -> None:
         async def scene() -> Read:

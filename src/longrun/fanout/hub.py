@@ -72,6 +72,7 @@ class Hub:
         self._deaf = deaf
         self._topics: dict[str, Topic] = {}
         self._woken: set[Topic] = set()
+        self._unsure = False
         self._work = asyncio.Event()
         self._readers: set[Reader] = set()
         self._reader_left = asyncio.Event()
@@ -134,7 +135,10 @@ class Hub:
             self._wake(topic)
 
     def look_again(self) -> None:
-        """Announcements may have been missed: look at every topic."""
+        """Announcements may have been missed: look at every topic. Its server may be another now,
+        which a failover has made the primary without everything that was committed: what readers
+        here have is looked for, too."""
+        self._unsure = True
         for topic in self._topics.values():
             self._wake(topic)
 
@@ -187,12 +191,35 @@ class Hub:
                 self._work.clear()
                 woken, self._woken = self._woken, set()
                 try:
+                    if self._unsure:
+                        await self._find_lost()
                     await self._fetch([topic for topic in woken if not topic.is_settled])
                 except Unavailable:
                     for topic in woken:
                         if topic.readers:
                             self._wake(topic)
                     raise
+
+    async def _find_lost(self) -> None:
+        """End the streams of responses whose logs no longer reach what is in their rings. Their
+        readers come back with what they have, and are told what there is."""
+        self._unsure = False
+        positions = {
+            topic.response_id: topic.ring.end
+            for topic in self._topics.values()
+            if topic.ring is not None
+        }
+        if not positions:
+            return
+        try:
+            lost = await self._log.lost_unscoped(positions)
+        except Unavailable:
+            self._unsure = True
+            raise
+        for response_id in lost:
+            topic = self._topics.get(response_id)
+            if topic is not None:
+                topic.delete()
 
     def _interval(self) -> float:
         return min(DEAF_POLL, self._poll_interval) if self._deaf() else self._poll_interval

@@ -44,6 +44,8 @@ class Tail:
     ) -> None:
         self.cursor = cursor
         self.ended = False
+        self._over = False
+        self._came_with = cursor
         self._hub = hub
         self._log = event_log
         self._response_id = response_id
@@ -89,8 +91,9 @@ class Tail:
                 return None if self._reader.leaving else []
             if block:
                 return self._advance(block)
-            self.ended = self.ended or self._topic.has_ended(self.cursor)
-            if self.ended or self._topic.deleted:
+            if self._topic.terminal is not None:
+                self._end_at(self._topic.terminal)
+            if self._over or self._topic.deleted:
                 return None
             if not await self._wait_until(deadline):
                 return []
@@ -132,9 +135,17 @@ class Tail:
         if end is None:
             self._topic.delete()
         elif self._finished:
-            self.ended = self.cursor >= end.last
+            self._end_at(end.last)
         else:
             self._hub.start_ring(self._topic, end)
+
+    def _end_at(self, terminal: int) -> None:
+        """The response has ended with this event: nothing comes after it. A reader that came with
+        a cursor past it has ended. One that has read on to there has not: a failover lost what it
+        read, and its stream is not complete."""
+        if self.cursor >= terminal:
+            self._over = True
+            self.ended = self.cursor in (terminal, self._came_with)
 
     def _advance(self, block: list[Chunk]) -> list[Chunk]:
         first, last, data = block[0]

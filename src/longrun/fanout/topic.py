@@ -100,10 +100,6 @@ class Topic:
         reached = self.announced if self.ring is None else self.ring.end
         return self.is_settled or reached > cursor
 
-    def has_ended(self, cursor: int) -> bool:
-        """Whether a reader at this cursor has had the terminal event."""
-        return self.terminal is not None and cursor >= self.terminal
-
     # -- what happens -----------------------------------------------------------------------
 
     def start_ring(self, end: Chunk) -> None:

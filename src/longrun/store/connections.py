@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -69,6 +70,17 @@ def _notice_death(end: Any) -> None:
     ):
         if (option := getattr(socket, name, None)) is not None:
             end.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def choice_of_host(url: str) -> dict[str, Any]:
+    """Options for a URL that names several hosts: the primary is connected to, though a standby
+    that comes first would answer too, unless the URL itself says which (target_session_attrs)."""
+    parts = urlsplit(url)
+    asked = parse_qs(parts.query)
+    hosts = [parts.netloc.rpartition("@")[2], *asked.get("host", ())]
+    if "target_session_attrs" in asked or not any("," in each for each in hosts):
+        return {}
+    return {"target_session_attrs": "primary"}
 
 
 async def greet(connection: asyncpg.Connection, query: str) -> None:

@@ -18,6 +18,7 @@ from longrun.store.connections import (
     Lane,
     Lent,
     Session,
+    choice_of_host,
     greet,
 )
 from longrun.store.queries import Queries
@@ -105,6 +106,7 @@ class Database:
             "statement_cache_size": self.settings.statement_cache_size,
             "server_settings": {"application_name": name},
             "connection_class": Session,
+            **choice_of_host(self._url),
         }
 
     async def _greet(self, connection: asyncpg.Connection) -> None:
@@ -186,6 +188,7 @@ class Database:
             statement_cache_size=0,
             server_settings={"application_name": name},
             connection_class=Session,
+            **choice_of_host(self._listen_url),
         )
         try:
             await greet(connection, self.queries.greet)

@@ -81,3 +81,18 @@ class EventLog:
             if data is not None:
                 news.chunks.append(Chunk(first, last, data))
         return found
+
+    async def lost_unscoped(self, positions: Mapping[str, int]) -> list[str]:
+        """Those of these responses whose logs no longer reach so far: they were deleted, or a
+        failover lost what had been committed.
+
+        Args:
+            positions: sequence numbers by response id.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        query = self._database.queries.find_lost
+        with unavailable_if_gone():
+            rows = await self._lane.fetch(query, list(positions), list(positions.values()))
+        return [row["response_id"] for row in rows]
