@@ -203,7 +203,9 @@ def _wait_ready(replica: Replica, timeout: float = 60) -> None:
             socket.create_connection(address(replica), 5) as connection,
             trusting("http/1.1").wrap_socket(connection) as encrypted,
         ):
-            encrypted.sendall(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            encrypted.sendall(
+                b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+            )
             if encrypted.recv(100).startswith(b"HTTP/1.1 200"):
                 return
         time.sleep(0.05)
@@ -262,7 +264,7 @@ class Peer:
     ) -> int:
         """Begin a request; its stream."""
         stream = self.h2.get_next_available_stream_id()
-        pseudo = [(":method", method), (":authority", "x")]
+        pseudo = [(":method", method), (":authority", "localhost")]
         if method != "CONNECT":
             pseudo += [(":scheme", "https"), (":path", path)]
         self.h2.send_headers(stream, [*pseudo, *headers], end_stream=end)

@@ -86,12 +86,12 @@ async def replica(target: Target) -> AsyncIterator[Replica]:
 UNKNOWN = "resp_" + "0" * 32
 
 NOT_READ = {
-    "unknown path": ("POST /nothing/here HTTP/1.1\r\nhost: x\r\n", 404),
-    "wrong method": ("PUT /v1/responses HTTP/1.1\r\nhost: x\r\n", 405),
-    "not JSON": ("POST /v1/responses HTTP/1.1\r\nhost: x\r\n", 415),
-    "get": ("GET /healthz HTTP/1.1\r\nhost: x\r\n", 200),
-    "cancel": (f"POST /v1/responses/{UNKNOWN}/cancel HTTP/1.1\r\nhost: x\r\n", 404),
-    "delete": (f"DELETE /v1/responses/{UNKNOWN} HTTP/1.1\r\nhost: x\r\n", 404),
+    "unknown path": ("POST /nothing/here HTTP/1.1\r\nhost: localhost\r\n", 404),
+    "wrong method": ("PUT /v1/responses HTTP/1.1\r\nhost: localhost\r\n", 405),
+    "not JSON": ("POST /v1/responses HTTP/1.1\r\nhost: localhost\r\n", 415),
+    "get": ("GET /healthz HTTP/1.1\r\nhost: localhost\r\n", 200),
+    "cancel": (f"POST /v1/responses/{UNKNOWN}/cancel HTTP/1.1\r\nhost: localhost\r\n", 404),
+    "delete": (f"DELETE /v1/responses/{UNKNOWN} HTTP/1.1\r\nhost: localhost\r\n", 404),
 }
 
 
@@ -113,7 +113,7 @@ class TestBodiesThatNobodyReads:
             while not wire.complete:
                 assert await wire.more()
             assert wire.status == status
-            await say(wire.connection, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            await say(wire.connection, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             following = await answer(wire.connection)
             assert following.status == 200
 
@@ -141,7 +141,7 @@ class TestBodiesThatNobodyReads:
         """Clients that read only when they have sent all saw a reset, and no answer."""
         size = 8 * MEGABYTE
         connection = await connect(replica)
-        head = b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size
+        head = b"POST /nothing HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % size
         await say(connection, head + bytes(size))
         async with await answer(connection) as wire:
             assert wire.status == 404
@@ -149,7 +149,7 @@ class TestBodiesThatNobodyReads:
 
 
 class TestBodiesThatDoNotCome:
-    HEAD = b"POST /v1/responses HTTP/1.1\r\nhost: x\r\n" + JSON
+    HEAD = b"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\n" + JSON
 
     async def test_one_that_stops_is_answered_with_408(self, replica: Replica) -> None:
         """Was waited for without end."""
@@ -207,7 +207,7 @@ class TestConnections:
     async def test_one_that_its_client_closes_is_gone(self, replica: Replica) -> None:
         """Lived on for 75 s: a few requests a second used up all descriptors."""
         for _ in range(5):
-            wire = await raw(replica, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            wire = await raw(replica, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert wire.status == 200
             wire.close()
         await eventually(lambda: not open_connections(replica), timeout=5)
@@ -219,8 +219,8 @@ class TestConnections:
         body = json.dumps(
             {"model": "scripted", "input": script(deltas=5000, pause=0.05), "stream": True}
         ).encode()
-        head = b"POST /v1/responses HTTP/1.1\r\nhost: x\r\n" + JSON
-        ahead = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+        head = b"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\n" + JSON
+        ahead = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
         wire = await raw(replica, head + b"content-length: %d\r\n\r\n" % len(body) + body + ahead)
         await wire.until(lambda got: b"word2" in got)
         response_id = json.loads(bytes(wire.body).split(b"data: ")[1].split(b"\n")[0])["response"][
@@ -236,7 +236,7 @@ class TestConnections:
     async def test_requests_that_are_sent_ahead_are_answered_in_turn(
         self, replica: Replica
     ) -> None:
-        request = b"POST /nothing/%d HTTP/1.1\r\nhost: x\r\n" + UNREAD + b"0\r\n\r\n"
+        request = b"POST /nothing/%d HTTP/1.1\r\nhost: localhost\r\n" + UNREAD + b"0\r\n\r\n"
         connection = await connect(replica)
         await say(connection, b"".join(request % number for number in range(50)))
         got = b""
@@ -274,18 +274,22 @@ REFUSED = {
     "no HTTP": (b"\x16\x03\x01 what\r\n\r\n", 400),
     "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
     "a chunk of no size": (
-        b"POST /v1/responses HTTP/1.1\r\nhost: x\r\n" + JSON + CHUNKED + b"\r\nzz\r\n",
+        b"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\n" + JSON + CHUNKED + b"\r\nzz\r\n",
         400,
     ),
     "two lengths": (
-        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         400,
     ),
-    "a large header": (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 70_000, 431),
-    "another encoding": (b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n", 501),
+    "a large header": (b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 70_000, 431),
+    "another encoding": (
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip\r\n\r\n",
+        501,
+    ),
     "HTTP/2 without TLS": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "WebSocket": (
-        b"GET /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"GET /v1/responses HTTP/1.1\r\nhost: localhost\r\n"
+        b"connection: upgrade\r\nupgrade: websocket\r\n"
         b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
         404,
     ),
@@ -307,7 +311,7 @@ class TestRefusals:
 
     async def test_an_upgrade_to_http2_is_not_taken(self, replica: Replica) -> None:
         upgrade = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: \r\n"
-        request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + upgrade + b"\r\n"
+        request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n" + upgrade + b"\r\n"
         async with await raw(replica, request) as wire:
             assert wire.status == 200
             assert await whole(wire) == {"status": "ok"}
@@ -315,7 +319,7 @@ class TestRefusals:
     async def test_continue_is_said_when_the_body_is_wanted(self, replica: Replica) -> None:
         """It was said to everybody."""
         expecting = b"expect: 100-continue\r\ncontent-length: 15\r\n\r\n"
-        head = b"POST /v1/responses HTTP/1.1\r\nhost: x\r\n"
+        head = b"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\n"
         async with await raw(replica, head + JSON + expecting) as wire:
             assert wire.status == 100
             await say(wire.connection, b'{"input": "hi"}')
@@ -331,16 +335,18 @@ class TestHead:
         """Hung until the run had ended."""
         response_id = await in_background(replica, deltas=1000, pause=0.05)
         path = f"/v1/responses/{response_id}?stream=true"
-        request = f"HEAD {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+        request = f"HEAD {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
         async with await raw(replica, request) as wire:
             assert wire.status == 200
             assert wire.headers["content-type"].startswith("text/event-stream")
-            await say(wire.connection, f"DELETE {path[:-12]} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            await say(
+                wire.connection, f"DELETE {path[:-12]} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
+            )
             following = await answer(wire.connection, timeout=10)
             assert (await whole(following))["deleted"] is True
 
     async def test_of_a_response_has_its_headers(self, target: Target) -> None:
-        request = f"HEAD /v1/responses/{target.long} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+        request = f"HEAD /v1/responses/{target.long} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
         async with await raw(target.replica, request) as wire:
             assert (wire.status, wire.headers["content-type"]) == (200, "application/json")
 
@@ -349,7 +355,7 @@ class TestWhatIsWrittenDown:
     async def test_invented_methods_share_one_place_in_the_metrics(self, replica: Replica) -> None:
         """3,000 of them made 3,000 series."""
         for number in range(20):
-            request = b"INVENTED%d /healthz HTTP/1.1\r\nhost: x\r\n\r\n" % number
+            request = b"INVENTED%d /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n" % number
             async with await raw(replica, request) as wire:
                 assert wire.status == 405
         text = (await Wire.fetch(f"{replica.url}/metrics")).decode()
@@ -360,7 +366,9 @@ class TestWhatIsWrittenDown:
         """A path with %0a wrote lines of its own."""
         forged = b"%0a2026-01-01 00:00:00 INFO longrun: forged%1b[31m%e2%80%a8forged"
         path = b"/a" + forged.replace(b" ", b"%20")
-        async with await raw(replica, b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n\r\n") as wire:
+        async with await raw(
+            replica, b"GET " + path + b" HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        ) as wire:
             assert wire.status == 404
         await eventually(lambda: "/a%0a" in replica.output())
         lines = replica.output().splitlines()

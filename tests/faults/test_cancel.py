@@ -139,7 +139,7 @@ async def test_a_client_that_closed_its_half_is_told_of_the_cancel(found: Ground
     body = json.dumps({"model": "gated", "input": json.dumps(script(turns=((("stuck", {}),),)))})
     host, port = owner.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    head = "POST /responses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
     newest = "SELECT max(id) FROM responses"
     await eventually(lambda: _has_effect(found, newest))

@@ -104,7 +104,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 def head(method: str, path: str, length: int = 0) -> bytes:
     return (
-        f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {length}\r\n\r\n"
     ).encode()
 

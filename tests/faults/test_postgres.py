@@ -200,7 +200,7 @@ async def test_a_replica_stops_in_time_while_postgres_hangs(
 def ask(replica: Replica, path: str) -> socket.socket:
     """A request whose answer nobody waits for."""
     connection = socket.create_connection(("127.0.0.1", int(replica.url.rsplit(":")[-1])))
-    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return connection
 
 

@@ -154,7 +154,7 @@ async def _connect(replica: Replica) -> Any:
 async def _send(wire: Wire, replica: Replica, body: dict[str, Any]) -> None:
     content = json.dumps(body).encode()
     head = (
-        "POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"
     )
     await asyncio.get_running_loop().sock_sendall(wire.connection, head.encode() + content)

@@ -365,7 +365,7 @@ class TestServer:
             # A stream that is open for as long as the drain is.
             body = json.dumps({"input": json.dumps({"hold": 60}), "stream": True}).encode()
             client.sendall(
-                b"POST /responses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"POST /responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
             )
             assert client.recv(1)

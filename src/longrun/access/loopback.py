@@ -39,7 +39,7 @@ def check_page(headers: Headers, pages: Sequence[str]) -> None:
     if host and not is_loopback(_name_of(f"//{host}")):
         raise Forbidden(
             f"This server has no keys, and so does not answer to the name {host[:200]!r}: only to "
-            "localhost and 127.0.0.1."
+            "localhost and 127.0.0.1. Behind a proxy it needs keys, or --no-auth."
         )
     origin = headers.get("origin")
     if origin is None or "*" in pages or origin in pages:
