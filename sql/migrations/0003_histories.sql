@@ -74,3 +74,7 @@ $$;
 -- Suspects: which replicas died while they executed a response, those that `deaths` counts. When a
 -- run dies alone, it answers for its deaths, and the others that were under way in them do not.
 ALTER TABLE longrun.responses ADD COLUMN died_on text[] COLLATE "C";
+
+-- Why a response failed, for its operator: a JSON object (see execution/failures.py), of some 20 kB
+-- at most. Clients are told what `document` says.
+ALTER TABLE longrun.responses ADD COLUMN reason text;

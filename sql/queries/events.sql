@@ -82,12 +82,14 @@ WITH held AS MATERIALIZED (
     JOIN checked AS run ON run.n = step.run AND run.follows
 ), ended AS (
     UPDATE longrun.responses AS response
-    SET status = ending.status, document = ending.document, finished_at = now(),
-        replica_id = NULL
+    SET status = ending.status, document = ending.document, reason = ending.reason,
+        finished_at = now(), replica_id = NULL
     FROM (
-        SELECT run.n, run.id, ending.status, ending.document
-        FROM unnest(:ending_runs::integer[], :ending_statuses::text[], :ending_documents::text[])
-            AS ending (run, status, document)
+        SELECT run.n, run.id, ending.status, ending.document, ending.reason
+        FROM unnest(
+            :ending_runs::integer[], :ending_statuses::text[], :ending_documents::text[],
+            :ending_reasons::text[]
+        ) AS ending (run, status, document, reason)
         JOIN checked AS run ON run.n = ending.run AND run.follows
         OFFSET 0  -- few: found first, and not by looking at every response of the batch
     ) AS ending

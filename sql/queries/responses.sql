@@ -76,6 +76,21 @@ WHERE id = $1;
 -- name: get_owner_unscoped
 SELECT principal FROM longrun.responses WHERE id = $1;
 
+-- name: show_response
+-- All that an operator may want to know of a response.
+SELECT id, principal, agent, status, background, stored, attempt, spent, deaths, handovers,
+    replica_id, created_at, finished_at, deadline_at, document, reason,
+    (SELECT count(*) FROM longrun.items WHERE response_id = response.id) AS items,
+    (SELECT max(last) + 1 FROM longrun.event_chunks WHERE response_id = response.id) AS events,
+    ARRAY(
+        SELECT concat_ws(' ', nullif(step.scope, ''), step.kind, step.key)
+        FROM longrun.steps AS step
+        WHERE step.response_id = response.id
+        ORDER BY step.recorded_at
+    ) AS steps
+FROM longrun.responses AS response
+WHERE id = $1;
+
 -- name: read_chain
 -- What a next response continues: what each response of the chain that ends with this one was given
 -- and gave, the oldest first. Where the first one continues another that is not among them, that one

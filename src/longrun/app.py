@@ -418,6 +418,10 @@ def create_app(
     }
     strings = registry.import_strings(agents, settings.agents)
     served = registry.load(strings) if strings else registry.given(agents)
+    if settings.show_errors is None:
+        to_this_machine = settings.host in ("127.0.0.1", "::1", "localhost")
+        shown = strings == [registry.DEMO_AGENTS] and to_this_machine
+        settings = settings.model_copy(update={"show_errors": shown})
     beside = of_modules(strings)
     given = {name: beside.get(name) if each is None else each for name, each in given.items()}
     return Longrun(Registry(served), settings, Application(**given))

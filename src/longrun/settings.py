@@ -335,6 +335,11 @@ class Settings(BaseSettings):
         description="Claim with the scopes read, write and admin; without any of them, a token "
         "may read and write.",
     )
+    show_errors: bool | None = Field(
+        default=None,
+        description="Tell clients why a run failed: the exception, and where it was raised. Unset: "
+        "only of the demo agents, on a loopback address.",
+    )
     sdk_tracing: bool = Field(
         default=False, description="Let the Agents SDK export its traces to OpenAI."
     )

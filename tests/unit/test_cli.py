@@ -26,7 +26,7 @@ def test_these_are_all_commands() -> None:
     }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "show"])
 def test_each_command_has_help_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "100"}).output
     example = shown.split("Example:")[1].splitlines()[0]

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from longrun import metrics
 from longrun.errors import Fenced, Unavailable
-from longrun.execution import outcomes
 from longrun.execution.application import Application
 from longrun.execution.ending import Ends
+from longrun.execution.failures import of_failure
 from longrun.execution.handling.handler import Handler
 from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
@@ -144,8 +144,10 @@ class Attempts:
     async def _fail(self, handle: Handle, error: BaseException) -> None:
         """End a response whose attempt broke off, by a claim: nothing that is pending of the
         attempt can be written after it."""
-        log.error("run of %s broke off", handle.response_id, exc_info=error)
-        outcome = outcomes.of_exception(error, self._settings.max_turns)
+        log.error(
+            "run of %s broke off, attempt %d", handle.response_id, handle.attempt, exc_info=error
+        )
+        outcome = of_failure(error, handle.attempt, self._settings)
         while True:
             try:
                 claim = await self._claims.to_fail(handle.response_id, handle.attempt)

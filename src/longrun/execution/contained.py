@@ -8,10 +8,11 @@ fails the one run.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from longrun.execution.current import current_or_none
 
@@ -21,6 +22,30 @@ log = logging.getLogger("longrun.execution.contained")
 class Escaped(Exception):
     """Code of an agent raised what is no Exception: SystemExit, say, or a CancelledError though
     nobody had cancelled it."""
+
+
+_STEP: Final = "_longrun_step"
+
+
+def _mark(error: Exception, step: str) -> None:
+    """Note on an exception what it came out of: the innermost, which is the first."""
+    if not hasattr(error, _STEP):
+        # Some have no room for it.
+        with contextlib.suppress(AttributeError, TypeError):
+            setattr(error, _STEP, step)
+
+
+def step_of(error: BaseException) -> str | None:
+    """What an exception came out of, or the one that caused it: "tool 'look'". None if of nothing
+    that is contained."""
+    found = None
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        found = getattr(cause, _STEP, found)
+        cause = cause.__cause__ or cause.__context__
+    return found
 
 
 def being_cancelled() -> bool:
@@ -61,6 +86,7 @@ class contained:  # noqa: N801
     def replaced(self, error: BaseException) -> BaseException:
         """What to raise for an error: itself, if it may pass."""
         if isinstance(error, Exception):
+            _mark(error, self._what)
             return error
         if isinstance(error, asyncio.CancelledError):
             if not self._cancels or being_cancelled():
@@ -70,7 +96,9 @@ class contained:  # noqa: N801
         found = current_or_none()
         whose = "" if found is None else f" of {found.response_id}"
         log.error("%s%s raised %s", self._what, whose, type(error).__name__, exc_info=error)
-        return Escaped(f"{self._what} raised {type(error).__name__}")
+        escaped = Escaped(f"{self._what} raised {type(error).__name__}")
+        _mark(escaped, self._what)
+        return escaped
 
     def _is_running(self) -> bool:
         """Whether the task runs that the block was entered in. Else a coroutine that nobody will

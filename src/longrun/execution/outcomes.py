@@ -1,5 +1,6 @@
 """How a response ends: its terminal status, and what its client is told if it failed."""
 
+import re
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -18,11 +19,15 @@ from longrun.store.claims import Claim
 
 
 class Outcome(NamedTuple):
-    """A terminal status, and the `error` or `incomplete_details` of the Response object."""
+    """A terminal status, and the `error` or `incomplete_details` of the Response object.
+
+    `reason` is for the operator alone: JSON text, as `failures.reason_of` makes it.
+    """
 
     status: Status
     error: dict[str, Any] | None = None
     details: dict[str, Any] | None = None
+    reason: str | None = None
 
 
 COMPLETED: Final = Outcome("completed")
@@ -67,6 +72,10 @@ def instead_of_a_run(
     return None
 
 
+_KEY: Final = re.compile(r"\b[A-Z][A-Z0-9_]*_API_KEY\b")
+"""The variable that a client of a provider names when it has no key."""
+
+
 def of_exception(error: BaseException, max_turns: int) -> Outcome:
     """What a client is told of an exception: never its text, unless it is an error of ours."""
     match error:
@@ -86,5 +95,9 @@ def of_exception(error: BaseException, max_turns: int) -> Outcome:
         case openai.RateLimitError():
             message = "The model's provider refused: too many requests."
             return failed(message, "rate_limit_exceeded")
+        case openai.AuthenticationError():
+            return failed("The model's provider refused the API key of this server.")
+        case openai.OpenAIError() if key := _KEY.search(str(error)):
+            return failed(f"The model has no API key: {key[0]} is not set on this server.")
         case _:
             return failed("The agent failed.")

@@ -20,11 +20,12 @@ from longrun.errors import LongrunError, ReplayMismatch
 from longrun.execution.application import Application, Given
 from longrun.execution.budget import Budget, BudgetSpent
 from longrun.execution.configuration import run_config
-from longrun.execution.contained import Escaped, being_cancelled, contain_tasks, contained
+from longrun.execution.contained import Escaped, being_cancelled, contain_tasks, contained, step_of
 from longrun.execution.current import set_current
 from longrun.execution.demands import Demands
 from longrun.execution.display import Display
 from longrun.execution.ending import end_response
+from longrun.execution.failures import of_failure
 from longrun.execution.handling.handler import Handler
 from longrun.execution.hooks import Hooks
 from longrun.execution.host import Handle
@@ -34,7 +35,6 @@ from longrun.execution.outcomes import (
     INCOMPLETE,
     Outcome,
     incomplete,
-    of_exception,
 )
 from longrun.execution.output import check_agreement
 from longrun.execution.parameters import (
@@ -258,8 +258,15 @@ class Run:
             return INCOMPLETE
         if isinstance(error, BudgetSpent):
             return incomplete(error.reason)
-        log.error("run of %s failed", self._request.response_id, exc_info=error)
-        return of_exception(error, self._settings.max_turns)
+        attempt, step = self._handle.attempt, step_of(error) or "the run itself"
+        log.error(
+            "run of %s failed in %s, attempt %d",
+            self._request.response_id,
+            step,
+            attempt,
+            exc_info=error,
+        )
+        return of_failure(error, attempt, self._settings)
 
 
 async def _stop(result: RunResultStreaming) -> None:

@@ -9,7 +9,7 @@ from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
 
 _SAID: Final = ("said_runs", "said_places", "said_ids")
-
+_ENDINGS: Final = ("ending_statuses", "ending_documents", "ending_reasons")
 _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 _CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
 
@@ -134,7 +134,8 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
             if entry.steps:
                 steps += [(n, *step) for step in entry.steps]
             if entry.ending:
-                endings.append((n, entry.ending.status, entry.ending.document))
+                end = entry.ending
+                endings.append((n, end.status, end.document, end.reason))
                 said += [(n, *part) for part in entry.ending.said]
     return {
         "response_ids": [share.run.response_id for share in batch],
@@ -143,7 +144,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         **_named(chunks, "chunk_runs", "chunk_firsts", "chunk_lasts", "chunk_data"),
         **_named(items, "item_runs", "item_indexes", "items", "item_models", *_CUTS),
         **_named(steps, "step_runs", *_STEPS),
-        **_named(endings, "ending_runs", "ending_statuses", "ending_documents"),
+        **_named(endings, "ending_runs", *_ENDINGS),
         **(_named(said, *_SAID) if said else dict.fromkeys(_SAID)),
     }
 

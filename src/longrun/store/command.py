@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from longrun.settings import Settings
 from longrun.store.database import Database
 from longrun.store.keys import Keys
 from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
+from longrun.store.responses import Responses
 
 
 async def migrate_now(settings: Settings) -> list[str]:
@@ -18,6 +20,17 @@ async def migrate_now(settings: Settings) -> list[str]:
     """
     async with Opening(Database(settings)).opened() as database:
         return [f"{m.version:04d}_{m.name}" for m in await migrate(database)]
+
+
+async def inspect_response(settings: Settings, response_id: str) -> dict[str, Any] | None:
+    """A response as it stands, for its operator (query `show_response`); None if there is none.
+
+    Raises:
+        ConfigurationError: no database, or one that this code must not touch.
+    """
+    async with Opening(Database(settings)).opened() as database:
+        await check_migrated(database)
+        return await Responses(database).inspect_unscoped(response_id)
 
 
 @contextlib.asynccontextmanager

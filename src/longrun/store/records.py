@@ -35,8 +35,10 @@ class Part(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """What a response becomes with its terminal event, and what it leaves in its conversation."""
+    """What a response becomes with its terminal event, and what it leaves in its conversation.
+    `reason`: of a failure, for operators."""
 
     status: Status
     document: str
     said: Sequence[Part] = ()
+    reason: str | None = None

@@ -154,6 +154,11 @@ class Responses:
         row = await self._database.fetch_row(self._queries.get_owner_unscoped, response_id)
         return row["principal"] if row else None
 
+    async def inspect_unscoped(self, response_id: str) -> dict[str, Any] | None:
+        """All that an operator may want to know of a response, by column; None if there is none."""
+        row = await self._database.fetch_row(self._queries.show_response, response_id)
+        return dict(row) if row else None
+
     async def chain(self, response_id: str, principal: str) -> list[Exchange]:
         """The exchanges of the chain that ends with a response, the oldest first.
 

@@ -80,6 +80,14 @@ INVOKE_TOOL: Final = _name(
     "_invoke_function_tool_with_metadata",
     *("function_tool", "context", "arguments"),
 )
+TOOL_FAILURES: Final = tuple(
+    _name(
+        owner,
+        "maybe_invoke_function_tool_failure_error_function",
+        *("function_tool", "error"),
+    )
+    for owner in ("agents.tool", _TOOL_EXECUTION)
+)
 TIMED_REQUESTS: Final = (
     _name(_RUN_LOOP, "stream_response_with_retry", "get_retry_advice", "timeout"),
     _name(_RUN_LOOP, "get_response_with_retry", "get_retry_advice", "timeout"),
@@ -108,6 +116,7 @@ NAMES: Final = (
     GET_MODEL,
     GET_HANDOFFS,
     INVOKE_TOOL,
+    *TOOL_FAILURES,
     *TIMED_REQUESTS,
     *GUARDRAILS,
     *ACTIONS,

@@ -19,6 +19,7 @@ from longrun.execution.contained import contained
 from longrun.execution.replay import sdk
 from longrun.execution.replay.place import Place, at, here, here_of, in_user_code
 from longrun.execution.replay.scope import ModelCall
+from longrun.execution.replay.tool_calls import tell_of_tool
 
 _installed = False
 
@@ -40,6 +41,8 @@ def install(*, tracing: bool) -> None:
         sdk.wrap(request, _untimed)
     sdk.wrap(sdk.GET_HANDOFFS, _tapped_handoffs)
     sdk.wrap(sdk.INVOKE_TOOL, _tapped_tools)
+    for failure in sdk.TOOL_FAILURES:
+        sdk.wrap(failure, _told_failures)
     for action in sdk.ACTIONS:
         sdk.wrap(action, _tapped_action)
     for guardrail in sdk.GUARDRAILS:
@@ -199,6 +202,17 @@ def _tapped_tools(original: Any) -> Any:
         return await step(place.scope, function_tool, context, do)
 
     return invoke
+
+
+def _told_failures(original: Any) -> Any:
+    """What a tool raised: the SDK makes words for the model of it, and forgets it."""
+
+    @functools.wraps(original)
+    async def words_for(*, function_tool: Any, error: BaseException, **more: Any) -> Any:
+        tell_of_tool(function_tool.name, error)
+        return await original(function_tool=function_tool, error=error, **more)
+
+    return words_for
 
 
 def _tapped_action(original: Any) -> Any:

@@ -6,9 +6,11 @@ What is under way at a crash is done again: that window cannot be closed, and
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -25,7 +27,7 @@ from agents.tool_context import ToolContext
 from longrun.assembly.kinds import plain
 from longrun.errors import LongrunError
 from longrun.execution.contained import being_cancelled, contained
-from longrun.execution.current import Current, is_at_most_once, within
+from longrun.execution.current import Current, current_or_none, is_at_most_once, within
 from longrun.execution.display import Display
 from longrun.execution.replay import sdk
 from longrun.execution.replay.journal import Journal, fingerprint
@@ -36,6 +38,8 @@ from longrun.jsontext import dumps, loads
 from longrun.store.records import Step
 from longrun.store.run_log import RunLog
 
+log = logging.getLogger("longrun.execution.replay.tool_calls")
+
 OUTCOME_UNKNOWN: Final = (
     "The tool was interrupted and its outcome is unknown: it may or may not have had its effect. "
     "It was not run again."
@@ -44,9 +48,24 @@ OUTCOME_UNKNOWN: Final = (
 LONGEST_ERROR: Final = 10_000
 """Characters that are recorded of what a tool raised."""
 
+_TOLD: Final = "_longrun_told"
+
 
 class ReplayedFailure(Exception):
     """Stands for the exception that a recorded tool call raised; says the same."""
+
+
+def tell_of_tool(name: str, error: BaseException) -> None:
+    """Log what a tool raised, once: also where the model gets words instead of it."""
+    run = current_or_none()
+    ours = isinstance(error, LongrunError | ReplayedFailure)
+    if run is None or ours or not isinstance(error, Exception) or hasattr(error, _TOLD):
+        return
+    with contextlib.suppress(AttributeError, TypeError):
+        setattr(error, _TOLD, True)
+    log.warning(
+        "tool %r of %s raised, attempt %d", name, run.response_id, run.attempt, exc_info=error
+    )
 
 
 class ToolCalls:
@@ -97,6 +116,7 @@ class ToolCalls:
                 # Its own: the SDK makes an output of it, or fails the run.
                 return _Outcome(error=error)
             except Exception as error:
+                tell_of_tool(tool.name, error)
                 return _Outcome(error=error)
 
         outcome = await self._once.value(

@@ -1,0 +1,79 @@
+"""`longrun show`: one response, for its operator."""
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longrun.errors import ConfigurationError
+from longrun.jsontext import dumps, loads
+from longrun.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def show(
+    response: Annotated[str, typer.Argument(metavar="ID", help="The id of a response.")],
+    database_url: Annotated[
+        str | None,
+        typer.Option(help="Postgres, as a libpq URL. [dim]\\[default: an embedded Postgres][/]"),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the embedded Postgres. [dim]\\[default: .longrun][/]"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = (
+        False
+    ),
+) -> None:
+    """Print what became of a response: its status, its attempts, and why it failed.
+
+    The reason is the exception, where it was raised, and its traceback. Clients are not told it,
+    unless LONGRUN_SHOW_ERRORS is set.
+
+    [bold]Example:[/] longrun show resp_01a2137d79de7cfaa8e62cf1251ceae8
+    """
+    from longrun.store.command import inspect_response
+
+    settings = Settings.load(database_url=database_url, data_dir=data_dir)
+    found = asyncio.run(inspect_response(settings, response))
+    if found is None:
+        raise ConfigurationError(f"there is no response {response!r}")
+    told = _as_json(found)
+    print(dumps(told).decode() if json else _as_text(told), end="\n" if json else "")
+
+
+def _as_json(found: dict[str, Any]) -> dict[str, Any]:
+    """The columns, with what is JSON text in them read, and times as text."""
+    document = loads(found["document"])
+    reason = found["reason"]
+    told: dict[str, Any] = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in found.items()
+        if name not in ("document", "reason")
+    }
+    ended = {name: document.get(name) for name in ("error", "incomplete_details", "usage")}
+    return {**told, **ended, "reason": loads(reason) if reason else None}
+
+
+def _as_text(told: dict[str, Any]) -> str:
+    """A line for each thing that is known; the traceback at the end."""
+    reason = told["reason"] or {}
+    rows: list[tuple[str, Any]] = [
+        (name, told[name])
+        for name in (
+            *("id", "status", "agent", "principal", "attempt", "deaths", "handovers"),
+            *("replica_id", "created_at", "finished_at", "events", "items"),
+        )
+    ]
+    rows += [("steps", ", ".join(told["steps"]))]
+    rows += [("told", (told["error"] or {}).get("message"))]
+    rows += [("incomplete", (told["incomplete_details"] or {}).get("reason"))]
+    rows += [(name, reason.get(name)) for name in ("exception", "message", "step")]
+    if reason:
+        rows += [("failed in", f"attempt {reason['attempt']}")]
+    lines = [f"{name:<12} {value}" for name, value in rows if value not in (None, "")]
+    return "\n".join([*lines, "", reason["traceback"]] if reason else lines) + "\n"
