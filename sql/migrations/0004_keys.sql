@@ -8,6 +8,8 @@ CREATE TABLE longrun.keys (
     name text NOT NULL CHECK (name <> ''),
     principal text COLLATE "C" NOT NULL,
     scopes text[] NOT NULL CHECK (scopes <@ ARRAY['read', 'write', 'admin'] AND scopes <> '{}'),
+    -- How many responses of its principal may be queued or running when it creates another.
+    max_runs integer CHECK (max_runs >= 1),
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz,
     revoked_at timestamptz,

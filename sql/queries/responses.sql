@@ -3,8 +3,20 @@
 -- would have to wait and :max_queued wait already; nor, on a conversation that a live response is
 -- on (`busy`), unless it :may_wait. Of two requests at once the second waits for the row of the
 -- conversation, and is_busy then sees the response of the first. `busy` is null where there is no
--- such conversation.
+-- such conversation. Nor where the principal has :max_live that are queued or running (`crowded`);
+-- requests at the very same moment may each be the last.
 WITH
+-- optional :max_live
+live AS MATERIALIZED (
+    SELECT :max_live <= (
+        SELECT count(*) FROM longrun.responses
+        WHERE status = 'in_progress' AND principal = :principal
+    ) + (
+        SELECT count(*) FROM longrun.responses
+        WHERE status = 'queued' AND principal = :principal
+    ) AS crowded
+),
+-- end
 -- optional :conversation_id
 conversation AS (
     UPDATE longrun.conversations
@@ -37,6 +49,9 @@ created AS (
 -- optional :conversation_id
     AND (:may_wait OR NOT place.busy)
 -- end
+-- optional :max_live
+    AND NOT (SELECT live.crowded FROM live)
+-- end
     RETURNING id, attempt
 ), durable AS MATERIALIZED (
     -- As in append_log.
@@ -50,6 +65,9 @@ created AS (
 SELECT EXISTS (SELECT FROM logged) AS created
 -- optional :conversation_id
     , (SELECT place.busy FROM place) AS busy
+-- end
+-- optional :max_live
+    , (SELECT live.crowded FROM live) AS crowded
 -- end
 ;
 

@@ -62,6 +62,14 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="When it ends, as in 90d or 12h. [dim]\\[default: never][/]")
     ] = None,
+    max_runs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many responses of the principal may be queued or running at once. "
+            "[dim]\\[default: no limit][/]",
+        ),
+    ] = None,
     database_url: DatabaseURL = None,
     json: AsJSON = False,
 ) -> None:
@@ -80,12 +88,17 @@ def create(
     async def store() -> bool:
         async with opened_keys(Settings.load(database_url=database_url)) as keys:
             return await keys.create(
-                KeyToStore(key.prefix, key.hash, name, owner, wanted, expires_in=lasts)
+                KeyToStore(
+                    *(key.prefix, key.hash, name, owner, wanted),
+                    expires_in=lasts,
+                    max_runs=max_runs,
+                )
             )
 
     if not asyncio.run(store()):
         raise ConfigurationError(f"there is a key named {name!r}: rotate it, or revoke it first")
-    _show_new(key.text, {"name": name, "principal": owner, "scopes": sorted(wanted)}, json)
+    about = {"principal": owner, "scopes": sorted(wanted), "max_runs": max_runs}
+    _show_new(key.text, {"name": name, **about}, json)
 
 
 @app.command("list")
@@ -185,7 +198,7 @@ def _show_new(text: str, about: dict[str, Any], json: bool) -> None:
 
 def _print_table(found: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
-    for column in ("key", "name", "principal", "scopes", "created", "expires", "state"):
+    for column in ("key", "name", "principal", "scopes", "runs", "created", "expires", "state"):
         table.add_column(column, overflow="fold")
     for each in found:
         state = each["state"]
@@ -194,6 +207,7 @@ def _print_table(found: list[dict[str, Any]]) -> None:
             each["name"],
             each["principal"] or "(none)",
             ",".join(each["scopes"]),
+            str(each["max_runs"] or ""),
             _day(each["created_at"]),
             _day(each["expires_at"]),
             f"[{_COLOURS[state]}]{state}[/]",

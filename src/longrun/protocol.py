@@ -58,7 +58,8 @@ class RunRequest:
     where that was made already; `context` is what its run begins with, which is not stored with the
     response but read along the chain that begins at `previous_id`, or from the conversation (None:
     it was not read, and is the input alone). `parameters` are those of the request that a run acts
-    upon, by their names in the API.
+    upon, by their names in the API. `max_live` is how many responses of the principal may be queued
+    or running at once, for its creation alone; None: no limit.
     """
 
     response_id: str
@@ -73,6 +74,7 @@ class RunRequest:
     conversation_id: str | None = None
     input_text: str | None = None
     context: Context | None = None
+    max_live: int | None = None
 
     @property
     def timeout(self) -> float | None:

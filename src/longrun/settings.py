@@ -153,6 +153,12 @@ class Settings(BaseSettings):
         le=1_000_000_000,
         description="Maximum number of queued responses across all replicas; beyond it, 429.",
     )
+    max_principal_runs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Maximum number of responses of one principal that are queued or running; "
+        "beyond it, 429. A key may have a lower one. Unset: no limit.",
+    )
     run_timeout: float = Field(
         default=1800.0,
         gt=0,

@@ -219,6 +219,29 @@ class TestAdmins:
         assert "at most 200" in answer.json()["error"]["message"]
 
 
+class TestLimits:
+    async def test_a_key_has_so_many_runs_at_once(
+        self, guarded: list[Replica], callers: Callers, store: Keys
+    ) -> None:
+        key, scopes = new_key(), frozenset({"read", "write"})
+        name = f"busy {secrets.token_hex(4)}"
+        await store.create(KeyToStore(key.prefix, key.hash, name, name, scopes, max_runs=2))
+        held = json.dumps({"hold": 60})
+        live = [
+            await created(replica, key.text, input=held, background=True) for replica in guarded
+        ]
+        body = {"model": "scripted", "input": "one more"}
+        answer = await call(guarded[0], "POST", "/responses", key.text, body)
+        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == "too_many_runs"
+        assert answer.headers["retry-after"] == "5"
+        # Others are not held up, and one that has ended makes room.
+        await created(guarded[0], callers.keys["owner"])
+        await call(guarded[1], "POST", f"/responses/{live[0]}/cancel", key.text)
+        await created(guarded[0], key.text)
+        await call(guarded[1], "POST", f"/responses/{live[1]}/cancel", key.text)
+
+
 class TestSDK:
     async def test_with_a_key_as_without(self, guarded: list[Replica], callers: Callers) -> None:
         async with AsyncOpenAI(
@@ -311,9 +334,11 @@ class TestCommand:
         assert "only time" in hint
         assert run("create", "website")[0] == 2
         status, made, _ = run(
-            *("create", "ops", "--principal", "team", "--scopes", "admin,read", "--json")
+            *("create", "ops", "--principal", "team", "--scopes", "admin,read"),
+            *("--max-runs", "3", "--json"),
         )
         assert json.loads(made)["scopes"] == ["admin", "read"]
+        assert json.loads(made)["max_runs"] == 3
         listed = json.loads(run("list", "--json")[1])["keys"]
         assert [(each["name"], each["principal"], each["state"]) for each in listed] == [
             ("website", "website", "valid"),

@@ -29,7 +29,13 @@ class Stored:
     away: bool = False
 
     def add(self, key: NewKey, **more: Any) -> None:
-        given = {"scopes": frozenset({"read"}), "agent": None, "expires_in": None, **more}
+        given = {
+            "scopes": frozenset({"read"}),
+            "agent": None,
+            "max_runs": None,
+            "expires_in": None,
+            **more,
+        }
         self.keys[key.prefix] = StoredKey(key.prefix, key.hash, "alice", **given)
 
     async def find(self, prefix: str) -> StoredKey | None:

@@ -26,12 +26,14 @@ class Caller:
         scopes: what the request may do.
         key: the public part of the key that was shown.
         agent: the only one that they may run; None: all.
+        max_runs: live responses of the principal beyond which they create none; None: no limit.
     """
 
     principal: str
     scopes: frozenset[str] = frozenset({"read", "write"})
     key: str | None = None
     agent: str | None = None
+    max_runs: int | None = None
 
     def __post_init__(self) -> None:
         if not _PRINCIPAL.fullmatch(self.principal):

@@ -92,7 +92,7 @@ class KnownKeys:
         key = await self._find(prefix)
         if not matches(text, _NOBODYS if key is None else key.hash) or key is None:
             return None
-        return Caller(key.principal, key.scopes, key.prefix, key.agent)
+        return Caller(key.principal, key.scopes, key.prefix, key.agent, key.max_runs)
 
     async def _find(self, prefix: str) -> StoredKey | None:
         now = asyncio.get_running_loop().time()

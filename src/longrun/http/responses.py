@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -122,6 +123,7 @@ class ResponsesAPI:
         headers = forwarded(request, self._settings.forward_headers)
         run_request = body.run_request(principal, agent, context, headers)
         await self._take_run(caller)
+        run_request = replace(run_request, max_live=self._max_live(caller))
         status = await self._runs.submit(run_request)
         response_id = run_request.response_id
         if body.stream:
@@ -147,6 +149,11 @@ class ResponsesAPI:
             return
         if not await self._keys.use_run(caller.key):
             raise Forbidden("This token may start no more runs.", code="no_runs_left")
+
+    def _max_live(self, caller: Caller) -> int | None:
+        """How many live responses the caller's principal may have; None: no limit."""
+        bounds = (caller.max_runs, self._settings.max_principal_runs)
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     def _models_of(self, caller: Caller) -> Sequence[str]:
         if caller.agent is None:

@@ -16,6 +16,7 @@ class StoredKey:
 
     Attributes:
         agent: the only one that may be run with it, for a chat token.
+        max_runs: live responses of its principal beyond which it creates none; None: no limit.
         expires_in: seconds from now; None: it does not expire.
     """
 
@@ -24,6 +25,7 @@ class StoredKey:
     principal: str
     scopes: frozenset[str]
     agent: str | None
+    max_runs: int | None
     expires_in: float | None
 
 
@@ -35,6 +37,7 @@ class KeyToStore:
         expires_in: seconds; None: never.
         agent: the only one that may be run with it: it is a chat token then, for a page.
         runs: how many of them.
+        max_runs: as of `StoredKey`.
     """
 
     prefix: str
@@ -45,6 +48,7 @@ class KeyToStore:
     expires_in: float | None = None
     agent: str | None = None
     runs: int | None = None
+    max_runs: int | None = None
 
 
 class Keys:
@@ -83,6 +87,7 @@ class Keys:
             expires_in=key.expires_in,
             agent=key.agent,
             runs_left=key.runs,
+            max_runs=key.max_runs,
         )
 
     async def rotate(self, name: str, prefix: str, hash_: bytes, overlap: float) -> bool:
@@ -93,7 +98,9 @@ class Keys:
             if old is None:
                 return False
             scopes = frozenset(old["scopes"])
-            new = KeyToStore(prefix, hash_, name, old["principal"], scopes)
+            new = KeyToStore(
+                prefix, hash_, name, old["principal"], scopes, max_runs=old["max_runs"]
+            )
             await connection.fetchrow(*self._insert(new))
             await self._tell(connection)
         return True

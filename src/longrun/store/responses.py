@@ -107,7 +107,8 @@ class Responses:
 
         Raises:
             Unavailable: Postgres is away; whether it was created is not known.
-            TooManyRequests: it would have to wait, and too many wait already.
+            TooManyRequests: it would have to wait, and too many wait already; or its principal has
+                as many as they may have.
             ConversationNotFound: the principal has no such conversation.
             ConversationLocked: another response is on the conversation; one that is queued may
                 wait for it where the settings say so.
@@ -128,6 +129,7 @@ class Responses:
                 ),
                 max_queued=settings.max_queued,
                 may_wait=may_wait,
+                max_live=new.request.max_live,
             )
         )
         if row["created"]:
@@ -137,6 +139,13 @@ class Responses:
             raise ConversationNotFound(conversation_id)
         if conversation_id is not None and row["busy"] and not may_wait:
             raise ConversationLocked()
+        if new.request.max_live is not None and row["crowded"]:
+            raise TooManyRequests(
+                f"You have {new.request.max_live} responses that are queued or running, as many as "
+                "you may have at once.",
+                code="too_many_runs",
+                retry_after=5,
+            )
         raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
