@@ -134,6 +134,21 @@ CROSS JOIN LATERAL (
 ) AS output
 ORDER BY chain.depth DESC;
 
+-- name: find_last_spoken
+-- Of these responses of a principal's, in this order, the first in which a model has spoken: what
+-- it asked for, and what its last turn was asked.
+SELECT response.agent, step.fingerprint
+FROM unnest($1::text[]) WITH ORDINALITY AS wanted (id, place)
+JOIN longrun.responses AS response ON response.id = wanted.id AND response.principal = $2
+CROSS JOIN LATERAL (
+    SELECT step.fingerprint FROM longrun.steps AS step
+    WHERE step.response_id = wanted.id AND step.scope = '' AND step.kind = 'model'
+    ORDER BY length(step.key) DESC, step.key DESC
+    LIMIT 1
+) AS step
+ORDER BY wanted.place
+LIMIT 1;
+
 -- name: find_items
 -- A principal's items at these indexes of these responses; of an index among those of input items,
 -- all of that response's input.

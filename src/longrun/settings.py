@@ -278,6 +278,11 @@ class Settings(BaseSettings):
         le=36_600,
         description="How long a finished response is kept for polls and replays, in days.",
     )
+    continue_with: Literal["last", "first"] = Field(
+        default="last",
+        description="Who takes the next turn of a chain or a conversation with the same `model`: "
+        "the agent that had the last word, after handoffs, or the `first` one again.",
+    )
     conversation_overlap: Literal["refuse", "queue"] = Field(
         default="refuse",
         description="What happens to a response on a conversation that another one is on: `refuse` "

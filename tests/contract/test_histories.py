@@ -42,7 +42,8 @@ def replicas(database: Server, running_provider: Provider) -> Iterator[list[Repl
         database.url,
         schema="histories",
         agents=served.AGENTS,
-        environment=served.environment(running_provider),
+        # Each turn's script hands over anew.
+        environment=served.environment(running_provider) | {"LONGRUN_CONTINUE_WITH": "first"},
     ) as started:
         yield started
 

@@ -7,6 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
+from agents import Agent
+
 from longrun import metrics
 from longrun.errors import Fenced, Unavailable
 from longrun.execution.application import Application
@@ -15,6 +17,7 @@ from longrun.execution.failures import of_failure
 from longrun.execution.handling.handler import Handler
 from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
+from longrun.execution.last_word import who_begins
 from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
@@ -79,6 +82,7 @@ class Attempts:
         except Exception as error:
             handle.prepared.set_exception(error)
             return
+        handle.prepared.set_result(None)
         async with self._ending_in_words(handle):
             request = new.request
             if request.conversation_id is not None:
@@ -93,6 +97,7 @@ class Attempts:
             position.assembler.lifecycle("in_progress")
             run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
             start = Start(position.assembler, run_log, position.steps)
+            handle.prepared.set_result(None)
             request = await self._responses.with_context(claim.request)
             await self._run(handle, request, start)
 
@@ -107,9 +112,12 @@ class Attempts:
             self._announcer.tell("work")
 
     async def _run(self, handle: Handle, request: RunRequest, start: Start) -> None:
-        handle.prepared.set_result(None)
-        handle.current = dataclasses.replace(handle.current, state=self.state)
         agent = self._registry.get(request.agent)
+        if not isinstance(agent, Handler) and (not isinstance(agent, Agent) or agent.handoffs):
+            last = self._settings.continue_with == "last"
+            name = await who_begins(request, start.steps, self._responses, last=last)
+            start = dataclasses.replace(start, begins_with=name)
+        handle.current = dataclasses.replace(handle.current, state=self.state)
         metrics.runs.inc()
         try:
             kind = HandlerRun if isinstance(agent, Handler) else Run

@@ -29,6 +29,7 @@ from longrun.execution.failures import of_failure
 from longrun.execution.handling.handler import Handler
 from longrun.execution.hooks import Hooks
 from longrun.execution.host import Handle
+from longrun.execution.last_word import reached
 from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.outcomes import (
     COMPLETED,
@@ -66,11 +67,15 @@ STOP_WAIT: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a run starts: the end of its log, its items so far, its finished steps."""
+    """Where a run starts: the end of its log, its items so far, its finished steps.
+
+    `begins_with` is the name of the agent that begins it, if that is not the one that is asked for.
+    """
 
     assembler: Assembler
     run_log: RunLog
     steps: Sequence[Step] = ()
+    begins_with: str | None = None
 
 
 class Run:
@@ -102,6 +107,7 @@ class Run:
         self._application = application or Application()
         self._servers = servers
         self._display = Display(start.assembler, start.run_log, handle.got_on)
+        self._begins_with = start.begins_with
         self._journal = Journal(start.steps)
         self._budget = Budget(request.parameters, self._assembler.usage)
         self._demands = Demands(request.parameters, self._budget)
@@ -162,7 +168,7 @@ class Run:
         using = contextlib.nullcontext() if self._servers is None else self._servers.used()
         with using:
             assert not isinstance(self._agent, Handler)
-            agent = await made(self._agent, current)
+            agent = reached(await made(self._agent, current), self._begins_with)
             if agent is not self._agent:
                 check_agreement(agent, self._request.parameters)
             async with self._application.of_run(current) as given:

@@ -78,6 +78,19 @@ def context_of(
     return Context(items, models, len(items) - count)
 
 
+def responses_in(context: Context, most: int = 10) -> list[str]:
+    """The responses that gave what comes before a request, the newest first; at most so many."""
+    before = context.items[: len(context.items) - context.own]
+    found: dict[str, None] = {}
+    for item in reversed(before):
+        place = ids.place_of_item(item.get("id") or "")
+        if place is not None:
+            found[place[0]] = None
+            if len(found) == most:
+                break
+    return list(found)
+
+
 def told(context: Context) -> list[Item]:
     """The items as they go into a run: each in a model's shape, none without its other half."""
     return mended(item for each in context.items for item in _told(each, context.models))

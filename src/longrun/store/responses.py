@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from longrun import ids
 from longrun.errors import ConversationLocked, ConversationNotFound, TooManyRequests
@@ -80,6 +80,13 @@ class Exchange:
         return [
             Stored(loads(item), model) for item, model in zip(self.output, self.models, strict=True)
         ]
+
+
+class Spoken(NamedTuple):
+    """A model turn: the agent that the response asked for, and the fingerprint of the step."""
+
+    asked_for: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +229,13 @@ class Responses:
         before = await self.before(chain, on)
         found = await self.named_items(before, request.input, request.principal)
         return replace(request, context=context_of(before.exchanges, request.input, found))
+
+    async def last_spoken(self, response_ids: Sequence[str], principal: str) -> Spoken | None:
+        """The last model turn of the first of these responses of a principal's that has any."""
+        row = await self._database.fetch_row(
+            self._queries.find_last_spoken, response_ids, principal
+        )
+        return Spoken(row["agent"], row["fingerprint"]) if row else None
 
     async def before(self, chain: Sequence[Exchange], on: str | None = None) -> Before:
         """What comes before a response.

@@ -281,14 +281,19 @@ def origin_of(model: Any) -> Origin:
     return Origin(api, f"{kind} {name}" if slash else kind)
 
 
-def agents_behind(agent: Any) -> list[Any]:
-    """The agents that this one hands over to, as far as can be known, or has as tools."""
+def targets_of(agent: Any) -> list[Any]:
+    """The agents that this one hands over to, as far as can be known."""
     handoffs = [
         target_of(each) if isinstance(each, Handoff) else each
         for each in getattr(agent, "handoffs", ())
     ]
+    return [found for found in handoffs if found is not None]
+
+
+def agents_behind(agent: Any) -> list[Any]:
+    """The agents that this one hands over to, as far as can be known, or has as tools."""
     tools = [getattr(tool, "_agent_instance", None) for tool in getattr(agent, "tools", ())]
-    return [found for found in (*handoffs, *tools) if found is not None]
+    return [*targets_of(agent), *(found for found in tools if found is not None)]
 
 
 @functools.cache
