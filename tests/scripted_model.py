@@ -55,6 +55,8 @@ class ScriptedModel(Model):
         if spent is not None:
             usage.input_tokens, usage.output_tokens = spent.input_tokens, spent.output_tokens
             usage.total_tokens = spent.total_tokens
+            usage.input_tokens_details = spent.input_tokens_details
+            usage.output_tokens_details = spent.output_tokens_details
         return ModelResponse(output=response.output, usage=usage, response_id=response.id)
 
     def stream_response(

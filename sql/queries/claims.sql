@@ -266,7 +266,7 @@ SELECT scope, kind, key, fingerprint, result FROM longrun.steps WHERE response_i
 
 -- name: list_model_turns
 SELECT scope, kind, key, fingerprint, result FROM longrun.steps
-WHERE response_id = $1 AND scope = '' AND kind = 'model';
+WHERE response_id = $1 AND kind = 'model';
 
 -- name: drop_items
 -- Items of a turn that was not finished: it is asked again.

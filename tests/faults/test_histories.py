@@ -16,6 +16,7 @@ from tests.faults.ground import Ground, ground
 from tests.provider import agents as served
 from tests.provider.agents import FAMILIES, LOOK
 from tests.provider.server import Provider
+from tests.provider.usage import usage_of
 from tests.reading import create, finished
 
 
@@ -50,6 +51,8 @@ async def test_the_turn_that_broke_off_is_asked_again_and_no_other(
     messages = [item for item in response["output"] if item["type"] == "message"]
     texts = [part["text"] for item in messages for part in item["content"]]
     assert texts == ["one two three"]
+    finished = [provider.asked[0], provider.asked[2]]
+    assert response["usage"] == usage_of(finished), "of what broke off nothing is counted"
     assert provider.refused == []
 
 

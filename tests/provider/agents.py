@@ -10,6 +10,8 @@ says what it has:
     handoff      a handoff to `FAMILY-tools`: the call `transfer_to_FAMILY_tools`
     nested       the tool `expert`, which is `FAMILY-tools`: its `input` is a script too
     structured   an output type
+    guarded      the tools, and guardrails of input and output that ask the model themselves
+    uncounted    the tools, and the wish not to be told of usage in streams
     reasoning    effort and summaries
     encrypted    (responses) the same, encrypted, and nothing stored at the provider
     knowing      (responses) the tools `know`, of the request, and `look`
@@ -30,12 +32,16 @@ from agents import (
     ComputerTool,
     CustomTool,
     FileSearchTool,
+    GuardrailFunctionOutput,
     HostedMCPTool,
     ImageGenerationTool,
+    InputGuardrail,
     Model,
     ModelSettings,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
+    OutputGuardrail,
+    Runner,
     ShellTool,
     Tool,
     WebSearchTool,
@@ -176,8 +182,32 @@ def _family(family: str, model: Model) -> list[Agent[Any]]:
             tools=[expert.as_tool("expert", "Asks an expert."), *tools],
         ),
         Agent(name=f"{family}-structured", model=model, tools=[*tools], output_type=Weather),
+        Agent(
+            name=f"{family}-guarded",
+            model=model,
+            tools=tools,
+            input_guardrails=[InputGuardrail(_judged(model), name="input")],
+            output_guardrails=[OutputGuardrail(_judged(model), name="output")],
+        ),
+        Agent(
+            name=f"{family}-uncounted",
+            model=model,
+            tools=tools,
+            model_settings=ModelSettings(include_usage=False),
+        ),
         Agent(name=f"{family}-reasoning", model=model, tools=[*tools], model_settings=thinking),
     ]
+
+
+def _judged(model: Model) -> Any:
+    """A guardrail that asks a model, and lets everything pass."""
+    judge = Agent[Any](name="judge", model=model)
+
+    async def judged(context: Any, agent: Any, said: Any) -> GuardrailFunctionOutput:
+        result = await Runner.run(judge, "Is that right?")
+        return GuardrailFunctionOutput(result.final_output, tripwire_triggered=False)
+
+    return judged
 
 
 def _hosted(model: Model) -> list[Agent[Any]]:

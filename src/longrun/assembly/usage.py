@@ -6,7 +6,8 @@ from typing import Any
 
 @dataclass(slots=True)
 class UsageSum:
-    """Token counts, added up turn by turn. A turn whose model told nothing adds nothing."""
+    """Token counts, added up turn by turn. A turn whose model told nothing adds nothing: where none
+    does, all are 0."""
 
     input_tokens: int = 0
     cached_tokens: int = 0
@@ -15,16 +16,15 @@ class UsageSum:
     reasoning_tokens: int = 0
 
     def add(self, usage: Any) -> None:
-        """Add a `ResponseUsage` (or None); fields that an older or looser model lacks count 0."""
-        if usage is None:
-            return
+        """Add a `ResponseUsage`, the SDK's `Usage`, or None; fields that an older or looser model
+        lacks count 0."""
         read = getattr(usage, "input_tokens_details", None)
         wrote = getattr(usage, "output_tokens_details", None)
-        self.input_tokens += usage.input_tokens or 0
-        self.output_tokens += usage.output_tokens or 0
-        self.cached_tokens += getattr(read, "cached_tokens", 0) or 0
-        self.cache_write_tokens += getattr(read, "cache_write_tokens", 0) or 0
-        self.reasoning_tokens += getattr(wrote, "reasoning_tokens", 0) or 0
+        self.input_tokens += _count(usage, "input_tokens")
+        self.output_tokens += _count(usage, "output_tokens")
+        self.cached_tokens += _count(read, "cached_tokens")
+        self.cache_write_tokens += _count(read, "cache_write_tokens")
+        self.reasoning_tokens += _count(wrote, "reasoning_tokens")
 
     def as_json(self) -> dict[str, Any]:
         """The `usage` of a Response object."""
@@ -38,3 +38,8 @@ class UsageSum:
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": self.input_tokens + self.output_tokens,
         }
+
+
+def _count(of: Any, name: str) -> int:
+    count = getattr(of, name, None)
+    return count if isinstance(count, int) else 0

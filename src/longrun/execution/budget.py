@@ -29,7 +29,7 @@ class Budget:
 
     Args:
         parameters: of the request, as a run acts upon them.
-        usage: the sum of the run's turns, which grows as they end.
+        usage: the sum of the run's turns and of those inside it, which grows as they end.
     """
 
     def __init__(self, parameters: Mapping[str, Any], usage: UsageSum) -> None:

@@ -52,6 +52,7 @@ from longrun.execution.replay.session import JournaledSession
 from longrun.execution.replay.steps import Steps
 from longrun.execution.replay.tool_calls import ToolEnds
 from longrun.execution.served import AgentFactory, made
+from longrun.execution.takeover import add_recorded_usage
 from longrun.history.continuation import told
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
@@ -121,6 +122,7 @@ class Run:
             Border(context, self._items),
             self._at_boundary,
             self._display,
+            self._assembler.usage.add,
             start.assembler.withdrawn_calls,
         )
         self._assembler.given_call_ids = self._steps.call_ids.given
@@ -134,6 +136,8 @@ class Run:
         """
         self._display.write()
         outcome = await self._outcome()
+        # Of an agent tool that is known to have failed, say, the turns are not passed again.
+        add_recorded_usage(self._assembler, self._journal.left("model"))
         await end_response(self._request, self._assembler, self._log, outcome, ran=True)
 
     async def _at_boundary(self) -> None:

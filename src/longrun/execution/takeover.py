@@ -13,7 +13,6 @@ from collections.abc import (
     Container,
     Iterable,
     Iterator,
-    Sequence,
 )
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -25,7 +24,7 @@ from longrun.assembly.items import Item
 from longrun.assembly.kinds import ITEM_ADDED, is_output
 from longrun.assembly.server_calls import FunctionCall
 from longrun.execution.replay.references import resolve
-from longrun.execution.replay.results import decode_indexes, decode_response
+from longrun.execution.replay.results import decode_indexes, recorded_usage
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
@@ -144,10 +143,11 @@ async def read_position(
     return Position(assembler, next_sequence, steps, dropped)
 
 
-def add_recorded_usage(assembler: Assembler, steps: Sequence[Step]) -> None:
-    """The usage of the turns that earlier attempts finished, for a response that only ends."""
-    for step in _own_turns(steps):
-        assembler.usage.add(decode_response(step.result)[0].usage)
+def add_recorded_usage(assembler: Assembler, steps: Iterable[Step]) -> None:
+    """The usage of turns that earlier attempts finished and that are not passed again."""
+    for step in steps:
+        if step.kind == "model":
+            assembler.usage.add(recorded_usage(step.result))
 
 
 async def _open_items(response_id: str, found: _Items, event_log: EventLog) -> dict[int, Item]:

@@ -129,7 +129,7 @@ class Claims:
         return [Step(*row) for row in rows]
 
     async def model_turns(self, response_id: str) -> list[Step]:
-        """The finished model turns of the run itself."""
+        """The finished model turns of the run, and of the runs inside it."""
         rows = await self._database.fetch(self._queries.list_model_turns, response_id)
         return [Step(*row) for row in rows]
 

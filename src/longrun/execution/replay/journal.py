@@ -48,6 +48,14 @@ class Journal:
         """Whether a step is recorded."""
         return (scope, kind, key) in self._steps
 
+    def left(self, kind: str) -> list[Step]:
+        """The recorded steps of a kind that this attempt has not passed."""
+        return [
+            step
+            for place, step in self._steps.items()
+            if step.kind == kind and place not in self._used
+        ]
+
     def find(self, scope: str, kind: str, key: str, fingerprint: str) -> str | None:
         """The recorded result of a step, or None if it has to be done.
 

@@ -35,6 +35,10 @@ EVENTS_AHEAD: Final = 256
 """Raw events that a model may be ahead of the assembler. The SDK's own queue has no bound."""
 
 
+_ENDS: Final = frozenset({"response.completed", "response.incomplete"})
+"""The events that tell what a turn has used."""
+
+
 class ReplayedTurn(ResponseCompletedEvent):
     """Stands for a recorded model turn in the SDK's stream; its events are in the log already."""
 
@@ -78,6 +82,7 @@ class ModelTurns:
 
     Args:
         call_ids: makes their calls' ids unique.
+        spent: told what each turn of a run inside the run has used.
         before: called before a model is asked.
 
     Attributes:
@@ -91,12 +96,14 @@ class ModelTurns:
         run_log: RunLog,
         border: Border,
         call_ids: CallIds,
+        spent: Callable[[Any], None],
         before: Callable[[], None],
     ) -> None:
         self.call_ids = call_ids
         self._once = once
         self._log = run_log
         self.border = border
+        self._spent = spent
         self._before = before
         self._lead = Lead()
         self._asked: Due | None = None
@@ -137,6 +144,7 @@ class ModelTurns:
             _due(call), ask, encode=encode, decode=decode_model_response, keep=keep
         )
         self.border.came_in(given.output, str(call.origin))
+        self._spent(given.usage)
         return given
 
     async def _own_turn(
@@ -191,7 +199,9 @@ class ModelTurns:
         due = _due(call)
         async with self._once.passage(due) as recorded:
             if recorded is not None:
-                yield self._replayed(recorded, call)
+                replayed = self._replayed(recorded, call)
+                self._spent(replayed.response.usage)
+                yield replayed
                 return
             self._before()
             done: list[Any] = []
@@ -208,6 +218,8 @@ class ModelTurns:
                             event.response.output = event.response.output or done
                             await self._once.record(self._step(due, event.response))
                             self.border.came_in(event.response.output, str(call.origin))
+                        if event.type in _ENDS:
+                            self._spent(event.response.usage)
                         yield event
             except GeneratorExit:
                 raise

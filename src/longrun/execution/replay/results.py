@@ -178,6 +178,14 @@ def decode_model_response(result: str) -> ModelResponse:
     )
 
 
+def recorded_usage(result: str) -> Any:
+    """What a recorded turn has used: a `ResponseUsage`, the SDK's `Usage`, or None."""
+    recorded = loads(result)
+    if "response" in recorded:
+        return Response.construct(usage=recorded["response"].get("usage")).usage
+    return deserialize_usage(recorded["usage"])
+
+
 def recorded_call_ids(result: str) -> tuple[set[str], dict[str, Any]]:
     """Of a recorded turn: all call ids that the SDK had, and what the model gave for those that
     were minted."""

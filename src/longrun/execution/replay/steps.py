@@ -23,6 +23,7 @@ class Steps:
         demands: what the request wants of its model turns.
         at_boundary: called before a step is begun.
         display: shows what becomes of the tools of the run's own.
+        spent: told what each model turn of a run inside the run has used.
         shown: the call ids that clients saw of calls that do not stay.
 
     Attributes:
@@ -42,6 +43,7 @@ class Steps:
         border: Border,
         at_boundary: Callable[[], Awaitable[None]],
         display: Display,
+        spent: Callable[[Any], None],
         shown: Iterable[str] = (),
     ) -> None:
         self.group_id = current.response_id
@@ -54,7 +56,7 @@ class Steps:
         for origin, given in border.calls.items():
             self.call_ids.bring(given, origin)
         self.models = ModelTurns(
-            self.once, run_log, border, self.call_ids, self.tools.record_unshown
+            self.once, run_log, border, self.call_ids, spent, self.tools.record_unshown
         )
 
     async def session(self, key: str, do: Callable[[], Awaitable[Any]]) -> Any:

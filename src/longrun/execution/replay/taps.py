@@ -113,6 +113,11 @@ class TappedModel(Model):
         steps, asked = self._place.steps, sdk.named(args, kwargs)
         own = not call.scope.path
         changed = steps.demands.of_turn(self._model, asked, self._turn, own=own)
+        if call.origin.api != "responses":
+            settings = changed.get("model_settings", asked["model_settings"])
+            if settings.include_usage is None:
+                # Chat Completions tell it in streams only if they are asked.
+                changed["model_settings"] = dataclasses.replace(settings, include_usage=True)
         items = steps.models.border.going_out(asked["input"], call.origin)
         items = steps.call_ids.outgoing(call.scope, str(call.origin), items)
         return sdk.replaced(args, kwargs, {**changed, "input": items})
