@@ -38,6 +38,11 @@ runs = Gauge("longrun_runs", "Runs live on this replica.", registry=registry)
 runs_finished = Counter(
     "longrun_runs_finished", "Runs finished on this replica.", ["status"], registry=registry
 )
+loop_blocks = Counter(
+    "longrun_loop_blocks",
+    "Times that code held up the event loop for seconds; the log names it.",
+    registry=registry,
+)
 tool_threads = Gauge(
     "longrun_tool_threads",
     "Threads in which functions run: busy, or hanging in a call that nobody waits for (abandoned).",

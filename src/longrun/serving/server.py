@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from longrun.app import Longrun
 from longrun.errors import ConfigurationError
-from longrun.serving import sockets, stubborn
+from longrun.serving import blocked, sockets, stubborn
 from longrun.serving.bounds import Bounds
 from longrun.serving.connection import Connection, Connections
 from longrun.serving.pinned import check
@@ -54,7 +54,7 @@ def run(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _threads(settings) as pool:
         loop = runner.get_loop()
         loop.set_default_executor(pool)
-        with stubborn.left_behind(loop):
+        with stubborn.left_behind(loop), blocked.named(loop):
             runner.run(_serve(make_app, settings, started))
 
 
