@@ -4,12 +4,13 @@
 -- name: claim_queued
 -- The oldest that wait, fair between principals: who has fewer runs and is earlier in the line
 -- of its own comes first. However many wait, only so much of them is looked at: the first of
--- each principal, found one after the other by the index; then the lines of as many principals
--- as can have anything among the next, and of each no more than that. A hundred more than are
+-- each principal, found one after the other by the index where these are few, else in one pass
+-- (of 10,000 principals, 13 ms instead of 44); then the lines of as many principals as can have
+-- anything among the next, and of each no more than that. A hundred more than are
 -- wanted, for those that other replicas are claiming at this moment. Of the responses on one
 -- conversation only the first is looked at that has not ended: its turn was committed before those
 -- after it were given theirs, so whoever sees a turn sees all before it.
-WITH RECURSIVE first AS (
+WITH RECURSIVE each AS (
     (
         SELECT response.principal, response.id FROM longrun.responses AS response
         WHERE response.status = 'queued'
@@ -19,14 +20,24 @@ WITH RECURSIVE first AS (
     )
     UNION ALL
     SELECT next.principal, next.id
-    FROM first
+    FROM each
     CROSS JOIN LATERAL (
         SELECT response.principal, response.id FROM longrun.responses AS response
-        WHERE response.status = 'queued' AND response.principal > first.principal
+        WHERE response.status = 'queued' AND response.principal > each.principal
             AND ($3::text[] IS NULL OR response.agent = ANY($3))
         ORDER BY response.principal, response.id
         LIMIT 1
     ) AS next
+), few AS MATERIALIZED (
+    -- Postgres looks for no more of them than are taken here.
+    SELECT principal, id FROM each LIMIT 300
+), first AS (
+    SELECT principal, id FROM few WHERE (SELECT count(*) FROM few) < 300
+    UNION ALL
+    SELECT principal, min(id) FROM longrun.responses
+    WHERE status = 'queued' AND ($3::text[] IS NULL OR agent = ANY($3))
+        AND (SELECT count(*) FROM few) = 300
+    GROUP BY principal
 ), busy AS (
     SELECT principal, count(*) AS runs FROM longrun.responses
     WHERE status = 'in_progress' GROUP BY principal

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import asyncpg
+import pytest
 
 from longrun.execution.outcomes import instead_of_a_run
 from longrun.ids import new_replica_id
@@ -342,6 +343,24 @@ class TestTheQueue:
             assert {claim.id for claim in await Claims(store, "mine").queued(limit)} == set(
                 expected
             )
+
+    @pytest.mark.parametrize("count", [299, 300, 301])
+    async def test_so_does_it_among_many_principals(self, store: Database, count: int) -> None:
+        """Who is earliest by name is not first, nor who is served elsewhere."""
+        table = f'"{store.settings.db_schema}".responses'
+        await store.execute(
+            f"INSERT INTO {table} (id, principal, agent, status, background, stored, attempt,"
+            " spent, document, input, request, deadline_at)"
+            " SELECT 'resp_' || lpad(n::text, 32, '0'), 'p' || lpad(($1::int - n)::text, 5, '0'),"
+            " 'scripted', 'queued', true, true, 0, 0, '{\"id\": \"\"}', '[]', '{}',"
+            " now() + interval '1 hour' FROM generate_series(0, $1::int - 1) AS n",
+            count,
+        )
+        await store.execute(f"UPDATE {table} SET agent = 'another' WHERE id LIKE '%0'")
+        await add_response(store, principal=f"p{count - 1:05}")  # has one run
+        claims = Claims(store, "mine", ["scripted"])
+        found = sorted([claim.id for claim in await claims.queued(3)])
+        assert found == [f"resp_{n:032}" for n in (2, 3, 4)]
 
     async def test_what_is_not_served_here_is_passed_over(self, store: Database) -> None:
         ids = [
