@@ -242,7 +242,8 @@ class Crash(NamedTuple):
 
 def crash(given: Crash, timeout: float = 60) -> dict[str, int | str]:
     """Run a process that crashes; give the responses that it started, and their last effects."""
-    process = _processes().Process(target=_crashing, args=(given,))
+    environment = {k: v for k, v in os.environ.items() if k.startswith("LONGRUN_")}
+    process = _processes().Process(target=_crashing, args=(given, environment))
     process.start()
     process.join(timeout)
     if process.is_alive():
@@ -259,7 +260,11 @@ def _processes() -> Any:
     return context
 
 
-def _crashing(given: Crash) -> None:
+def _crashing(given: Crash, environment: Mapping[str, str]) -> None:
+    # That of the server that it is forked from is as old as the first of these.
+    for name in [name for name in os.environ if name.startswith("LONGRUN_")]:
+        del os.environ[name]
+    os.environ.update(environment)
     asyncio.run(_until_dead(given))
 
 

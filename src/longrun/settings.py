@@ -267,7 +267,7 @@ class Settings(BaseSettings):
         description="Cancel the run of a foreground request when its client disconnects.",
     )
     server_tools: Literal["mcp_call", "function_call"] = Field(
-        default="function_call",
+        default="mcp_call",
         description="How calls that the server executes are shown: as one `mcp_call` item each, or "
         "as a `function_call`, which many clients take for theirs to execute, and a "
         "`function_call_output`.",

@@ -66,9 +66,9 @@ class TestRun:
         await page.get_by_role("button", name="Run", exact=True).click()
         await expect(page.locator("#verdict")).to_have_text(WHOLE)
         await expect(page.locator("#status")).to_have_text("completed")
-        calls = page.locator("[data-type=function_call] > .card-head .name")
+        calls = page.locator("[data-type=mcp_call] > .card-head .name")
         await expect(calls).to_have_text(["look_up", "count_words", "check_sources"])
-        await expect(page.locator("[data-type=function_call_output]")).to_have_count(3)
+        await expect(page.locator("[data-type=mcp_call] .result")).to_have_count(3)
         log = log_of(server, shown_run(page))
         assert await message(page).text_content() == text_of(response(server, shown_run(page)))
         await expect(page.locator("#events")).to_have_text(str(len(log)))
@@ -125,7 +125,7 @@ class TestRun:
         )
         await expect(page.locator("#verdict")).to_have_text(WHOLE)
         assert await message(page).text_content() == evil
-        output = page.locator("[data-type=function_call_output] .body")
+        output = page.locator("[data-type=mcp_call] .result")
         assert await output.text_content() == f"echo: {evil}"
         await expect(page.locator("#output img, #output script, #runs img")).to_have_count(0)
         await expect(page).to_have_title("longrun")

@@ -299,7 +299,8 @@ class TestOneAtATime:
         failed = await create(clients[0], text, **on(made))
         assert failed.status == "failed"
         page = await clients[1].conversations.items.list(made.id, order="asc")
-        assert [item.type for item in page.data] == ["message"], "the call has no output"
+        assert [item.type for item in page.data] == ["message", "mcp_call"]
+        assert (page.data[1].status, page.data[1].output) == ("failed", None)
         await ask(clients[1], "next", **on(made))
 
     async def test_a_cancelled_one_leaves_no_half_of_a_call(
@@ -312,18 +313,17 @@ class TestOneAtATime:
 
         async def two_are_done() -> bool:
             output = (await clients[1].responses.retrieve(begun.id)).output
-            return [item.type for item in output].count("function_call_output") == 2
+            return [item.type for item in output].count("mcp_call") == 2
 
         await eventually(two_are_done)
         await clients[1].responses.cancel(begun.id)
         page = await clients[0].conversations.items.list(made.id, order="asc")
         kinds = [item.type for item in page.data]
-        assert kinds == [
-            *("message", "message", "function_call", "function_call_output"),
-            *("function_call", "function_call_output"),
-        ]
+        assert kinds == ["message", "message", "mcp_call", "mcp_call"]
         shown = await ask(clients[0], SHOW, **on(made))
-        assert len(json.loads(shown.output_text)) == len(kinds) + 1
+        given = [item.get("type", "message") for item in json.loads(shown.output_text)]
+        calls = ["function_call", "function_call_output"] * 2
+        assert given == ["message", "message", *calls, "message"]
 
 
 class TestDeletion:

@@ -75,24 +75,18 @@ class TestForeground:
     ) -> None:
         response = await create(clients[0], script(turns=PARALLEL))
         kinds = [item.type for item in response.output]
-        assert kinds == ["function_call"] * 2 + ["function_call_output"] * 2 + ["message"]
-        assert [item.output for item in response.output[2:4]] == ["echo: a", "echo: b"]
-        assert [item.call_id for item in response.output[:2]] == [
-            item.call_id for item in response.output[2:4]
-        ]
+        assert kinds == ["mcp_call", "mcp_call", "message"]
+        assert [item.output for item in response.output[:2]] == ["echo: a", "echo: b"]
+        assert [item.server_label for item in response.output[:2]] == ["scripted"] * 2
         ids = [item.id for item in response.output]
         assert len(set(ids)) == len(ids)
-        assert [i.split("_")[0] for i in ids] == ["fc", "fc", "fco", "fco", "msg"]
+        assert [i.split("_")[0] for i in ids] == ["mcp", "mcp", "msg"]
 
     async def test_a_handoff_goes_on_with_the_other_agent(self, clients: list[AsyncOpenAI]) -> None:
         response = await clients[0].responses.create(
             model="chain", input=script(turns=[[["transfer_to_scripted", {}]]])
         )
-        assert [item.type for item in response.output] == [
-            "function_call",
-            "function_call_output",
-            "message",
-        ]
+        assert [item.type for item in response.output] == ["mcp_call", "message"]
         assert response.output_text == "word0 word1 word2 "
 
     @pytest.mark.parametrize("kind", ["nul", "surrogate", "emoji", "lines"])
@@ -106,9 +100,9 @@ class TestForeground:
             "lines": "a\nb\r\n\u2028c",
         }[kind]
         response = await create(clients[0], script(turns=[[["odd", {"kind": kind}]]]))
-        assert response.output[1].output == expected
+        assert response.output[0].output == expected
         found = await clients[1].responses.retrieve(response.id)
-        assert found.output[1].output == expected
+        assert found.output[0].output == expected
 
 
 class TestBackground:
@@ -146,7 +140,8 @@ class TestBackground:
 
         await eventually(is_finished)
         # While the second tool is at work.
-        assert ["function_call", "function_call_output", "function_call"] in seen
+        assert ["mcp_call"] in seen
+        assert seen[-1] == ["mcp_call", "mcp_call", "message"]
 
     async def test_it_goes_on_when_the_connection_that_made_it_is_gone(
         self, two: list[Replica], clients: list[AsyncOpenAI]
@@ -215,7 +210,7 @@ class TestCancel:
                 break
         cancelled = await clients[where].responses.cancel(response_id)
         assert cancelled.status == "cancelled"
-        assert [item.type for item in cancelled.output] == ["function_call", "function_call_output"]
+        assert [item.type for item in cancelled.output] == ["mcp_call"]
         events += [event async for event in stream]
         assert events[-1].type == "response.failed"
         assert events[-1].response.to_dict() == cancelled.to_dict()
@@ -405,9 +400,8 @@ class TestClientTools:
         first = await create(clients[0], script(turns=turns), tools=[WEATHER])
         assert first.status == "completed"
         kinds = [item.type for item in first.output]
-        assert kinds == ["function_call", "function_call", "function_call_output"]
-        assert first.output[2].output == "echo: mine"
-        assert first.output[2].call_id == first.output[1].call_id
+        assert kinds == ["function_call", "mcp_call"]
+        assert first.output[1].output == "echo: mine"
 
     async def test_tools_do_not_carry_over(self, clients: list[AsyncOpenAI]) -> None:
         first = await create(clients[0], "hi", tools=[WEATHER])

@@ -459,10 +459,7 @@ class TestFailures:
         response_id = await in_background(two[0], turns=turns, deltas=5, fail=3, pause=0.1)
         found = await finished(two[1], response_id)
         assert found["status"] == "failed"
-        assert [item["type"] for item in found["output"]] == [
-            "function_call",
-            "function_call_output",
-        ]
+        assert [item["type"] for item in found["output"]] == ["mcp_call"]
         events = parse(await read(stream_url(two[1], response_id))).events
         closed = [e["item"] for e in events if e["type"] == "response.output_item.done"][-1]
         assert (closed["type"], closed["status"]) == ("message", "incomplete")

@@ -60,10 +60,47 @@ def gap(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.xfail(strict=True, reason=why[0])] if why else []
 
 
+@pytest.fixture(scope="module")
+def showing_pairs(database: Server, running_provider: Provider) -> Iterator[list[Replica]]:
+    """Two that show the server's calls as `function_call` and `function_call_output`."""
+    environment = served.environment(running_provider)
+    with servers.replicas(
+        2,
+        database.url,
+        schema="histories_pairs",
+        agents=served.AGENTS,
+        environment={**environment, "LONGRUN_SERVER_TOOLS": "function_call"},
+    ) as started:
+        yield started
+
+
 @pytest.mark.parametrize(("agent", "way"), parameters())
 async def test_three_turns(
     replicas: list[Replica], provider: Provider, agent: str, way: str
 ) -> None:
+    shown = await converse(replicas, provider, agent, way)
+    if any(kind in agent for kind in ("tools", "handoff", "nested")):
+        assert [item["type"] for item in shown].count("mcp_call") >= 2
+        assert not {"function_call", "function_call_output"} & {item["type"] for item in shown}
+        failed = [item["name"] for item in shown if item["status"] == "failed"]
+        assert failed == (["fail"] * 2 if agent.endswith("tools") else [])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("agent", ["responses-tools", "chat-tools", "litellm-handoff"])
+async def test_three_turns_with_calls_shown_as_pairs(
+    showing_pairs: list[Replica], provider: Provider, agent: str, way: str
+) -> None:
+    shown = await converse(showing_pairs, provider, agent, way)
+    kinds = [item["type"] for item in shown]
+    assert kinds.count("function_call") == kinds.count("function_call_output") >= 2
+
+
+async def converse(
+    replicas: list[Replica], provider: Provider, agent: str, way: str
+) -> list[dict[str, Any]]:
+    """Have a conversation of three turns; all items that the client was shown."""
+    shown: list[dict[str, Any]] = []
     items: list[Any] = []
     texts: list[str] = []
     previous: str | None = None
@@ -82,6 +119,7 @@ async def test_three_turns(
         assert provider.refused == []
         assert response.status == "completed", response.error
         previous = response.id if way == "previous" else None
+        shown += [item.to_dict() for item in response.output]
         items += [going_back(item.to_dict(), way) for item in response.output]
         texts.append(response.output_text)
     if not agent.endswith("structured"):
@@ -91,16 +129,17 @@ async def test_three_turns(
         assert [role for role, _ in said_in(given)].count("user") == 3
         assert [text for role, text in said_in(given) if role == "assistant"] == texts[:2]
         assert "provider_data" not in json.dumps(given)
+    return shown
 
 
 @pytest.mark.parametrize("kind", CALL_IDS)
 async def test_call_ids_are_unique_whatever_the_adapter_gives(
-    replicas: list[Replica], provider: Provider, kind: str
+    showing_pairs: list[Replica], provider: Provider, kind: str
 ) -> None:
     """In one turn of the user's: two calls at once, then another."""
     words = ("cat", "dog", "cow")
     first, second, third = ({"call": "look", "arguments": {"word": word}} for word in words)
-    url = replicas[0].base_url
+    url = showing_pairs[0].base_url
     async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
         response = await client.responses.create(
             model=f"litellm-ids-{kind}", input=script([first, second], [third])
@@ -115,6 +154,24 @@ async def test_call_ids_are_unique_whatever_the_adapter_gives(
         message["content"] for message in provider.asked[-1].items if message["role"] == "tool"
     ]
     assert found == [f"found {word}" for word in words]
+
+
+@pytest.mark.parametrize("kind", CALL_IDS)
+async def test_each_call_has_its_own_output_whatever_the_adapter_gives(
+    replicas: list[Replica], provider: Provider, kind: str
+) -> None:
+    words = ("cat", "dog", "cow")
+    first, second, third = ({"call": "look", "arguments": {"word": word}} for word in words)
+    url = replicas[0].base_url
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        response = await client.responses.create(
+            model=f"litellm-ids-{kind}", input=script([first, second], [third])
+        )
+    assert response.status == "completed", response.error
+    assert provider.refused == []
+    calls = [item for item in response.output if item.type == "mcp_call"]
+    assert [json.loads(call.arguments)["word"] for call in calls] == list(words)
+    assert [call.output for call in calls] == [f"found {word}" for word in words]
 
 
 def going_back(item: dict[str, Any], way: str) -> dict[str, Any]:

@@ -64,6 +64,10 @@ ITEM_FIELDS = {
     "message": {"id", "type", "role", "status", "content"},
     "function_call": {"id", "type", "call_id", "name", "arguments", "status"},
     "function_call_output": {"id", "type", "call_id", "output", "status"},
+    "mcp_call": {
+        *("id", "type", "server_label", "name", "arguments", "output", "error", "status"),
+        "approval_request_id",
+    },
 }
 
 USAGE = {

@@ -223,10 +223,7 @@ class TestBudgets:
         assert len(provider.asked) == turns
         kinds = [item["type"] for item in response["output"]]
         # What the last turn called was not executed.
-        assert (
-            kinds.count("function_call") - kinds.count("function_call_output")
-            == ({1: 2, 2: 1, 3: 0}[turns])
-        )
+        assert kinds.count("mcp_call") == {1: 0, 2: 2, 3: 3}[turns]
 
     async def test_each_turn_is_asked_for_what_is_left(
         self, replica: Replica, provider: Provider

@@ -257,7 +257,7 @@ class TestThroughTheClient:
         stream = await clients[0].responses.create(model="scripted", input=given, stream=True)
         events = [event async for event in stream]
         assert events[-1].type == "response.completed"
-        assert events[-1].response.output[1].output == "a\ud800b"
+        assert events[-1].response.output[0].output == "a\ud800b"
         replay = await clients[1].responses.retrieve(events[-1].response.id, stream=True)
         assert [event.to_dict() async for event in replay] == [e.to_dict() for e in events]
 
@@ -270,8 +270,7 @@ class TestThroughTheClient:
         outputs = [
             event.item.output
             async for event in stream
-            if event.type == "response.output_item.done"
-            and event.item.type == "function_call_output"
+            if event.type == "response.output_item.done" and event.item.type == "mcp_call"
         ]
         assert outputs == ["echo: fast", "echo: slow"]
 

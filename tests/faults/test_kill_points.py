@@ -174,13 +174,29 @@ async def test_a_takeover_shows_the_items_so_far(story: Story) -> None:
         events = await story.ground.check(id_)
         again = [e["response"] for e in events if e["type"] == "response.in_progress"][-1]
         *stay, withdrawn = again["output"]
-        assert [item["type"] for item in stay] == [
-            *("function_call", "function_call"),
-            *("function_call_output", "function_call_output"),
-        ]
-        assert stay == events[-1]["response"]["output"][:4]
+        assert [item["type"] for item in stay] == ["mcp_call", "mcp_call"]
+        assert stay == events[-1]["response"]["output"][:2]
         assert (withdrawn["type"], withdrawn["status"]) == ("message", "incomplete")
         assert withdrawn["content"] == [], "clients take away what they showed of it"
+
+
+async def test_a_call_goes_on_being_open_while_its_tool_runs_again(
+    story: Story, request: pytest.FixtureRequest
+) -> None:
+    """Of two parallel ones, one has ended: it ends once, and the other one in the next attempt, if
+    not before a handover."""
+    handed_over = "SIGTERM" in request.node.name
+    for id_ in story.ids["one of two parallel tools done"]:
+        events = await story.ground.check(id_)
+        again = [e["response"] for e in events if e["type"] == "response.in_progress"][-1]
+        if not handed_over:
+            statuses = [(item["type"], item["status"]) for item in again["output"]]
+            assert statuses == [("mcp_call", "completed"), ("mcp_call", "in_progress")]
+            assert json.loads(again["output"][1]["arguments"])["name"] == "b"
+        ends = [e["item"] for e in events if e["type"] == "response.output_item.done"]
+        assert [(item["type"], item["status"]) for item in ends] == [
+            *(("mcp_call", "completed"), ("mcp_call", "completed"), ("message", "completed")),
+        ]
 
 
 async def test_attempts_are_counted_as_promised(

@@ -25,6 +25,12 @@ CREATE TRIGGER refuse BEFORE INSERT ON "{schema}".steps
 """
 
 
+@pytest.fixture(autouse=True)
+def as_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are shown with their call ids."""
+    monkeypatch.setenv("LONGRUN_SERVER_TOOLS", "function_call")
+
+
 class Counting:
     """An agent that calls a tool, which counts its calls."""
 

@@ -63,6 +63,20 @@ async def test_every_crash_point(
         check_mcp(effects_of(crashed.effects))
 
 
+async def test_every_crash_point_with_calls_shown_as_pairs(
+    database: postgres.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGRUN_SERVER_TOOLS", "function_call")
+    served, given = SCENARIOS["parallel tools"]
+    files = (tmp_path / "effects", tmp_path / "plan")
+    crashed = Crash(served, database.url, SCHEMA, *files, given, "first")
+    plan = crash(crashed)
+    await resume_all(crashed, plan)
+    assert await check_all(crashed, plan) >= 0.6 * len(plan)
+    normal = await left_of(crashed.url, SCHEMA, next(iter(plan)))
+    assert "function_call_output" in [item["type"] for item in normal.output]
+
+
 async def check_all(crashed: Crash, plan: dict[str, Any], *, same_output: bool = True) -> int:
     """Each ended as the one that lived. Returns how many were taken over."""
     effects = effects_of(crashed.effects)

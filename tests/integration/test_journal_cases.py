@@ -44,6 +44,12 @@ from tests.scripted_model import ScriptedModel
 SCHEMA = "journal_cases"
 
 
+@pytest.fixture(autouse=True)
+def as_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are shown with their call ids."""
+    monkeypatch.setenv("LONGRUN_SERVER_TOOLS", "function_call")
+
+
 class Ground:
     """Crashes one response at named effects, and looks at what became of it."""
 

@@ -38,6 +38,12 @@ UNKNOWN = "outcome is unknown"
 KNOWN: dict[str, longrun.Current] = {}
 
 
+@pytest.fixture(autouse=True)
+def as_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are shown with their call ids."""
+    monkeypatch.setenv("LONGRUN_SERVER_TOOLS", "function_call")
+
+
 @function_tool
 async def ask_who(who: str) -> str:
     """Note who calls."""

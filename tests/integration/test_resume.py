@@ -194,7 +194,7 @@ class TestLarge:
         live = [asyncio.create_task(read(stream_url(r, response_id))) for r in two]
         found = await finished(two[1], response_id)
         assert found["status"] == "completed"
-        outputs = [i["output"] for i in found["output"] if i["type"] == "function_call_output"]
+        outputs = [i["output"] for i in found["output"] if i["type"] == "mcp_call"]
         assert sorted(map(len, outputs)) == [1_000_000 + n for n in range(10)]
         whole = await read(stream_url(two[1], response_id))
         reading = parse(whole)

@@ -109,7 +109,7 @@ async def run(
     cancel_after: int | None = None,
     later: int = 0,
     commits: Commits | None = None,
-    server_tools: ServerTools = "function_call",
+    server_tools: ServerTools = "mcp_call",
     **given: Any,
 ) -> Commits:
     """A whole run, its first attempt.
@@ -153,7 +153,7 @@ async def take_over(
     commits: Commits,
     attempt: int = 2,
     *,
-    server_tools: ServerTools = "function_call",
+    server_tools: ServerTools = "mcp_call",
 ) -> Position:
     """The next attempt, after one died with these commits."""
     settings = Settings(server_tools=server_tools)

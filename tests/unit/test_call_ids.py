@@ -3,6 +3,7 @@ it gave."""
 
 import asyncio
 import dataclasses
+import functools
 import json
 from collections import defaultdict
 from typing import Any
@@ -92,6 +93,10 @@ def agent(till: Till, *turns: Any) -> Agent[Any]:
     return Agent(name="agent", model=Played(*turns), tools=[till.tool])
 
 
+run = functools.partial(runs.run, server_tools="function_call")
+take_over = functools.partial(runs.take_over, server_tools="function_call")
+
+
 def shown(stream: oracle.Stream) -> list[str]:
     """The call ids that clients see, of calls, whose outputs have to be there."""
     ids = [item["call_id"] for item in stream.output if item["type"] == "function_call"]
@@ -110,7 +115,7 @@ class TestWhateverModelsGive:
         till = Till()
         model = Played(*turns(kind))
         paying = Agent(name="agent", model=model, tools=[till.tool])
-        ids = shown(runs.check(await runs.run(paying, request(input=CONTEXT))))
+        ids = shown(runs.check(await run(paying, request(input=CONTEXT))))
         assert len({*ids, "call_before"}) == 4
         assert all(len(each) <= 64 and each.isascii() and each.isprintable() for each in ids)
         assert [len(till.keys[word]) for word in WORDS] == [1, 1, 1]
@@ -126,18 +131,18 @@ class TestWhateverModelsGive:
     async def test_and_every_attempt_has_the_same(self, kind: str) -> None:
         """One dies after each commit, the next one too: an idempotency key is of one payment."""
         given = request(input=CONTEXT)
-        whole = await runs.run(agent(Till(), *turns(kind)), given)
+        whole = await run(agent(Till(), *turns(kind)), given)
         for first in range(1, len(whole.entries), 2):
             till = Till()
             once = whole.died_after(first)
-            await runs.take_over(agent(till, *left(kind, once)), given, once)
+            await take_over(agent(till, *left(kind, once)), given, once)
             ids = shown(runs.check(once))
             assert {s.key for s in once.committed_steps if s.kind == "tool"} == set(ids)
             for second in range(first + 1, len(once.entries), 5):
                 twice = once.died_after(second)
                 known = {step.key for step in twice.committed_steps if step.kind == "tool"}
                 again = Till()
-                await runs.take_over(agent(again, *left(kind, twice)), given, twice, attempt=3)
+                await take_over(agent(again, *left(kind, twice)), given, twice, attempt=3)
                 later = shown(runs.check(twice))
                 for place, word in enumerate(WORDS):
                     if place < (0, 2, 3)[min(2, len(once.died_after(second).turns))]:
@@ -147,7 +152,7 @@ class TestWhateverModelsGive:
 
     @pytest.mark.parametrize("kind", GIVEN)
     async def test_a_turn_is_recorded_as_the_model_gave_it(self, kind: str) -> None:
-        commits = await runs.run(agent(Till(), *turns(kind)), request(input=CONTEXT))
+        commits = await run(agent(Till(), *turns(kind)), request(input=CONTEXT))
         first = loads(commits.turns[0].result)["response"]["output"]
         assert [item["call_id"] for item in first] == [
             each if isinstance(each, str) and each else None for each in GIVEN[kind][:2]
@@ -161,12 +166,12 @@ class TestReleasedVersions:
         """Of a run whose ids the released version took, odd ones too, nothing is done again, and
         what is has the idempotency key that it had there."""
         given = request(input="go")
-        whole = as_released(await runs.run(agent(Till(), *turns("spaces")), given))
+        whole = as_released(await run(agent(Till(), *turns("spaces")), given))
         for commit in range(1, len(whole.entries)):
             commits, till = whole.died_after(commit), Till()
             found = commits.committed_steps
             recorded = len(commits.turns)
-            await runs.take_over(agent(till, *left("spaces", commits)), given, commits)
+            await take_over(agent(till, *left("spaces", commits)), given, commits)
             shown(runs.check(commits))
             done = {step.key for step in found if step.kind == "tool"}
             for place, (word, released) in enumerate(zip(WORDS, GIVEN["spaces"], strict=True)):
@@ -180,7 +185,7 @@ class TestReleasedVersions:
     async def test_usual_ids_are_recorded_as_they_do(self) -> None:
         """So that replicas of both versions may execute a run by turns."""
         tools = [turn(paying("tea", "call_a"), paying("milk", "call_b", index=1))]
-        commits = await runs.run(agent(Till(), *tools, turn(message("Done."))))
+        commits = await run(agent(Till(), *tools, turn(message("Done."))))
         [first, *_] = commits.turns
         assert loads(first.result).keys() == {"response", "indexes"}
         assert loads(first.fingerprint).keys() == {"agent", "input_digest"}
@@ -188,7 +193,7 @@ class TestReleasedVersions:
 
     async def test_a_turn_with_minted_ids_is_refused_by_them(self) -> None:
         """They compare all that a fingerprint says, and fail the run rather than pay twice."""
-        commits = await runs.run(agent(Till(), *turns("counted")), request(input="go"))
+        commits = await run(agent(Till(), *turns("counted")), request(input="go"))
         marks = [loads(step.fingerprint).get("call_ids") for step in commits.turns]
         assert marks == [None, "minted", None]
 
@@ -241,7 +246,7 @@ class TestNestedRuns:
             ),
             tools=[inner.as_tool("ask", "ask")],
         )
-        runs.check(await runs.run(outer))
+        runs.check(await run(outer))
         keys = [key for keys in till.keys.values() for key in keys]
         assert len(set(keys)) == 3
         model: Any = inner.model
@@ -367,6 +372,6 @@ async def test_runs_of_user_code_are_its_own_affair() -> None:
         model=Played(turn(call("run_one", "{}")), turn(message("Done."))),
         tools=[run_one],
     )
-    runs.check(await runs.run(outer))
+    runs.check(await run(outer))
     assert seen == ["a"]
     assert [item["call_id"] for item in model.asked[-1] if "call_id" in item] == ["c d", "c d"]

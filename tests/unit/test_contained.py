@@ -214,7 +214,7 @@ async def test_in_a_task_of_its_own(raised: str) -> None:
     commits = await runs.run(Agent(name="agent", model=model, tools=[starts]))
     assert status(commits) == "completed"
     ended = "cancelled" if raised == "CancelledError" else Escaped.__name__
-    assert ended in commits.committed_items[1][1]
+    assert ended in commits.committed_items[0][1]
 
 
 @pytest.mark.parametrize("itself", [False, True])

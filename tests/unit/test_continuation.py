@@ -1,5 +1,6 @@
 """The context of a response: what came before it, what its request brought, and without holes."""
 
+import json
 from typing import Any
 
 from longrun import ids
@@ -100,6 +101,15 @@ class TestItemsOfOurs:
         whole = {"role": "assistant", "content": content, "id": item_id(3), "phase": None}
         assert self.context(whole).items == [SAID.item]
 
+    def test_a_call_whose_arguments_the_client_has_written_anew(self) -> None:
+        """As pydantic-ai does, which leaves out the output: that can be read here."""
+        id_ = f"mcp_{item_id(5).partition('_')[2]}"
+        shown = {**SHOWN, "id": id_, "arguments": '{"a": 1}'}
+        found = {id_: Stored(shown, Face(None, {"call_id": "c"}).text())}
+        for arguments, kept in (('{"a":1}', True), ('{"a":2}', False), ("{", False)):
+            sent = {**SHOWN, "id": id_, "arguments": arguments, "output": None}
+            assert (context_of([], [sent], found).items == [shown]) == kept
+
     def test_one_that_the_client_has_changed_is_the_client_s(self) -> None:
         made = self.context({**message("redacted"), "id": item_id(3)})
         assert made.items == [message("redacted")]
@@ -143,6 +153,37 @@ class TestServerCalls:
 
     def test_one_that_never_ended_is_left_out(self) -> None:
         assert self.pair(output=None) == []
+
+    def bare(self, *items: dict[str, Any]) -> list[dict[str, Any]]:
+        return told(context_of([], items, {}))
+
+    def test_one_without_an_id_goes_back_as_a_pair_too(self) -> None:
+        call, output = self.bare(SHOWN)
+        assert (call["name"], call["arguments"], output["output"]) == ("f", "{}", "1")
+        assert call["call_id"] == output["call_id"]
+        assert len(call["call_id"]) <= 40
+        assert "id" not in call
+        assert self.bare(SHOWN)[0]["call_id"] == call["call_id"], "the same at every look"
+
+    def test_two_without_ids_that_ask_the_same_are_two_calls(self) -> None:
+        made = self.bare(SHOWN, {**SHOWN, "output": "2"})
+        assert [item.get("output") for item in made] == [None, "1", None, "2"]
+        first, second = made[0]["call_id"], made[2]["call_id"]
+        assert [item["call_id"] for item in made] == [first, first, second, second]
+        assert first != second
+
+    def test_one_without_an_id_that_never_ended_is_left_out(self) -> None:
+        assert self.bare({**SHOWN, "output": None}) == []
+
+    def test_one_whose_response_is_gone_is_the_client_s_own(self) -> None:
+        gone = {**SHOWN, "id": f"mcp_{item_id(4).partition('_')[2]}"}
+        assert [item["type"] for item in self.bare(gone)] == [CALL["type"], ANSWER["type"]]
+
+    def test_an_output_of_parts_is_one_again(self) -> None:
+        parts = [{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": "b"}]
+        assert self.pair(output=json.dumps(parts, separators=(",", ":")))[1]["output"] == parts
+        for other in ('[{"type": "x"}]', '[{"', "[]", '[{"a":1}]'):
+            assert self.pair(output=other)[1]["output"] == other
 
     def test_a_hosted_one_stays_what_it_is(self) -> None:
         made = stored(SHOWN, 0, Face("responses x", {"id": "mcp_theirs"}).text())

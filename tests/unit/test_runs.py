@@ -1,6 +1,10 @@
-"""Whole runs of the real SDK: its stream, through the run, makes one response."""
+"""Whole runs of the real SDK: its stream, through the run, makes one response.
+
+Calls are shown with their outputs as pairs here; as `mcp_call` items in test_server_calls.
+"""
 
 import asyncio
+import functools
 import gc
 import itertools
 import json
@@ -54,7 +58,10 @@ def agent(*turns: Any, **more: Any) -> Agent[Any]:
 
 
 async def output_of(*turns: Any, **more: Any) -> oracle.Stream:
-    return runs.check(await runs.run(agent(*turns, **more)))
+    return runs.check(await run(agent(*turns, **more)))
+
+
+run = functools.partial(runs.run, server_tools="function_call")
 
 
 class TestRuns:
@@ -100,7 +107,7 @@ class TestRuns:
             turn(message("ok")),
         )
         two = Agent(name="agent", model=model, tools=[slow, quick])
-        running = asyncio.create_task(runs.run(two))
+        running = asyncio.create_task(run(two))
         while not any(b"function_call_output" in line for line in _lines_of(running)):
             await asyncio.sleep(0)
         quick_is_out.set()
@@ -213,7 +220,7 @@ class TestRuns:
     async def test_the_scripted_model_of_the_other_tests(self) -> None:
         script = {"turns": [[["echo", {"text": "a"}], ["echo", {"text": "b"}]]], "deltas": 50}
         [scripted, _] = scripted_agents()
-        commits = await runs.run(scripted, request(input=json.dumps(script)))
+        commits = await run(scripted, request(input=json.dumps(script)))
         stream = runs.check(commits)
         assert kinds(stream.output) == [
             "function_call",
@@ -237,7 +244,7 @@ class TestRuns:
         tool = {"type": "function", "name": "theirs", "parameters": {"type": "object"}}
         asked = request(tools=[tool])
         played = agent(turn(call(), call("theirs", "{}", call_id="c2", index=1)))
-        stream = runs.check(await runs.run(played, asked))
+        stream = runs.check(await run(played, asked))
         assert stream.types[-1] == "response.completed"
         assert kinds(stream.output) == [
             "function_call",
@@ -295,7 +302,7 @@ class TestEnds:
 
     async def test_too_many_turns(self) -> None:
         played = agent(*[turn(call(call_id=f"c{n}", id=FAKE)) for n in range(200)])
-        stream = runs.check(await runs.run(played))
+        stream = runs.check(await run(played))
         assert stream.types[-1] == "response.failed"
         assert stream.response is not None
         assert str(Settings().max_turns) in stream.response["error"]["message"]

@@ -122,7 +122,11 @@ def giving(output: Any) -> Agent[Any]:
 
 def outputs(commits: Commits) -> list[Any]:
     items = [loads(item) for _, item in commits.committed_items]
-    return [item["output"] for item in items if "output" in item]
+    return [
+        item["output"] if item.get("error") is None else item["error"]["content"][0]["text"]
+        for item in items
+        if "output" in item
+    ]
 
 
 def status(commits: Commits) -> str:

@@ -17,7 +17,7 @@ class Arguments:
     def __init__(self, item_type: str, identity: JSONObject, *, always: bool) -> None:
         self._type = item_type
         self._key, events = CALL_KEYS[item_type]
-        self._names = {"delta": f"{events}.delta", "done": f"{events}.done"}
+        self._delta, self._end = f"{events}.delta", f"{events}.done"
         self._identity = identity
         self._always = always
         self._pieces: list[str] = []
@@ -35,17 +35,15 @@ class Arguments:
             if fields.get("delta") is None:
                 return ()
             self._pieces.append(fields["delta"])
-            return (self._named(what, fields),)
+            # As one of the type that the call is shown as.
+            fields["type"] = self._delta
+            return ((self._delta, fields),)
         self._done = True
         self._whole = fields.get(self._key)
-        return [*self._catch_up(fields), self._named(what, fields)]
-
-    def _named(self, what: str, fields: JSONObject) -> Event:
-        """An event of the model as one of the type that the call is shown as."""
-        fields["type"] = name = self._names[what]
+        fields["type"] = self._end
         if self._type == "mcp_call":
             fields.pop("name", None)
-        return name, fields
+        return [*self._catch_up(fields), (self._end, fields)]
 
     def rest(self, raw: JSONObject) -> Iterator[Event]:
         """What is still to be said of a call that the model finished like this."""
@@ -57,7 +55,7 @@ class Arguments:
         done = {**self._identity, self._key: self._whole}
         if self._type == "function_call":
             done["name"] = raw.get("name") or ""
-        yield self._names["done"], done
+        yield self._end, done
 
     def close(self) -> Sequence[Event]:
         """A call that was never finished has no end of its arguments."""
@@ -75,4 +73,4 @@ class Arguments:
         rest = missing(fields.get(self._key) or "", "".join(self._pieces))
         if rest:
             self._pieces.append(rest)
-            yield self._names["delta"], {**self._identity, "delta": rest}
+            yield self._delta, {**self._identity, "delta": rest}

@@ -25,6 +25,8 @@ FACE: Final = "face"
 """The key in a call's `done` under which is how the model gave it (`history/faces.py`), as text or
 None: for the assembler, not for clients."""
 
+STARTED: Final = f"{MCP_CALL}.in_progress"
+
 RAISED: Final = "The tool failed."
 """What is said of a tool that raised: never the text of an exception."""
 
@@ -83,7 +85,8 @@ class FunctionCall(Item):
         return self.finished and self.is_open
 
     def event(self, kind: str, fields: JSONObject) -> Sequence[Event]:
-        self._started = self._started or kind == f"{MCP_CALL}.in_progress"
+        if kind == STARTED:
+            self._started = True
         return super().event(kind, fields)
 
     def finish(self, raw: JSONObject, status: str = "completed") -> list[Event]:
@@ -96,7 +99,7 @@ class FunctionCall(Item):
         if self._started or self._ended:
             return []
         self._started = True
-        return [(f"{MCP_CALL}.in_progress", {**self._identity})]
+        return [(STARTED, {**self._identity})]
 
     def answer(self, output: Any, *, failed: bool) -> list[Event]:
         """What its tool gave; words for a failure."""

@@ -91,10 +91,14 @@ const TITLES = {
   message: "Message",
   reasoning: "Reasoning",
   function_call: "Tool call",
+  mcp_call: "Tool call",
   function_call_output: "Tool output",
 };
 
 const STATES = { in_progress: "…", completed: "", incomplete: "not finished" };
+
+/** Calls of function tools: the client's to execute, and those that the server executes. */
+const CALLS = new Set(["function_call", "mcp_call"]);
 
 /** What the deltas of an item fill, by the middle of the event's name. */
 const ARGUMENTS = /arguments|input|code|command/;
@@ -148,6 +152,8 @@ class Card {
     if (this.#parts.size === 0) {
       for (const [part, text, className] of wholeParts(item)) this.add(part, text, className);
     }
+    const outcome = item.type === "mcp_call" ? outcomeOf(item) : "";
+    if (outcome) this.add("outcome", outcome, "code result");
   }
 
   /** The item does not stay: its text is taken away. */
@@ -179,7 +185,7 @@ class Card {
 /** What an item shows when none of it was streamed. */
 function wholeParts(item) {
   if (item.type === "message") return [["text 0", textOf(item), "prose"]];
-  if (item.type === "function_call") return [["arguments 0", item.arguments, "code"]];
+  if (CALLS.has(item.type)) return [["arguments 0", item.arguments, "code"]];
   if (item.type === "function_call_output") return [["output 0", outputOf(item), "code result"]];
   if (item.type === "reasoning") {
     const texts = [...(item.summary ?? []), ...(item.content ?? [])].map((part) => part.text);
@@ -187,6 +193,14 @@ function wholeParts(item) {
   }
   const { id, type, status, ...rest } = item;
   return [["item 0", JSON.stringify(rest, null, 2), "code"]];
+}
+
+/** What the tool of a call that the server executes gave, or what went wrong with it. */
+function outcomeOf(item) {
+  if (typeof item.error === "string") return item.error;
+  const said = item.error?.content;
+  if (Array.isArray(said)) return said.map((part) => part.text ?? "").join("\n");
+  return item.output ?? item.error?.message ?? "";
 }
 
 const textOf = (item) =>
@@ -257,6 +271,8 @@ export class Output {
       this.#open(event.output_index, event.item);
     } else if (event.type === "response.output_item.done") {
       this.#open(event.output_index, event.item).finish(event.item);
+    } else if (event.type === "response.mcp_call.in_progress") {
+      this.#cards.get(event.output_index)?.say("in_progress", "running…");
     } else if (event.type.endsWith(".delta") && typeof event.delta === "string") {
       this.#cards.get(event.output_index)?.delta(event);
     }

@@ -20,6 +20,10 @@ LONGEST_PIECE = 6
 COLOURS = ("cyan", "magenta", "yellow", "blue")
 
 
+_CALLED = ("response.mcp_call_arguments.done", "response.function_call_arguments.done")
+"""A call is made, of the server's tools or of the client's."""
+
+
 class Screen:
     """Writes to one stream, at once, and knows whether it is in the middle of a line."""
 
@@ -30,6 +34,7 @@ class Screen:
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
         self._width = min(self._console.width, WIDEST) - LONGEST_PIECE
         self._column = 0
+        self._names: dict[int, str | None] = {}
 
     def act(self, number: int, title: str) -> None:
         self.line("")
@@ -83,9 +88,12 @@ class Screen:
             self._piece(fields["delta"])
         elif kind == "response.in_progress" and fields["response"]["output"]:
             self.lines("⇄ another replica took over; what was not finished comes anew", style="dim")
-        elif kind == "response.output_item.done" and fields["item"]["type"] == "function_call":
-            self.lines(_call(fields["item"]), style="dim")
-        elif kind == "response.output_item.done" and "output" in fields["item"]:
+        elif kind == "response.output_item.added":
+            self._names[fields["output_index"]] = fields["item"].get("name")
+        elif kind in _CALLED:
+            name = self._names.get(fields["output_index"])
+            self.lines(_call(name, fields["arguments"]), style="dim")
+        elif kind == "response.output_item.done" and fields["item"].get("output") is not None:
             self.lines(f"← {fields['item']['output']}", style="dim")
 
     def facts(self, rows: list[tuple[str, str, bool]]) -> None:
@@ -114,9 +122,9 @@ class Screen:
         self._column = 0
 
 
-def _call(item: dict[str, Any]) -> str:
-    arguments = jsontext.loads(item["arguments"])
-    return f"→ {item['name']}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+def _call(name: str | None, text: str) -> str:
+    arguments = jsontext.loads(text)
+    return f"→ {name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
 
 
 def _colour(name: str) -> str:

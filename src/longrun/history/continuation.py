@@ -7,16 +7,22 @@ same context, whose holes are mended (`mending.py`), and which is given to each 
 which that one takes it (`targets.py`).
 """
 
+import contextlib
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from longrun import ids
 from longrun.history.cleaning import cleaned, kind_of, said
 from longrun.history.faces import Face
 from longrun.history.mending import mended
+from longrun.jsontext import NotJSON, loads
 from longrun.protocol import Context
 
 Item = dict[str, Any]
+
+_PARTS: Final = frozenset({"input_file", "input_image", "input_text"})
+"""The types of the parts of a tool's output."""
 
 
 class Stored(NamedTuple):
@@ -98,27 +104,50 @@ def told(context: Context) -> list[Item]:
 
 def _told(item: Item, models: Mapping[str, str]) -> Iterator[Item]:
     item_id = item.get("id")
+    if kind_of(item) == "mcp_call" and not item_id:
+        # No provider takes one back without its id, whoever executed it.
+        yield from _as_pair(item)
+        return
     if not isinstance(item_id, str) or not ids.is_item_id(item_id):
         yield item
         return
     face = Face.read(models.get(item_id))
     if kind_of(item) == "mcp_call" and "call_id" in face.given:
-        yield from _as_pair(item, face)
+        yield from _as_pair(item)
     else:
         yield {**said(item), "id": item_id}
 
 
-def _as_pair(item: Item, face: Face) -> Iterator[Item]:
+def _as_pair(item: Item) -> Iterator[Item]:
     """A call that the server executed, which clients see as one item: the call and its output."""
-    # As long as Chat Completions takes it.
-    call_id = f"c_{item['id'].rpartition('_')[2]}"
-    call = {"type": "function_call", "id": item["id"], "call_id": call_id}
-    yield {**call, "name": item.get("name"), "arguments": item.get("arguments")}
-    output = face.given.get("output", item.get("output"))
+    call_id = _call_id_of(item)
+    call = {"type": "function_call", "id": item.get("id"), "call_id": call_id}
+    call.update({key: item.get(key) or "" for key in ("name", "arguments")})
+    yield {key: value for key, value in call.items() if value is not None}
+    output = item.get("output")
     if output is None:
         output = _error_of(item)
     if output is not None:
-        yield {"type": "function_call_output", "call_id": call_id, "output": output}
+        yield {"type": "function_call_output", "call_id": call_id, "output": _parts_of(output)}
+
+
+def _call_id_of(item: Item) -> str:
+    """The same at every look, and as long as Chat Completions takes it."""
+    if item.get("id"):
+        return f"c_{item['id'].rpartition('_')[2]}"
+    asked = f"{item.get('name')} {item.get('arguments')}"
+    return f"c_{hashlib.sha256(asked.encode('utf-8', 'surrogatepass')).hexdigest()[:38]}"
+
+
+def _parts_of(output: Any) -> Any:
+    """A tool's output as models get it. An `mcp_call` has parts (pictures, say) as JSON."""
+    if not isinstance(output, str) or not output.startswith('[{"'):
+        return output
+    with contextlib.suppress(NotJSON):
+        parts = loads(output)
+        if all(isinstance(part, dict) and part.get("type") in _PARTS for part in parts):
+            return parts
+    return output
 
 
 def _error_of(item: Item) -> str | None:
@@ -143,7 +172,17 @@ def _says_the_same(sent: Item, stored: Item) -> bool:
     if kind == "message":
         return _texts(sent) == _texts(stored)
     keys = ("name", "arguments", "input", "call_id")
-    return all(sent.get(key) in (None, stored.get(key)) for key in keys)
+    return all(_is_same(sent.get(key), stored.get(key)) for key in keys)
+
+
+def _is_same(sent: Any, stored: Any) -> bool:
+    """Whether a client has left a value as it was, or out. Some read arguments and write them anew:
+    the same JSON in other words."""
+    if sent in (None, stored):
+        return True
+    with contextlib.suppress(NotJSON, TypeError):
+        return bool(loads(sent) == loads(stored))
+    return False
 
 
 def _texts(message: Item) -> str:

@@ -142,6 +142,20 @@ def replicas(database: Server, running_provider: Provider) -> Iterator[list[Repl
 
 
 @pytest.fixture(scope="package")
+def showing_pairs(database: Server, running_provider: Provider) -> Iterator[list[Replica]]:
+    """One that shows the server's calls as `function_call` and `function_call_output`."""
+    environment = served.environment(running_provider)
+    with servers.replicas(
+        1,
+        database.url,
+        schema="clients_pairs",
+        agents=served.AGENTS,
+        environment={**environment, "LONGRUN_SERVER_TOOLS": "function_call"},
+    ) as started:
+        yield started
+
+
+@pytest.fixture(scope="package")
 def saw(replicas: list[Replica]) -> Callable[[Client], dict[str, dict[str, Any]]]:
     """What a client saw in all its cases, which are played at the first question."""
     played: dict[str, dict[str, dict[str, Any]]] = {}
@@ -197,6 +211,24 @@ def test_client(
     assert len(asked) == wanted.asked
     if len(wanted.texts) == 3:
         check_context(json.loads(found["texts"][-1]), wanted)
+
+
+@pytest.mark.parametrize(
+    "client",
+    [client for client in CLIENTS if client.name.startswith("openai")],
+    ids=lambda client: client.name,
+)
+def test_openai_s_clients_read_pairs_too(showing_pairs: list[Replica], client: Client) -> None:
+    """By `responses.stream()`, which is strict, and by what it is given in the next turns."""
+    require(client)
+    names = ("responses server tool stream", "responses tools by whole stream")
+    told = [ALL[client.name, name].of(client) for name in names]
+    saw = client.play([showing_pairs[0].base_url], told)
+    assert [saw[name]["error"] for name in names] == [None, None]
+    assert saw[names[0]]["texts"] == ["the end"]
+    given = json.loads(saw[names[1]]["texts"][-1])
+    kinds = [item.get("type") for item in given]
+    assert kinds.count("function_call") == kinds.count("function_call_output") == 2
 
 
 def check_context(given: list[dict[str, Any]], case: Case) -> None:

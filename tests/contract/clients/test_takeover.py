@@ -99,9 +99,4 @@ async def test_every_client_comes_to_the_stored_text_from_any_cursor(
 async def test_the_items_that_do_not_stay(taken_over: Taken) -> None:
     replica, response_id = taken_over
     output = (await retrieve(replica, response_id))["output"]
-    assert [item["type"] for item in output] == [
-        "message",
-        "function_call",
-        "function_call_output",
-        "message",
-    ]
+    assert [item["type"] for item in output] == ["message", "mcp_call", "message"]
