@@ -60,7 +60,7 @@ def ordered(items: Sequence[Item]) -> list[int]:
             outputs.setdefault(answered, deque()).append(place)
     made: list[int] = []
     waiting: list[Call] = []
-    answering = False
+    answering, spoken = False, False
     for place, item in enumerate(items):
         call, answered = call_of(item), answered_by(item)
         if answered is not None:
@@ -69,9 +69,12 @@ def ordered(items: Sequence[Item]) -> list[int]:
                 made.append(outputs[answered].popleft())
                 answering = True
             continue
-        if answering or _is_others(item):
+        speaks = kind_of(item) == "message"
+        # The converter joins a text to the calls before it, if these have none of their own.
+        if answering or (speaks and (spoken or _is_others(item))):
             made += [outputs[each].popleft() for each in waiting if outputs.get(each)]
-            waiting, answering = [], False
+            waiting, answering, spoken = [], False, False
+        spoken = (spoken or speaks) and not (speaks and _is_others(item))
         if call is not None:
             waiting.append(call)
         made.append(place)
@@ -79,5 +82,5 @@ def ordered(items: Sequence[Item]) -> list[int]:
 
 
 def _is_others(item: Item) -> bool:
-    """Whether an item is none of the model's."""
-    return kind_of(item) == "message" and item.get("role") != "assistant"
+    """Whether a message is none of the model's."""
+    return item.get("role") != "assistant"

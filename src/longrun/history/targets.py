@@ -197,7 +197,7 @@ def _named(known: Known, form: Item, names: Mapping[Call, str]) -> Item:
         form = {**form, "approval_request_id": name}
     elif name is not None and kind_of(form) != "mcp_approval_request":
         form = {**form, "call_id": name}
-    if known.place is not None and kind_of(form) == "local_shell_call_output":
+    if kind_of(form) == "local_shell_call_output":
         # OpenAI's type of it has no other field for its call.
         call_id = form.get("call_id") or form.get("id")
         form = {**{key: each for key, each in form.items() if key != "call_id"}, "id": call_id}
