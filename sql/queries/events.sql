@@ -145,6 +145,15 @@ WITH held AS MATERIALIZED (
     FROM said
     JOIN grown ON grown.id = said.conversation_id
 -- end
+-- optional :refused_runs
+), refused AS (
+    -- Committed before: what this statement inserts, it does not see.
+    DELETE FROM longrun.items AS item
+    USING unnest(:refused_runs::integer[], :refused_indexes::integer[])
+        AS refused (run, output_index)
+    JOIN checked AS run ON run.n = refused.run AND run.follows
+    WHERE item.response_id = run.id AND item.output_index = refused.output_index
+-- end
 ), durable AS MATERIALIZED (
     -- What is acknowledged must not be lost, whatever the server's default is.
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')

@@ -133,6 +133,18 @@ class TestGroupCommit:
         assert await rows(store, "steps", response_id) == 1
         assert await status(store, response_id) == "completed"
 
+    async def test_what_a_guardrail_refused_goes_with_the_end(self, store: Database) -> None:
+        response_id = await add_response(store)
+        async with writing(store) as writer:
+            run = log_of(writer, response_id)
+            run.append([event(1)], items=[(0, '{"a":1}'), (1, '{"b":2}')])
+            await run.flush()
+            run.append([event(2, "response.completed")], ending=COMPLETED._replace(refused=[1]))
+            await run.flush()
+        assert await status(store, response_id) == "completed"
+        [item] = await store.fetch(store.queries.list_items, response_id)
+        assert item["output_index"] == 0
+
     async def test_entries_larger_than_a_batch_keep_their_order_and_numbers(
         self, store: Database
     ) -> None:

@@ -67,7 +67,13 @@ class Commits:
     @property
     def committed_items(self) -> list[tuple[int, str]]:
         items = [item for entry in self.entries for item in entry.items]
-        return [item for item in items if item[0] not in self.dropped]
+        return [item for item in items if item[0] not in self.gone]
+
+    @property
+    def gone(self) -> set[int]:
+        """The indexes of items that were taken back."""
+        endings = [entry.ending for entry in self.entries if entry.ending]
+        return self.dropped.union(*(ending.refused for ending in endings))
 
     @property
     def turns(self) -> list[Step]:
@@ -187,7 +193,7 @@ def _run_of(agent: Any) -> type[Run]:
 
 
 def check(commits: Commits, **how: Any) -> oracle.Stream:
-    return oracle.check(commits.lines, commits.committed_items, dropped=commits.dropped, **how)
+    return oracle.check(commits.lines, commits.committed_items, dropped=commits.gone, **how)
 
 
 class Played(ScriptedModel):

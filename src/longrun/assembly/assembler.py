@@ -34,7 +34,7 @@ from longrun.assembly.server_calls import FACE, FunctionCall, RunningCall, Serve
 from longrun.assembly.turn import NewItem, Turn
 from longrun.assembly.usage import UsageSum
 from longrun.history.faces import Face
-from longrun.jsontext import Encoded, dumps
+from longrun.jsontext import Encoded, dumps, loads
 from longrun.protocol import TERMINAL_EVENT_OF, Status
 
 _OF_THE_TURN: Final = frozenset(
@@ -73,6 +73,7 @@ class Assembler:
     computation: no input or output happens here.
 
     Attributes:
+        refused: the output indexes of items that do not stay, as a guardrail has refused them.
         origin: which provider gives the raw events that come now, as the tap names it.
         given_call_ids: by the call ids of raw events, what the model gave, where that differs.
         withdrawn_calls: the call ids that clients saw of calls that do not stay.
@@ -121,6 +122,7 @@ class Assembler:
         self.given_call_ids: Mapping[str, Any] = {}
         self._renamed: dict[str, str] = {}
         self._reasoning: set[int] = set()
+        self.refused: list[int] = []
         self._events: list[bytes] = []
         self._items: list[tuple[int, str]] = []
         self._models: dict[int, str] = {}
@@ -266,6 +268,17 @@ class Assembler:
         raw = plain(raw_item)
         if dumps(texts_of(raw)) not in self._said:
             self._emit_finished(Item(raw, self._places).finish(raw), by_model=False)
+
+    def refuse(self) -> None:
+        """A guardrail has refused what the last turn said: its messages do not stay, though
+        clients may have seen them (contract, "Response object")."""
+        just_said = {item.output_index for item in self._turn.finished}
+        for index, text in list(self._output.items()):
+            item = loads(text)
+            said = index in just_said or dumps(texts_of(item)) in self._said
+            if type_of(item) == "message" and said:
+                self.refused.append(index)
+                del self._output[index]
 
     def replayed_turn(self, response: Any) -> None:
         """A turn that an earlier attempt finished: its events are in the log already."""

@@ -47,7 +47,9 @@ async def end_response(
         whole = outcome.status in ("completed", "incomplete")
         left = left_of(request.response_id, request.input, assembler.output, whole=whole)
         said = [Part(*each) for each in left]
-    ending = Ending(outcome.status, document, said, outcome.reason)
+    if assembler.refused:
+        await run_log.flush()
+    ending = Ending(outcome.status, document, said, outcome.reason, assembler.refused)
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
     await run_log.flush()
     metrics.runs_finished.labels(outcome.status).inc()

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from agents import (
     Agent,
+    InputGuardrailTripwireTriggered,
     ModelBehaviorError,
     ModelRefusalError,
+    OutputGuardrailTripwireTriggered,
     Runner,
     RunResultStreaming,
 )
@@ -268,6 +270,8 @@ class Run:
             return INCOMPLETE
         if isinstance(error, BudgetSpent):
             return incomplete(error.reason)
+        if isinstance(error, OutputGuardrailTripwireTriggered | InputGuardrailTripwireTriggered):
+            self._assembler.refuse()
         attempt, step = self._handle.attempt, step_of(error) or "the run itself"
         log.error(
             "run of %s failed in %s, attempt %d",

@@ -10,6 +10,7 @@ from longrun.store.run_log import Entry, RunLog
 
 _SAID: Final = ("said_runs", "said_places", "said_ids")
 _ENDINGS: Final = ("ending_statuses", "ending_documents", "ending_reasons")
+_REFUSED: Final = ("refused_runs", "refused_indexes")
 _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 _CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
 
@@ -124,6 +125,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
     steps: list[Sequence[object]] = []
     endings: list[Sequence[object]] = []
     said: list[Sequence[object]] = []
+    refused: list[Sequence[object]] = []
     for n, share in enumerate(batch, 1):
         for piece in share.pieces:
             if piece.cuts:
@@ -137,6 +139,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
                 end = entry.ending
                 endings.append((n, end.status, end.document, end.reason))
                 said += [(n, *part) for part in entry.ending.said]
+                refused += [(n, index) for index in entry.ending.refused]
     return {
         "response_ids": [share.run.response_id for share in batch],
         "attempts": [share.run.attempt for share in batch],
@@ -146,6 +149,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         **_named(steps, "step_runs", *_STEPS),
         **_named(endings, "ending_runs", *_ENDINGS),
         **(_named(said, *_SAID) if said else dict.fromkeys(_SAID)),
+        **(_named(refused, *_REFUSED) if refused else dict.fromkeys(_REFUSED)),
     }
 
 

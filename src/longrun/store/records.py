@@ -36,9 +36,13 @@ class Part(NamedTuple):
 
 class Ending(NamedTuple):
     """What a response becomes with its terminal event, and what it leaves in its conversation.
-    `reason`: of a failure, for operators."""
+
+    `reason`: of a failure, for operators. `refused`: the output indexes of items that do not stay;
+    they have to be committed before.
+    """
 
     status: Status
     document: str
     said: Sequence[Part] = ()
     reason: str | None = None
+    refused: Sequence[int] = ()
