@@ -19,6 +19,7 @@ from tests.unit.streams import (
     hosted,
     message,
     raw,
+    reasoning,
     turn,
 )
 
@@ -51,6 +52,13 @@ class TestFinalOutput:
             [CREATED, *first.events, second.events[0], completed(first, first, call(call_id="c2"))]
         )
         assert [item["call_id"] for item in stream.output] == ["c1", "c2"]
+
+    def test_one_that_was_streamed_is_not_taken_for_another_that_says_nothing(self) -> None:
+        """Neither was announced; the one without texts comes first in the end."""
+        silent = reasoning(id="rs_0")
+        told = reasoning(content=["thought"], id="rs_1", index=1)
+        stream = assembled([CREATED, *told.events[1:-1], completed(silent, told)])
+        assert sorted(len(item.get("content") or ()) for item in stream.output) == [0, 1]
 
     def test_one_id_for_all_and_another_order_in_the_end(self) -> None:
         told = [message(text, id=FAKE, index=n) for n, text in enumerate(["one", "two", "three"])]

@@ -1,7 +1,7 @@
 """One model turn: which of its items an event, or an item of the model's final output, is about."""
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Protocol
 
@@ -29,7 +29,8 @@ class Turn:
     2. While it is streamed: the item that came last at its output index. If that one is done,
        only a `done` under the same id is about it (said twice); if it is open, only an `added`
        under another id is not.
-    3. In the final output: a call whose call id did not come until now; then an item with the
+    3. In the final output, what is sure first: an item with the same id whose streamed texts it
+       continues. Then a call whose call id did not come until now; then an item with the
        same id; then any. Among several, the first whose streamed texts it continues.
 
     What is found to be none of them is a new item. All of these are lookups, so that the cost of a
@@ -60,6 +61,7 @@ class Turn:
         if item is not None:
             return item.event(kind, fields)
         raw, late = unannounced(item_type)
+        raw.setdefault("id", fields.get("item_id"))
         item = self._new(self._new_item(raw, late=late), index)
         return [*item.begin(), *item.event(kind, fields)]
 
@@ -73,16 +75,13 @@ class Turn:
     def complete(self, output: Iterable[JSONObject], status: str) -> list[Event]:
         """The model's final output: finishes what the stream left open, shows what it never
         showed. What is not in it stays open."""
+        told = list(_once(output))
         streamed = _Streamed(self._items, self._by_call)
+        # Those that are sure come first: what is left is then anybody's guess.
+        sure = [streamed.match_surely(raw) for raw in told]
         events: list[Event] = []
-        calls = set()
-        for raw in output:
-            call = (type_of(raw), raw.get("call_id"))
-            if call[1]:
-                if call in calls:
-                    continue  # the SDK makes two of a `done` that was said twice
-                calls.add(call)
-            item = streamed.match(raw) or self._new(self._new_item(raw), None)
+        for raw, found in zip(told, sure, strict=True):
+            item = found or streamed.match(raw) or self._new(self._new_item(raw), None)
             events += self._finish(item, raw, status)
         return events
 
@@ -124,6 +123,17 @@ class Turn:
             self._by_call.setdefault((item.type, item.call_id), item)
 
 
+def _once(output: Iterable[JSONObject]) -> Iterator[JSONObject]:
+    """A model's final output, in which the SDK makes two of a call whose `done` was said twice."""
+    calls = set()
+    for raw in output:
+        call = (type_of(raw), raw.get("call_id"))
+        if call[1] and call in calls:
+            continue
+        calls.add(call)
+        yield raw
+
+
 class _Streamed:
     """The items that were streamed, each to be found once for the model's final output."""
 
@@ -133,12 +143,28 @@ class _Streamed:
         self._matched: set[Item] = set()
         self._next = 0
 
+    def match_surely(self, raw: JSONObject) -> Item | None:
+        """The item that this one is, by its call id, or by its id and its texts."""
+        return self._take(self._in_order(raw) or self._same(raw))
+
     def match(self, raw: JSONObject) -> Item | None:
         """The item that this one is. Criteria as `Turn` says."""
-        item = self._in_order(raw) or self._find(type_of(raw), raw)
+        return self._take(self._find(type_of(raw), raw))
+
+    def _take(self, item: Item | None) -> Item | None:
         if item is not None:
             self._matched.add(item)
         return item
+
+    def _same(self, raw: JSONObject) -> Item | None:
+        item_type, call_id = type_of(raw), raw.get("call_id")
+        if call_id:
+            item = self._by_call.get((item_type, call_id))
+            return None if item in self._matched else item
+        if raw.get("id") is None:
+            return None
+        item = self._first(self._queues.get((item_type, raw["id"])), raw)
+        return item if item is not None and item.begins(raw) else None
 
     def _in_order(self, raw: JSONObject) -> Item | None:
         """Most models tell their items in order: the next one, if it fulfils all criteria."""
