@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from agents import Agent, function_tool
 
 from longrun.assembly.assembler import Assembler
@@ -80,13 +81,16 @@ def long_winded() -> Agent[Any]:
     return agent("agent", [calls("give_output")], [says(TEXT)], tools=[give_output])
 
 
-async def test_a_run_sends_no_more_than_its_events(database: Server, schema: str) -> None:
+@pytest.mark.parametrize("shown_as", ["function_call", "mcp_call"])
+async def test_a_run_sends_no_more_than_its_events(
+    shown_as: str, database: Server, schema: str
+) -> None:
     """What a tool gave goes over the wire as `done` and in the final snapshot; a text besides as
     deltas and in the events of its end, which are three."""
     most = 2 * len(OUTPUT) + 5 * len(TEXT) + 50_000
     async with (
         proxy.before(database.url) as way,
-        replica(Served(long_winded), way.url, schema) as app,
+        replica(Served(long_winded), way.url, schema, server_tools=shown_as) as app,
     ):
         before = way.sent
         request = asked("go")

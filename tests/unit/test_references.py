@@ -8,8 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from longrun.execution.replay.references import LONG, refer, resolve
-from longrun.jsontext import dumps
+from longrun.jsontext import dumps, loads
 from longrun.store.records import Step
+from tests.journal_agents.outputs import long_outputs
+from tests.unit import runs
+from tests.unit.streams import request
 
 ODD = "a\x00b\ud800c\U0001f600\u2028\r\n\\u0000é\"'" * 30
 
@@ -130,3 +133,32 @@ def test_an_item_that_is_gone_is_an_error() -> None:
     stored = refer(step({"output": "x" * 1000}), {3: item({"output": "x" * 1000})})
     with pytest.raises(KeyError):
         resolve([stored], {})
+
+
+def told(commits: runs.Commits) -> list[bytes]:
+    """What a response says, without its ids: a turn that is asked again has others."""
+    output = runs.check(commits).output
+    kept = [{k: v for k, v in item.items() if k not in ("id", "call_id")} for item in output]
+    return sorted(map(dumps, kept))
+
+
+def results(commits: runs.Commits) -> list[bytes]:
+    """What was recorded, but for the indexes of a turn's items, which a takeover moves."""
+    steps = resolve(commits.committed_steps, dict(commits.committed_items))
+    found = [loads(step.result) for step in steps]
+    return sorted(dumps(result.get("response", result)) for result in found)
+
+
+@pytest.mark.parametrize("shown_as", ["function_call", "mcp_call"])
+async def test_a_run_that_dies_at_any_commit_gives_the_same(shown_as: runs.ServerTools) -> None:
+    given = request()
+    whole = await runs.run(long_outputs(), given, server_tools=shown_as)
+    # The arguments of an `mcp_call` are in no item yet when its turn is recorded.
+    short = {"tool", "model"} if shown_as == "function_call" else {"tool"}
+    sizes = [len(step.result) for step in whole.committed_steps if step.kind in short]
+    assert sum(sizes) < 0.5 * sum(len(text) for _, text in whole.committed_items)
+    for commit in range(1, len(whole.entries)):
+        commits = whole.died_after(commit)
+        await runs.take_over(long_outputs(), given, commits, server_tools=shown_as)
+        assert told(commits) == told(whole)
+        assert results(commits) == results(whole)
