@@ -69,7 +69,7 @@ def for_target(items: Sequence[Known], target: Origin) -> list[Item]:
     names = dict(_names(kept, target))
     if target.api == "chat":
         kept = [kept[place] for place in chat.ordered([known.item for known, _ in kept])]
-    found = [_named(known, form, names) for known, form in kept]
+    found = [_named(known, form, names, target) for known, form in kept]
     return list(map(chat.with_placeholder, found)) if target.api == "chat" else found
 
 
@@ -89,8 +89,10 @@ def _formed(known: Known, target: Origin) -> Item | None:
     if target.api == "chat":
         return chat.taken(form, own=own or item.get("id") == PLACEHOLDER_ID)
     if needs_id(form) and form.get("id", PLACEHOLDER_ID) == PLACEHOLDER_ID:
-        # Where a model of the user's own gives no ids, it wants none.
-        return form if own and target.api == "other" else None
+        # Where a model of the user's own gives no ids, it wants none. What has the SDK's
+        # placeholder comes from this very run.
+        given = own or item.get("id") == PLACEHOLDER_ID
+        return form if given and target.api == "other" else None
     return form
 
 
@@ -190,15 +192,16 @@ def _names(kept: Sequence[tuple[Known, Item]], target: Origin) -> Iterator[tuple
             yield call, f"call_{digest.hexdigest()[:32]}"
 
 
-def _named(known: Known, form: Item, names: Mapping[Call, str]) -> Item:
+def _named(known: Known, form: Item, names: Mapping[Call, str], target: Origin) -> Item:
     call, answered = call_of(known.item), answered_by(known.item)
     name = names.get(call or answered or ("", ""))
     if name is not None and kind_of(form) == "mcp_approval_response":
         form = {**form, "approval_request_id": name}
     elif name is not None and kind_of(form) != "mcp_approval_request":
         form = {**form, "call_id": name}
-    if kind_of(form) == "local_shell_call_output":
-        # OpenAI's type of it has no other field for its call.
+    if target.api == "responses" and kind_of(form) == "local_shell_call_output":
+        # OpenAI's type of it has no other field for its call; models of the user's own read what
+        # the SDK gives them.
         call_id = form.get("call_id") or form.get("id")
         form = {**{key: each for key, each in form.items() if key != "call_id"}, "id": call_id}
     return form
