@@ -251,6 +251,27 @@ class TestResponses:
             *("message", "function_call", "function_call_output", "message")
         ]
 
+    async def test_what_a_request_names_or_answers_may_be_in_the_conversation(
+        self, clients: list[AsyncOpenAI]
+    ) -> None:
+        call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+        answer = {"type": "function_call_output", "call_id": "c", "output": "so"}
+        made = await clients[0].conversations.create(items=[said(0), call])
+        page = await clients[0].conversations.items.list(made.id, order="asc")
+        reference = {"type": "item_reference", "id": page.data[0].id}
+        items = [answer, reference, {"role": "user", "content": SHOW}]
+        shown = await ask(clients[1], items, **on(made))
+        given = json.loads(shown.output_text)
+        kinds = [item.get("type", "message") for item in given]
+        assert kinds[:3] == ["message", "function_call", "function_call_output"]
+        for item, code in (
+            ({**answer, "call_id": "d"}, "tool_call_not_found"),
+            ({**reference, "id": "msg_1"}, "item_not_found"),
+        ):
+            with pytest.raises(openai.BadRequestError) as refused:
+                await create(clients[0], [item], **on(made))
+            assert refused.value.code == code
+
     @pytest.mark.parametrize(
         "id_", ["conv_1", "conv_" + "0" * 32, "a\x00b", {"id": "x" * 300}, {"id": "conv_1"}]
     )

@@ -1,4 +1,4 @@
-"""Three turns of every agent of `tests/provider`, in the four ways in which clients go on.
+"""Three turns of every agent of `tests/provider`, in the ways in which clients go on.
 
 The provider refuses what real ones refuse; the turns go to two replicas in turn.
 """
@@ -19,8 +19,9 @@ from tests.provider.agents import script, turns_of
 from tests.provider.server import Provider
 from tests.servers import Replica
 
-WAYS = ("previous", "reference", "whole", "bare")
-"""`previous_response_id`, `item_reference`, all items with our ids, all items without ids."""
+WAYS = ("previous", "reference", "whole", "bare", "conversation")
+"""`previous_response_id`, `item_reference`, all items with our ids, all items without ids; and a
+conversation that has them."""
 
 KINDS = ("plain", "tools", "handoff", "nested", "structured", "reasoning")
 
@@ -104,6 +105,10 @@ async def converse(
     items: list[Any] = []
     texts: list[str] = []
     previous: str | None = None
+    on: dict[str, Any] = {}
+    if way == "conversation":
+        async with AsyncOpenAI(base_url=replicas[0].base_url, api_key="none") as client:
+            on = {"conversation": (await client.conversations.create()).id}
     # The last shows what the model is given; an output type does not let it.
     last = script() if agent.endswith("structured") else json.dumps({"show": True})
     for turn, said in enumerate([*[script(*turns_of(agent))] * 2, last]):
@@ -113,7 +118,8 @@ async def converse(
         async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
             response = await client.responses.create(
                 model=agent,
-                input=news if way == "previous" else items,
+                input=news if way in ("previous", "conversation") else items,
+                **on,
                 **({"previous_response_id": previous} if previous else {}),
             )
         assert provider.refused == []
