@@ -65,7 +65,9 @@ PARAMETERS: Final = (
     _of_server("background", "the response is made whether or not anybody waits for it"),
     _of_server("stream", "the answer is the stream of events", echoed=False),
     _of_server("previous_response_id", "the response that this one continues"),
-    _of_server("conversation", "refused: not supported yet"),
+    _of_server(
+        "conversation", "the conversation that this response reads, and adds to when it ends"
+    ),
     Parameter(
         "store",
         "`false`: kept for this request alone, and not by the model's provider",
