@@ -28,6 +28,13 @@ def texts(commits: Commits) -> list[str]:
     return [item["content"][0]["text"] for item in output if item["type"] == "message"]
 
 
+def outputs(commits: Commits) -> list[Any]:
+    """What clients see of the calls that were executed here."""
+    output = runs.check(commits).response["output"]
+    assert all(item["type"] in ("message", "mcp_call") for item in output)
+    return [(item["name"], item["output"]) for item in output if item["type"] == "mcp_call"]
+
+
 async def answered(function: Any, **request: Any) -> Commits:
     commits = await runs.run(handler(function), streams.request(**request))
     runs.check(commits)
@@ -61,7 +68,8 @@ class TestYields:
             yield Response.construct(**streams.completed(streams.message("whole"))["response"])
             yield "after"
 
-        commits = await answered(answer)
+        tools = [{"type": "function", "name": "look", "parameters": {"type": "object"}}]
+        commits = await answered(answer, tools=tools)
         assert texts(commits) == ["before", "from a model", "whole", "after"]
         output = runs.check(commits).response["output"]
         assert [item["call_id"] for item in output if "call_id" in item] == ["a", "b"]
@@ -136,6 +144,11 @@ class Effects:
         for event in streams.turn(streams.message(text)):
             yield streams.raw(event)
 
+    async def play(self, told: list[Any]) -> AsyncIterator[Any]:
+        self.done.append("ask")
+        for event in told:
+            yield streams.raw(event)
+
 
 def stepping(effects: Effects) -> Handler:
     async def answer(request: Any, steps: longrun.Steps) -> AsyncIterator[Any]:
@@ -173,6 +186,24 @@ def streaming_into_text(effects: Effects) -> Handler:
     return handler(answer)
 
 
+def calling_tools(effects: Effects) -> Handler:
+    async def answer(request: Any, steps: longrun.Steps) -> AsyncIterator[Any]:
+        told = streams.turn(streams.call(call_id="a"), streams.call(call_id="b", index=1))
+        async for event in steps.stream("turn", effects.play, told):
+            yield event
+        for call_id in ("a", "b"):
+            found = await steps.step("look", effects.look, call_id)
+            output = {"type": "function_call_output", "call_id": call_id, "output": found["place"]}
+            yield output
+        own = {"type": "function_call", "call_id": "c", "name": "own", "arguments": "{}"}
+        yield own
+        yield {"type": "function_call_output", "call_id": "c", "output": "c"}
+        await steps.step("look", effects.look, "the end")
+        yield "done"
+
+    return handler(answer)
+
+
 def at_the_same_time(effects: Effects) -> Handler:
     async def answer(request: Any, steps: longrun.Steps) -> AsyncIterator[Any]:
         yield "both: "
@@ -201,6 +232,7 @@ CASES = {
     "streams": (streaming_on, ["The first turn.", "between", "The second turn."]),
     "streams made text": (streaming_into_text, ["THE ONLY TURN.", "the end"]),
     "parallel": (at_the_same_time, ["both: ", "A, B, C"]),
+    "tools": (calling_tools, ["done"]),
     "failing": (catching, ["ValueError: not today", "done"]),
 }
 
@@ -214,6 +246,8 @@ class TestTakeover:
         whole = await runs.run(make(first), asked)
         assert texts(whole) == said
         assert len(whole.entries) > 3
+        if case == "tools":
+            assert outputs(whole) == [("search", "a"), ("search", "b"), ("own", "c")]
         for commits in range(1, len(whole.entries)):
             died = whole.died_after(commits)
             if any(entry.ending for entry in died.entries):
@@ -222,6 +256,7 @@ class TestTakeover:
             second = Effects([])
             await runs.take_over(make(second), asked, died)
             assert texts(died) == said, commits
+            assert outputs(died) == outputs(whole), commits
             # What had been recorded was not done again, and all else was, once.
             assert len(second.done) == len(first.done) - recorded, (commits, second.done)
             usage = runs.check(died).response["usage"]

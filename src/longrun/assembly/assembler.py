@@ -242,12 +242,6 @@ class Assembler:
             events = Item(raw, self._places).finish(raw)
         self._emit_finished(events, by_model=False)
 
-    def show_as_given(self) -> None:
-        """Show calls from now on as they come, and outputs as items of their own: whoever gives
-        both knows who executes."""
-        self._new_item = functools.partial(Item, places=self._places)
-        self._turn = Turn(self._new_item)
-
     def next_agent(self, name: str) -> None:
         """The agent whose turns and calls follow."""
         self._calls.agent = name

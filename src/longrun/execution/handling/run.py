@@ -19,7 +19,7 @@ class HandlerRun(Run):
         assert isinstance(self._agent, Handler)
         contain_tasks()
         set_current(self._handle.current)
-        self._assembler.show_as_given()
+        self._assembler.next_agent(self._agent.name)
         sections = Sections(
             self._assembler, self._journal, self._log, self._display.write, self._budget.check
         )

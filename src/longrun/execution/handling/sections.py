@@ -7,8 +7,9 @@ from typing import Any, Final
 from openai.types.responses import Response
 
 from longrun.assembly.assembler import Assembler
+from longrun.assembly.server_calls import RunningCall
 from longrun.assembly.usage import UsageSum
-from longrun.execution.handling.yielded import Yielded, completed
+from longrun.execution.handling.yielded import Yielded, completed, output_of
 from longrun.execution.replay.journal import Journal, fingerprint
 from longrun.execution.replay.once import Due
 from longrun.execution.replay.results import decode_response, encode_response
@@ -16,6 +17,9 @@ from longrun.store.records import Step
 from longrun.store.run_log import RunLog
 
 _KIND: Final = "model"
+
+_END: Final = completed(Response.construct(output=[]))
+"""The end of a turn that leaves nothing to be shown."""
 
 
 class Sections:
@@ -53,6 +57,7 @@ class Sections:
         self._told = 0
         self._digest = hashlib.sha256()
         self._indexes: list[int] = []
+        self._calls: dict[str, RunningCall] = {}
         self._usage = UsageSum()
         self._recorded = self._journal.has("", _KIND, self._key)
 
@@ -80,8 +85,20 @@ class Sections:
             return
         if self._log.must_wait:
             await self._log.ready()
-        self._raw(self._yielded.events(given))
+        output = output_of(given)
+        if output is None:
+            self._raw(self._yielded.events(given))
+        else:
+            self._answer(output)
         self._write([])
+
+    def _answer(self, output: dict[str, Any]) -> None:
+        """What a call has led to: the end of its item, if it is executed here."""
+        self._raw(self._yielded.close())
+        if self.streamed is None:
+            # Only calls of turns that have ended are answered.
+            self._raw([_END])
+        self._assembler.tool_output(output)
 
     def pass_over(self, events: list[Any]) -> None:
         """These events of a recorded stream are in the log: they are not to be told again."""
@@ -102,10 +119,10 @@ class Sections:
             self._assembler.replayed_turn(decode_response(recorded)[0])
             self._begin()
             return
-        self._raw([*self._yielded.close(), completed(Response.construct(output=[]))])
+        self._raw([*self._yielded.close(), _END])
         usage = self._usage.as_json()
         turn = Response.construct(output=[], usage=usage)
-        step = due.finished(encode_response(turn, self._indexes, {}))
+        step = due.finished(encode_response(turn, self._indexes, {}, self._calls))
         self._write([step])
         self._begin()
         await self._log.flush()
@@ -122,12 +139,13 @@ class Sections:
             self._assembler.raw_event(event)
             if event.type != "response.completed":
                 continue
-            indexes = self._assembler.turn_indexes
+            indexes, calls = self._assembler.turn_indexes, self._assembler.turn_calls
             if self.streamed is None:
                 self._indexes += indexes
+                self._calls.update(calls)
                 self._usage.add(event.response.usage)
                 continue
             # The stream's own step says which items there are of it.
             due, self.streamed = self.streamed, None
-            self._write([due.finished(encode_response(event.response, indexes, {}))])
+            self._write([due.finished(encode_response(event.response, indexes, {}, calls))])
             self._begin()

@@ -16,6 +16,7 @@ from openai.types.responses import (
     ResponseTextDeltaEvent,
 )
 
+from longrun.assembly.kinds import is_output
 from longrun.history.faces import PLACEHOLDER_ID
 
 _EVENTS: Final = {
@@ -104,6 +105,14 @@ class Yielded:
     def _take_index(self) -> int:
         self._next_index += 1
         return self._next_index - 1
+
+
+def output_of(given: Any) -> dict[str, Any] | None:
+    """An item that says what a call has led to; None for anything else."""
+    item = given.to_dict() if isinstance(given, BaseModel) else given
+    if isinstance(item, Mapping) and is_output({"type": item.get("type")}):
+        return dict(item)
+    return None
 
 
 def replayed_events(response: Response) -> list[Any]:
