@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longrun.errors import ConfigurationError
-from longrun.execution.parameters import input_items
+from longrun.execution.parameters import context_of_run, input_items
+from longrun.execution.replay.border import Border
+from longrun.history.faces import Origin
 from longrun.protocol import RunRequest
 
 HandlerFunction = Callable[..., AsyncIterator[Any]]
@@ -30,8 +32,13 @@ class HandlerRequest:
 
     @classmethod
     def of(cls, request: RunRequest) -> "HandlerRequest":
-        """Of what the server understood."""
-        return cls(request.agent, input_items(request), request.parameters)
+        """Of what the server understood. What the handler has given itself comes back as its model
+        gave it; what others did, as what it says."""
+        items = input_items(request)
+        border = Border(context_of_run(request), items)
+        return cls(
+            request.agent, border.going_out(items, origin_of(request.agent)), request.parameters
+        )
 
     @property
     def text(self) -> str:
@@ -40,6 +47,11 @@ class HandlerRequest:
             if item.get("role") == "user":
                 return _text_of(item.get("content"))
         return ""
+
+
+def origin_of(name: str) -> Origin:
+    """Who has given what a handler yields."""
+    return Origin("responses", f"handler {name}")
 
 
 def _text_of(content: Any) -> str:

@@ -7,7 +7,7 @@ from longrun.errors import LongrunError
 from longrun.execution.contained import being_cancelled, contain_tasks
 from longrun.execution.current import set_current
 from longrun.execution.handling import steps
-from longrun.execution.handling.handler import Handler, HandlerRequest
+from longrun.execution.handling.handler import Handler, HandlerRequest, origin_of
 from longrun.execution.handling.sections import Sections
 from longrun.execution.run import Run
 
@@ -20,6 +20,7 @@ class HandlerRun(Run):
         contain_tasks()
         set_current(self._handle.current)
         self._assembler.next_agent(self._agent.name)
+        self._assembler.origin = str(origin_of(self._agent.name))
         sections = Sections(
             self._assembler, self._journal, self._log, self._display.write, self._budget.check
         )
