@@ -70,7 +70,11 @@ def showing_pairs(database: Server, running_provider: Provider) -> Iterator[list
         database.url,
         schema="histories_pairs",
         agents=served.AGENTS,
-        environment={**environment, "LONGRUN_SERVER_TOOLS": "function_call"},
+        environment={
+            **environment,
+            "LONGRUN_SERVER_TOOLS": "function_call",
+            "LONGRUN_CONTINUE_WITH": "first",
+        },
     ) as started:
         yield started
 
