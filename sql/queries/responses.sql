@@ -109,6 +109,22 @@ SELECT id, principal, agent, status, background, stored, attempt, spent, deaths,
 FROM longrun.responses AS response
 WHERE id = $1;
 
+-- name: check_chain
+-- Whether the chain that ends with this response is whole: as read_chain, without what was said.
+WITH RECURSIVE chain AS (
+    SELECT id, previous_id, 0 AS depth FROM longrun.responses
+    WHERE id = $1 AND principal = $2 AND stored
+    UNION ALL
+    SELECT previous.id, previous.previous_id, chain.depth + 1
+    FROM chain
+    JOIN longrun.responses AS previous ON previous.id = chain.previous_id
+    WHERE previous.principal = $2 AND previous.stored
+)
+SELECT response.status,
+    (SELECT chain.previous_id FROM chain ORDER BY chain.depth DESC LIMIT 1) AS missing
+FROM longrun.responses AS response
+WHERE response.id = $1 AND response.principal = $2 AND response.stored;
+
 -- name: read_chain
 -- What a next response continues: what each response of the chain that ends with this one was given
 -- and gave, the oldest first. Where the first one continues another that is not among them, that one

@@ -85,7 +85,7 @@ class Attempts:
         handle.prepared.set_result(None)
         async with self._ending_in_words(handle):
             request = new.request
-            if request.conversation_id is not None:
+            if request.conversation_id is not None or request.context is None:
                 request = await self._responses.with_context(request)
             await self._run(handle, request, start)
 

@@ -10,7 +10,7 @@ from longrun.history.conversation import Before
 from longrun.history.mending import answered_by, unmade
 from longrun.http.problems import shortened
 from longrun.http.requests import CreateResponse
-from longrun.protocol import Context
+from longrun.protocol import Context, Status, is_terminal
 from longrun.store.responses import Exchange, Responses
 
 _CALLED: Final = {
@@ -37,14 +37,18 @@ class Contexts:
         self._responses = responses
         self._queues = queues
 
-    async def of(self, body: CreateResponse, principal: str) -> Context:
-        """What the run of a request begins with.
+    async def of(self, body: CreateResponse, principal: str) -> Context | None:
+        """What the run of a request begins with. None: it is read when the run begins, since
+        nothing in the request can be wrong about it; so a long chain holds up no answer.
 
         Raises:
             BadRequest: a response that it continues is not there (any more), or has not ended; an
                 item that it refers to is not there; it answers a call that nobody made.
         """
         items = body.items()
+        if body.previous_response_id is not None and not _leads_back(items):
+            await self._check_chain(body.previous_response_id, principal)
+            return None
         before = await self._before(body, items, principal)
         found = await self._responses.named_items(before, items, principal)
         lost = lost_reference(items, found)
@@ -69,30 +73,39 @@ class Contexts:
         if on is None:
             chain = await self._chain(body.previous_response_id, principal)
             return await self._responses.before(chain)
-        if not any(answered_by(item) or isinstance(item.get("id"), str) for item in items):
+        if not _leads_back(items):
             return Before.of([], [])
         return await self._responses.before_on(on, principal)
 
     async def _chain(self, previous_response_id: str | None, principal: str) -> list[Exchange]:
         if previous_response_id is None:
             return []
-        chain: list[Exchange] = []
+        await self._check_chain(previous_response_id, principal)
+        return await self._responses.chain(previous_response_id, principal)
+
+    async def _check_chain(self, previous_response_id: str, principal: str) -> None:
+        missing: str | None = previous_response_id
+        status: Status = "completed"
         if ids.is_response_id(previous_response_id):
-            chain = await self._responses.chain(previous_response_id, principal)
-        missing = chain[0].previous_id if chain else previous_response_id
+            missing, status = await self._responses.chain_end(previous_response_id, principal)
         if missing is not None:
             raise BadRequest(
                 f"Previous response with id {shortened(missing)!r} not found.",
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        if not chain[-1].finished:
+        if not is_terminal(status):
             raise BadRequest(
-                f"The previous response is still {chain[-1].status}; wait until it has ended.",
+                f"The previous response is still {status}; wait until it has ended.",
                 param="previous_response_id",
                 code="previous_response_not_finished",
             )
-        return chain
+
+
+def _leads_back(items: Sequence[dict[str, Any]]) -> bool:
+    """Whether something in a request may be about what came before it: a call that it answers, an
+    item that it names."""
+    return any(answered_by(item) or isinstance(item.get("id"), str) for item in items)
 
 
 def _check_answers(context: Context) -> None:

@@ -175,6 +175,12 @@ class Responses:
         row = await self._database.fetch_row(self._queries.show_response, response_id)
         return dict(row) if row else None
 
+    async def chain_end(self, response_id: str, principal: str) -> tuple[str | None, Status]:
+        """Of the chain that ends with a response: the id that is missing from it, because it is
+        not there (any more) or not theirs; and the status of the response."""
+        row = await self._database.fetch_row(self._queries.check_chain, response_id, principal)
+        return (response_id, "completed") if row is None else (row["missing"], row["status"])
+
     async def chain(self, response_id: str, principal: str) -> list[Exchange]:
         """The exchanges of the chain that ends with a response, the oldest first.
 
