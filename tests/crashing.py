@@ -326,6 +326,11 @@ class Left(NamedTuple):
         return [loads(self.items[index]) for index in sorted(self.items)]
 
     @property
+    def refused(self) -> bool:
+        """Whether a guardrail has refused what the model said: that is taken back."""
+        return "guardrail" in str(self.document.get("error"))
+
+    @property
     def outline(self) -> list[Any]:
         """The output without what differs between responses: ids, and which of several parallel
         tools ended first."""
@@ -388,7 +393,8 @@ def check_log(left: Left) -> oracle.Stream:
     dropped = {
         event["output_index"]
         for event, attempt in zip(map(loads, left.lines), left.attempts, strict=True)
-        if event["type"] == "response.output_item.done" and attempt < left.attempts[-1]
+        if event["type"] == "response.output_item.done"
+        and (attempt < left.attempts[-1] or (left.refused and event["item"]["type"] == "message"))
     } - left.items.keys()
     stream = oracle.check(left.lines, sorted(left.items.items()), dropped=dropped)
     assert stream.response is not None

@@ -96,7 +96,7 @@ class TestTogether:
             responses = Responses(mine)
             [exchange] = await responses.chain(old, "")
             assert exchange.previous_id is None
-            assert exchange.items == (given, [])
+            assert (exchange.given, exchange.stored) == (given, [])
             [stored] = await responses.page(Page("", 20))
             assert stored.id == old
 
