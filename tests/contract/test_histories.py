@@ -1,10 +1,9 @@
 """Three turns of every agent of `tests/provider`, in the ways in which clients go on.
 
-The provider refuses what real ones refuse; the turns go to two replicas in turn.
+The provider refuses what real ones refuse; the turns go to three replicas in turn.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,16 +29,12 @@ AGENTS = [
     *("responses-encrypted", "responses-hosted", "responses-local"),
 ]
 
-GAPS: list[tuple[str, str]] = []
-"""What does not work yet: a pattern of `AGENT by WAY`, and why. Each is an xfail that turns into an
-error when it works, so that its line here goes."""
-
 
 @pytest.fixture(scope="module")
 def replicas(database: Server, running_provider: Provider) -> Iterator[list[Replica]]:
-    """Two replicas with the agents of `tests/provider`."""
+    """Three replicas with the agents of `tests/provider`."""
     with servers.replicas(
-        2,
+        3,
         database.url,
         schema="histories",
         agents=served.AGENTS,
@@ -47,18 +42,6 @@ def replicas(database: Server, running_provider: Provider) -> Iterator[list[Repl
         environment=served.environment(running_provider) | {"LONGRUN_CONTINUE_WITH": "first"},
     ) as started:
         yield started
-
-
-def parameters() -> list[Any]:
-    made = [(agent, way) for agent in AGENTS for way in WAYS]
-    return [
-        pytest.param(*each, id=" by ".join(each), marks=gap(" by ".join(each))) for each in made
-    ]
-
-
-def gap(name: str) -> list[pytest.MarkDecorator]:
-    why = [reason for pattern, reason in GAPS if re.fullmatch(pattern, name)]
-    return [pytest.mark.xfail(strict=True, reason=why[0])] if why else []
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +62,8 @@ def showing_pairs(database: Server, running_provider: Provider) -> Iterator[list
         yield started
 
 
-@pytest.mark.parametrize(("agent", "way"), parameters())
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("agent", AGENTS)
 async def test_three_turns(
     replicas: list[Replica], provider: Provider, agent: str, way: str
 ) -> None:
@@ -118,7 +102,7 @@ async def converse(
     for turn, said in enumerate([*[script(*turns_of(agent))] * 2, last]):
         news = [{"role": "user", "content": said}]
         items += news
-        url = replicas[turn % 2].base_url
+        url = replicas[turn % len(replicas)].base_url
         async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
             response = await client.responses.create(
                 model=agent,

@@ -51,7 +51,7 @@ async def test_the_next_turn_is_taken(
     asked = {"role": "user", "content": json.dumps({"turns": turns}).replace("{gate}", gate)}
     first, second = (
         AsyncOpenAI(base_url=replica.base_url, api_key="none", max_retries=0)
-        for replica in replicas
+        for replica in replicas[:2]
     )
     async with first, second:
         on: dict[str, Any] = {}

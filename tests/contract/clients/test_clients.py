@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.contract.clients.gaps import reason
 from tests.contract.clients.installed import CLIENTS, Client
 from tests.postgres import Server
 from tests.provider import agents as served
@@ -182,14 +181,7 @@ def test_it_is_installed(client: Client) -> None:
     require(client)
 
 
-def parameters() -> Iterator[Any]:
-    for name, case in ALL:
-        why = reason(name, case)
-        marks = [pytest.mark.xfail(strict=True, reason=why)] if why else []
-        yield pytest.param(name, case, marks=marks)
-
-
-@pytest.mark.parametrize(("name", "case"), list(parameters()))
+@pytest.mark.parametrize(("name", "case"), list(ALL))
 def test_client(
     saw: Callable[[Client], dict[str, dict[str, Any]]],
     running_provider: Provider,
