@@ -91,7 +91,7 @@ class Steps:
         adapter = TypeAdapter(Any if returns is None else returns)
 
         async def call() -> str:
-            if at_most_once and not await self._may_begin(due):
+            if at_most_once and not await self._once.may_begin(due):
                 return _raised(f"step {name!r} {UNKNOWN}")
             try:
                 with within(self._inside(due)), contained(f"step {name!r}"):
@@ -162,20 +162,6 @@ class Steps:
     def _inside(self, due: Due) -> Current:
         key = f"{self._current.response_id}/{due.key}"
         return dataclasses.replace(self._current, idempotency_key=key)
-
-    async def _may_begin(self, due: Due) -> bool:
-        """Note that a step is begun that must not be done twice. False: it was begun before."""
-
-        async def begin() -> bool:
-            return True
-
-        return await self._once.value(
-            due._replace(kind="start"),
-            begin,
-            encode=lambda _: "{}",
-            decode=lambda _: False,
-            counted=False,
-        )
 
     def _given(self, due: Due, recorded: Any, adapter: TypeAdapter[Any]) -> Any:
         if "raised" in recorded:

@@ -95,6 +95,20 @@ class Once:
                 await (self.record(step) if keep is None else keep(step, value))
             return value
 
+    async def may_begin(self, due: Due) -> bool:
+        """Note that a step is begun that must not be done twice. False: it was begun before."""
+
+        async def begin() -> bool:
+            return True
+
+        return await self.value(
+            due._replace(kind="start"),
+            begin,
+            encode=lambda _: "{}",
+            decode=lambda _: False,
+            counted=False,
+        )
+
     async def _check_held(self) -> None:
         """Before the first thing that this attempt really does: what it has appended since its
         claim is committed, so no later attempt had the response by then. A replica that slept

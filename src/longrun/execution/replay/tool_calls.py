@@ -101,7 +101,7 @@ class ToolCalls:
 
         async def call() -> _Outcome:
             self._started(due, context)
-            if is_at_most_once(tool) and not await self._may_start(due):
+            if is_at_most_once(tool) and not await self._once.may_begin(due):
                 return self._returned(tool, sdk.tool_result(OUTCOME_UNKNOWN, is_error=True))
             try:
                 with contained(f"tool {tool.name!r}", cancels=False), within(self._inside(due)):
@@ -199,20 +199,6 @@ class ToolCalls:
             steps, self._unshown = list(self._unshown.values()), {}
             self._log.append([], steps=steps)
 
-    async def _may_start(self, due: Due) -> bool:
-        """Note that a tool is begun that must not run twice. False: it was begun before."""
-
-        async def begin() -> bool:
-            return True
-
-        return await self._once.value(
-            due._replace(kind="start"),
-            begin,
-            encode=lambda _: "{}",
-            decode=lambda _: False,
-            counted=False,
-        )
-
     def _inside(self, due: Due) -> Current:
         """What `longrun.current()` tells within this one call."""
         key = f"{self._current.response_id}{due.scope}/{due.key}"
@@ -229,7 +215,7 @@ class ToolCalls:
         """A shell, computer, custom or apply-patch tool: the whole item that it gives."""
         due = _of_action(scope, arguments)
         if is_at_most_once(sdk.tool_of(arguments)):
-            start = functools.cache(lambda: asyncio.ensure_future(self._may_start(due)))
+            start = functools.cache(lambda: asyncio.ensure_future(self._once.may_begin(due)))
             arguments = sdk.guarded(arguments, start, OUTCOME_UNKNOWN)
 
         async def call() -> Any:
