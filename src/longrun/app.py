@@ -101,6 +101,7 @@ class Longrun:
         self._stop_store = asyncio.Event()
         self._work_done = asyncio.Event()
         self._application = application or Application()
+        self._application.warn_of(served.handlers())
         self._registry = served
         self._wire(served, settings)
         self.authentication = configured(settings, self._known_keys, self._application.authenticate)
@@ -389,13 +390,14 @@ def create_app(
             its key. Left out: what the settings name, or else the demo agents.
         settings: left out, read from the environment.
         context: makes the Agents SDK's context of a run. If it is an async context manager, it is
-            entered, and left when the run ends.
+            entered, and left when the run ends. Handlers have it as `request.context`.
         run_config: an `agents.RunConfig`, or a function that gives one. `group_id` and `sandbox`
-            cannot be set; model settings of a request win over its own.
-        hooks: `agents.RunHooks`, or a function that gives some.
+            cannot be set; model settings of a request win over its own. Not for handlers.
+        hooks: `agents.RunHooks`, or a function that gives some. Those of a handler are told of
+            its start and end, of its steps as of tools, and of its streams as of model turns.
         session: makes an Agents SDK Session for a run. What a run does with it is recorded, so
             that a run that is taken over finds what it found before. It is closed when the run
-            ends, if it can be.
+            ends, if it can be. Not for handlers.
         lifespan: a function that gives an async context manager, entered when this process starts
             and left when it has stopped; it gets this application if it has a parameter. What it
             yields is `longrun.current().state`.

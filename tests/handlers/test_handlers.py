@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
+from pydantic import BaseModel
 
 from tests import postgres
 from tests.faults.ground import Ground, ground
@@ -69,6 +70,30 @@ async def test_each_answers_as_a_stream_and_goes_on(found: Ground, provider: Pro
         assert again.output_text == answer, model
     assert provider.refused == []
     assert looked(found) == ["tool look owls"] * 4 + ["tool look graphs"] * 2
+
+
+class City(BaseModel):
+    name: str
+
+
+async def test_what_it_says_last_is_parsed_or_fails(found: Ground) -> None:
+    replica = found.replicas[0]
+    wanted: Any = {"type": "json_schema", "name": "city", "strict": True}
+    wanted["schema"] = {**City.model_json_schema(), "additionalProperties": False}
+    async with AsyncOpenAI(base_url=replica.base_url, api_key="none", max_retries=0) as client:
+        for said, status in (('{"name": "Oslo"}', "completed"), ("prose", "failed")):
+            response = await client.responses.create(
+                model="loop",
+                input=script([LOOK], then=said),
+                text={"format": wanted},
+            )
+            assert (response.status, response.output_text) == (status, said)
+        assert response.error is not None
+        assert "text.format" in response.error.message
+        parsed = await client.responses.parse(
+            model="loop", input=script(then='{"name": "Rome"}'), text_format=City
+        )
+    assert parsed.output_parsed == City(name="Rome")
 
 
 @pytest.mark.parametrize("model", ["loop", "langgraph"])

@@ -160,6 +160,7 @@ async def take_over(
     attempt: int = 2,
     *,
     server_tools: ServerTools = "mcp_call",
+    **given: Any,
 ) -> Position:
     """The next attempt, after one died with these commits."""
     settings = Settings(server_tools=server_tools)
@@ -170,7 +171,7 @@ async def take_over(
 
     async def execute(handle: Handle) -> None:
         start = Start(found.assembler, run_log, found.steps)
-        await _run_of(agent)(agent, asked, handle, start, settings).execute()
+        await _run_of(agent)(agent, asked, handle, start, settings, Application(**given)).execute()
 
     async with asyncio.TaskGroup() as group:
         Handle(asked, attempt, execute, group)

@@ -91,6 +91,15 @@ class TestYields:
         assert response["error"]["message"] == "The agent failed."
         assert "a handler yielded" in caplog.text
 
+    @pytest.mark.parametrize("content", ["said", [{"type": "output_text", "text": "said"}]])
+    async def test_a_message_may_have_the_shape_of_an_input(self, content: Any) -> None:
+        async def answer(request: Any) -> AsyncIterator[Any]:
+            yield {"type": "message", "content": content}
+
+        commits = await answered(answer)
+        assert texts(commits) == ["said"]
+        assert runs.check(commits).response["output"][0]["role"] == "assistant"
+
     async def test_nothing_at_all_is_an_empty_answer(self) -> None:
         async def answer(request: Any) -> AsyncIterator[Any]:
             return

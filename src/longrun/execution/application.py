@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import ModuleType
 from typing import Any, Final
@@ -94,17 +94,38 @@ class Application:
     async def of_run(self, run: Current) -> AsyncIterator[Given]:
         """What an attempt is given. A context that is an async context manager is entered, and
         left with the run."""
-        hooks, config = self.hooks, self.run_config
-        if hooks is not None and not isinstance(hooks, RunHooksBase):
-            hooks = _of_kind(RunHooksBase, "hooks", await asked(hooks, run))
+        config = self.run_config
         if config is not None and not isinstance(config, RunConfig):
             config = _of_kind(RunConfig, "run_config", await asked(config, run))
             if (problem := _refused(config)) is not None:
                 raise TypeError(problem)
         session = None if self.session is None else await asked(self.session, run)
+        async with self.of_handler(run) as given:
+            yield dataclasses.replace(given, run_config=config, session=session)
+
+    @contextlib.asynccontextmanager
+    async def of_handler(self, run: Current) -> AsyncIterator[Given]:
+        """What an attempt of a handler is given: context and hooks, as of an agent."""
+        hooks = self.hooks
+        if hooks is not None and not isinstance(hooks, RunHooksBase):
+            hooks = _of_kind(RunHooksBase, "hooks", await asked(hooks, run))
         context = None if self.context is None else await asked(self.context, run)
         async with _entered(context, f"the context of {run.response_id}") as entered:
-            yield Given(entered, config, hooks, session)
+            yield Given(entered, hooks=hooks)
+
+    def warn_of(self, handlers: Sequence[str]) -> None:
+        """Say in the log what of it the served handlers do not get.
+
+        Args:
+            handlers: their names.
+        """
+        for name in ("run_config", "session"):
+            if handlers and getattr(self, name) is not None:
+                log.warning(
+                    "%s is for the Agents SDK's Runner: the handlers %s do not get it",
+                    name,
+                    ", ".join(handlers),
+                )
 
     @contextlib.asynccontextmanager
     async def opened(self, app: Any) -> AsyncIterator[Any]:

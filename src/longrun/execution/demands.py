@@ -139,7 +139,14 @@ class Demands:
         Raises:
             OutputMismatch: it is not.
         """
-        text = sdk.last_text(result)
+        self.check_text(sdk.last_text(result))
+
+    def check_text(self, text: str | None) -> None:
+        """The same of a last text, if there is one.
+
+        Raises:
+            OutputMismatch: it is not what the request asks for.
+        """
         if self._format and text is not None:
             checked(text, self._format)
 

@@ -68,7 +68,7 @@ def checked(text: str, wanted: dict[str, Any]) -> Any:
 
 def check_agreement(agent: Any, parameters: dict[str, Any]) -> None:
     """Whether an agent, and those that it hands off to, can give what a request asks for. Of a
-    function that makes it that is known in the run; what a handler gives is its own affair.
+    function that makes it that is known in the run; a handler has no output type of its own.
 
     Raises:
         BadRequest: one of them has an output type of its own, and the schema is another.

@@ -54,6 +54,10 @@ class Registry:
     def all(self) -> list[Served]:
         return list(self._served.values())
 
+    def handlers(self) -> list[str]:
+        """The names of those that are handlers."""
+        return [name for name in self._served if isinstance(self.get(name), Handler)]
+
     def agents(self) -> list[Agent[Any]]:
         """Those that are not made for each run."""
         found = (self.get(name) for name in self._served)

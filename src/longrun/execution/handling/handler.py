@@ -24,21 +24,22 @@ class HandlerRequest:
         input: all that was said so far, of earlier responses too, as input items of the Responses
             API; the request's `instructions` are the first of them.
         parameters: what else the request set, by the names of the API: `temperature`, `tools`, …
+        context: what the application's `context` has made for this attempt; None without one.
     """
 
     model: str
     input: list[dict[str, Any]]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    context: Any = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, request: RunRequest) -> "HandlerRequest":
+    def of(cls, request: RunRequest, context: Any = None) -> "HandlerRequest":
         """Of what the server understood. What the handler has given itself comes back as its model
         gave it; what others did, as what it says."""
         items = input_items(request)
         border = Border(context_of_run(request), items)
-        return cls(
-            request.agent, border.going_out(items, origin_of(request.agent)), request.parameters
-        )
+        given = border.going_out(items, origin_of(request.agent))
+        return cls(request.agent, given, request.parameters, context)
 
     @property
     def text(self) -> str:

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from longrun.errors import LongrunError
 from longrun.execution.contained import being_cancelled, contain_tasks
 from longrun.execution.current import set_current
 from longrun.execution.handling import steps
 from longrun.execution.handling.handler import Handler, HandlerRequest, origin_of
+from longrun.execution.handling.hooks import Told
 from longrun.execution.handling.sections import Sections
+from longrun.execution.handling.yielded import last_text
 from longrun.execution.run import Run
 
 
@@ -18,17 +21,33 @@ class HandlerRun(Run):
     async def _drive(self) -> None:
         assert isinstance(self._agent, Handler)
         contain_tasks()
-        set_current(self._handle.current)
+        current = self._handle.current
+        set_current(current)
         self._assembler.next_agent(self._agent.name)
         self._assembler.origin = str(origin_of(self._agent.name))
+        async with self._application.of_handler(current) as given:
+            told = Told(given.hooks, self._agent, given.context, self._assembler.usage)
+            await told.started()
+            await self._answer(self._agent, given.context, told)
+            text = last_text(self._assembler.output.values())
+            if self._assembler.incomplete_details is None:
+                self._demands.check_text(text)
+            await told.ended(text or "")
+
+    async def _answer(self, handler: Handler, context: Any, told: Told) -> None:
         sections = Sections(
             self._assembler, self._journal, self._log, self._display.write, self._budget.check
         )
         of_run = steps.Steps(
-            self._steps.once, self._handle.current, sections, self._at_boundary, self._budget.check
+            self._steps.once,
+            self._handle.current,
+            sections,
+            self._at_boundary,
+            self._budget.check,
+            told,
         )
         steps.enter(of_run)
-        answer = self._agent.answer(HandlerRequest.of(self._request), of_run)
+        answer = handler.answer(HandlerRequest.of(self._request, context), of_run)
         try:
             async for given in answer:
                 await sections.take(given)

@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 from longrun.errors import LongrunError
 from longrun.execution.contained import contained
 from longrun.execution.current import Current, within
+from longrun.execution.handling.hooks import Told
 from longrun.execution.handling.sections import Sections
 from longrun.execution.handling.yielded import replayed_events
 from longrun.execution.replay.journal import fingerprint
@@ -52,12 +53,14 @@ class Steps:
         sections: Sections,
         at_boundary: Callable[[], Awaitable[None]],
         check_budget: Callable[[], None],
+        told: Told,
     ) -> None:
         self._once = once
         self._current = current
         self._sections = sections
         self._at_boundary = at_boundary
         self._check_budget = check_budget
+        self._told = told
         self._times: dict[str, int] = {}
         self._causes: dict[str, Exception] = {}
 
@@ -89,6 +92,7 @@ class Steps:
         await self._sections.end()
         due = self._due(name, "step")
         adapter = TypeAdapter(Any if returns is None else returns)
+        await self._told.step_begins(name, due.key)
 
         async def call() -> str:
             if at_most_once and not await self._once.may_begin(due):
@@ -103,8 +107,13 @@ class Steps:
                 return _raised(_said(error))
             return _encoded(name, result, adapter, typed=returns is not None)
 
-        recorded = await self._once.value(due, call, encode=str, decode=str)
-        return self._given(due, loads(recorded), adapter)
+        recorded = loads(await self._once.value(due, call, encode=str, decode=str))
+        if "raised" in recorded:
+            await self._told.step_ended(name, due.key, recorded["raised"])
+            raise StepFailed(recorded["raised"]) from self._causes.pop(due.key, None)
+        result = adapter.validate_python(recorded["value"])
+        await self._told.step_ended(name, due.key, result)
+        return result
 
     async def stream(
         self, name: str, ask: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -120,6 +129,7 @@ class Steps:
         """
         await self._sections.end()
         due = self._due(name, "stream")
+        await self._told.stream_begins(kwargs.get("input"))
         async with self._once.passage(due) as recorded:
             if recorded is not None:
                 response, indexes = decode_response(recorded)
@@ -128,6 +138,7 @@ class Steps:
                     self._sections.pass_over(again)
                 for event in again:
                     yield event
+                await self._told.stream_ended(response)
                 return
             self._check_budget()
             self._sections.streamed = due
@@ -136,6 +147,7 @@ class Steps:
                     yield event
                     if isinstance(event, ResponseCompletedEvent):
                         await self._record_unshown(due, event.response)
+                        await self._told.stream_ended(event.response)
             finally:
                 self._sections.streamed = None
 
@@ -162,11 +174,6 @@ class Steps:
     def _inside(self, due: Due) -> Current:
         key = f"{self._current.response_id}/{due.key}"
         return dataclasses.replace(self._current, idempotency_key=key)
-
-    def _given(self, due: Due, recorded: Any, adapter: TypeAdapter[Any]) -> Any:
-        if "raised" in recorded:
-            raise StepFailed(recorded["raised"]) from self._causes.pop(due.key, None)
-        return adapter.validate_python(recorded["value"])
 
     async def _record_unshown(self, due: Due, response: Response) -> None:
         """Record a stream that has ended, unless that was done with its last event: the handler

@@ -1,6 +1,6 @@
 """What a handler yields, as the raw events of a model's stream that the assembler knows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, get_args
 
 from openai import BaseModel
@@ -16,8 +16,9 @@ from openai.types.responses import (
     ResponseTextDeltaEvent,
 )
 
-from longrun.assembly.kinds import is_output
+from longrun.assembly.kinds import WITH_CALL_ID, is_output
 from longrun.history.faces import PLACEHOLDER_ID
+from longrun.jsontext import loads
 
 _EVENTS: Final = {
     get_args(event.model_fields["type"].annotation)[0]: event
@@ -100,6 +101,8 @@ class Yielded:
             raise NotYieldable(f"a handler yielded {type(given).__name__}: expected {YIELDS}")
         index = self._take_index()
         item = {"id": PLACEHOLDER_ID, **item}
+        if item["type"] == "message":
+            item = _whole_message(item)
         yield _made(ResponseOutputItemDoneEvent, output_index=index, item=item)
 
     def _take_index(self) -> int:
@@ -113,6 +116,22 @@ def output_of(given: Any) -> dict[str, Any] | None:
     if isinstance(item, Mapping) and is_output({"type": item.get("type")}):
         return dict(item)
     return None
+
+
+_ANSWERED_ELSEWHERE: Final = frozenset({"mcp_approval_request", *WITH_CALL_ID})
+"""Types of items that a client answers, if a response ends with them."""
+
+
+def last_text(output: Iterable[str]) -> str | None:
+    """The text that an output (JSON texts, in order) comes to; empty if it says nothing. None if
+    it ends with what the client answers, or the model refused."""
+    items = [loads(text) for text in output]
+    if items and items[-1]["type"] in _ANSWERED_ELSEWHERE:
+        return None
+    parts = next((i["content"] for i in reversed(items) if i["type"] == "message"), ())
+    if any(part.get("type") == "refusal" for part in parts):
+        return None
+    return "".join(part["text"] for part in parts if part.get("type") == "output_text")
 
 
 def replayed_events(response: Response) -> list[Any]:
@@ -130,6 +149,14 @@ def replayed_events(response: Response) -> list[Any]:
         else:
             events += told.events(item)
     return [*events, completed(response)]
+
+
+def _whole_message(item: dict[str, Any]) -> dict[str, Any]:
+    """A message in the shape that an output item has; one may be yielded in that of an input."""
+    content = item.get("content") or []
+    if isinstance(content, str):
+        content = [{"type": "output_text", "text": content}]
+    return {"role": "assistant", **item, "content": content}
 
 
 def _text_part(text: str) -> ResponseOutputText:
