@@ -47,8 +47,13 @@ run: $(VENV)/.run  ## Serve the demo agents at http://127.0.0.1:8000 (AGENTS="my
 demo: $(VENV)/.run  ## Watch a run outlive its connections, on two replicas
 	@exec $(BIN)/longrun demo
 
+# All tests wait more than they compute, so two processes share them, a file at a time.
+ifndef TESTS
+PARALLEL := -n 2 --dist loadfile
+endif
+
 test: $(VENV)/.dev  ## Run the tests
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 # What the clients' tests run: environments in $(VENV)/clients, and node_modules beside the tests.
 CLIENTS := tests/contract/clients

@@ -125,7 +125,16 @@ class TestTokens:
             {"sub": ""},
             {"nbf": time.time() + 600},
         ],
-        ids=str,
+        ids=[
+            "over",
+            "no end",
+            "another audience",
+            "no audience",
+            "another issuer",
+            "nobody",
+            "empty",
+            "not yet",
+        ],
     )
     async def test_what_is_refused(
         self, vouched: Replica, identities: IdentityProvider, claims: dict[str, Any]
