@@ -32,3 +32,15 @@ INSERT INTO longrun.migrations (version, name, checksum, breaking) VALUES ($1, $
 SELECT current_setting('server_version_num')::integer AS version,
     pg_encoding_to_char(encoding) AS encoding
 FROM pg_database WHERE datname = current_database();
+
+-- name: missing_rights
+-- Which of these rights the role of this connection lacks, by their places.
+SELECT needed.n::integer AS n, current_user::text AS role
+FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[])
+    WITH ORDINALITY AS needed (object, privilege, attribute, is_function, n)
+WHERE NOT CASE
+    WHEN needed.is_function THEN has_function_privilege(needed.object, needed.privilege)
+    WHEN needed.attribute IS NULL THEN has_table_privilege(needed.object, needed.privilege)
+    ELSE has_column_privilege(needed.object, needed.attribute, needed.privilege)
+END
+ORDER BY needed.n;

@@ -53,6 +53,7 @@ from longrun.store.claims import Claims
 from longrun.store.conversations import Conversations
 from longrun.store.database import Database
 from longrun.store.events import EventLog
+from longrun.store.grants import check_rights
 from longrun.store.keys import KEYS_CHANGED, Keys
 from longrun.store.lease import Lease
 from longrun.store.listener import Listener
@@ -363,6 +364,7 @@ class Longrun:
                 log.info("applied migration %04d_%s", migration.version, migration.name)
         else:
             await check_migrated(self._database)
+        await check_rights(self._database)
         await self._lease.begin()
 
 

@@ -156,15 +156,37 @@ def demo(
 def migrate(
     database_url: DatabaseURL = None,
     data_dir: DataDir = None,
+    print_grants: Annotated[
+        bool,
+        typer.Option(
+            "--print-grants",
+            help="Change nothing, and print the SQL for two roles: one that owns the schema and "
+            "migrates, one with only the rights that a replica needs.",
+        ),
+    ] = False,
+    owner: Annotated[
+        str, typer.Option(help="With --print-grants: the role that migrates.")
+    ] = "longrun_owner",
+    runtime: Annotated[
+        str, typer.Option(help="With --print-grants: the role that replicas connect as.")
+    ] = "longrun_runtime",
     json: AsJSON = False,
 ) -> None:
     """Apply pending migrations to the database.
 
     [bold]Example:[/] longrun migrate --database-url postgresql://localhost/app
+
+    [bold]Example:[/] longrun migrate --print-grants | psql postgresql://admin@localhost/app
     """
     from longrun.store.command import migrate_now
+    from longrun.store.grants import grants
 
     settings = Settings.load(database_url=database_url, data_dir=data_dir)
+    if print_grants:
+        sql = grants(settings.db_schema, owner, runtime)
+        roles = {"owner": owner, "runtime": runtime}
+        print(_json({"schema": settings.db_schema, **roles, "sql": sql}) if json else sql)
+        return
     applied = asyncio.run(migrate_now(settings))
     if json:
         print(_json({"applied": applied, "schema": settings.db_schema}))

@@ -4,12 +4,31 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
+
+from longrun.errors import ConfigurationError
 from longrun.settings import Settings
 from longrun.store.database import Database
 from longrun.store.keys import Keys
 from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
 from longrun.store.responses import Responses
+
+
+@contextlib.asynccontextmanager
+async def _allowed(settings: Settings) -> AsyncIterator[None]:
+    """Say in words that a command is not for the role that it connects as.
+
+    Raises:
+        ConfigurationError: a right is missing; says which, and whose command it is.
+    """
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"the role in LONGRUN_DATABASE_URL has no right to do this: {error}. Run the command "
+            f"as the role that owns schema {settings.db_schema!r}"
+        ) from error
 
 
 async def migrate_now(settings: Settings) -> list[str]:
@@ -28,7 +47,7 @@ async def inspect_response(settings: Settings, response_id: str) -> dict[str, An
     Raises:
         ConfigurationError: no database, or one that this code must not touch.
     """
-    async with Opening(Database(settings)).opened() as database:
+    async with Opening(Database(settings)).opened() as database, _allowed(settings):
         await check_migrated(database)
         return await Responses(database).inspect_unscoped(response_id)
 
@@ -40,7 +59,7 @@ async def opened_keys(settings: Settings) -> AsyncIterator[Keys]:
     Raises:
         ConfigurationError: no database, or one that this code must not touch.
     """
-    async with Opening(Database(settings)).opened() as database:
+    async with Opening(Database(settings)).opened() as database, _allowed(settings):
         if settings.auto_migrate:
             await migrate(database)
         else:

@@ -87,7 +87,7 @@ async def migrate(database: Database) -> list[Migration]:
             f"{len(todo)} migrations are pending in schema {schema!r}, and the role in "
             f"LONGRUN_DATABASE_URL has no right to apply them: {error}. A role that owns the "
             "schema (or, where there is none, has CREATE on the database) has to run "
-            "`longrun migrate`"
+            "`longrun migrate`; `longrun migrate --print-grants` prints how to make one"
         ) from error
 
 
@@ -120,8 +120,8 @@ async def _pending(database: Database) -> list[Migration]:
     except asyncpg.InsufficientPrivilegeError as error:
         raise ConfigurationError(
             f"the role in LONGRUN_DATABASE_URL has no right to use schema {queries.schema!r}: "
-            f"{error}. It needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on "
-            "its tables"
+            f"{error}. The schema's owner can grant it what it needs: `longrun migrate "
+            "--print-grants` prints the SQL"
         ) from error
     return pending(known_migrations(), applied)
 
