@@ -21,6 +21,7 @@ from longrun.access.stream_tokens import StreamTokens
 from longrun.console import routes as console_routes
 from longrun.execution import registry
 from longrun.execution.admission import Admission
+from longrun.execution.agreement import check_agreement
 from longrun.execution.application import (
     Application,
     ContextFactory,
@@ -34,7 +35,6 @@ from longrun.execution.attempts import Attempts
 from longrun.execution.ending import Ends
 from longrun.execution.host import Host
 from longrun.execution.mcp_servers import MCPServers
-from longrun.execution.output import check_agreement
 from longrun.execution.registry import Registry
 from longrun.execution.replay import taps
 from longrun.execution.watch import Watch
@@ -154,7 +154,7 @@ class Longrun:
             announcer=self._announcer,
             replica_id=replica_id,
             settings=settings,
-            check=lambda request: check_agreement(served.get(request.agent), request.parameters),
+            check=lambda request: check_agreement(served.get(request.agent), request),
             registry=served,
         )
         self._watch = Watch(

@@ -15,7 +15,7 @@ from longrun.parameters import PARAMETERS
 from tests import servers
 from tests.postgres import Server
 from tests.provider import agents as served
-from tests.provider.agents import ADD, LOOK, script
+from tests.provider.agents import ADD, LOOK, script, turns_of
 from tests.provider.server import Provider
 from tests.reading import create, finished
 from tests.servers import Replica
@@ -168,12 +168,37 @@ class TestToolChoice:
         await create(replica, said, model="responses-hosted", tool_choice=choice)
         assert [asked.body.get("tool_choice") for asked in provider.asked] == [choice, None]
 
+    @pytest.mark.parametrize("family", ["responses", "chat"])
+    @pytest.mark.parametrize("kind", ["function", "allowed_tools"])
+    async def test_an_agent_that_is_handed_to_need_not_have_the_tool(
+        self, replica: Replica, provider: Provider, family: str, kind: str
+    ) -> None:
+        choice: Any = {"type": "function", "name": f"transfer_to_{family}_tools"}
+        if kind == "allowed_tools":
+            choice = {"type": kind, "mode": "auto", "tools": [choice]}
+        said = json.dumps({"turns": turns_of(f"{family}-handoff")[:1]})
+        response = await create(replica, said, model=f"{family}-handoff", tool_choice=choice)
+        assert response["status"] == "completed", response["error"]
+        assert provider.refused == []
+        first, second = (asked.body for asked in provider.asked)
+        assert "transfer_to" in json.dumps(first["tools"])
+        assert "transfer_to" not in json.dumps([second.get("tools"), second.get("tool_choice")])
+
     @pytest.mark.parametrize(
-        ("changed", "param"),
-        [({"mode": "never"}, "tool_choice.mode"), ({"tools": ["look"]}, "tool_choice.tools")],
+        ("choice", "param"),
+        [
+            ({**ALLOWED, "mode": "never"}, "tool_choice.mode"),
+            ({**ALLOWED, "tools": ["look"]}, "tool_choice.tools"),
+            ({**ALLOWED, "tools": [{"type": "function"}]}, "tool_choice.tools[0].name"),
+            ({**ALLOWED, "tools": [{"type": "web_search"}]}, "tool_choice.tools[0]"),
+            ("look", "tool_choice"),
+            ({"name": "look"}, "tool_choice.type"),
+            ({"type": "function", "function": {"name": "look"}}, "tool_choice.name"),
+            ({"type": "function", "name": "lok"}, "tool_choice"),
+            ({"type": "mcp"}, "tool_choice.server_label"),
+        ],
     )
-    async def test_wrong_ones(self, client: AsyncOpenAI, changed: Any, param: str) -> None:
-        choice: Any = {**ALLOWED, **changed}
+    async def test_wrong_ones(self, client: AsyncOpenAI, choice: Any, param: str) -> None:
         with pytest.raises(openai.BadRequestError) as refused:
             await client.responses.create(model="responses-tools", input="hi", tool_choice=choice)
         assert refused.value.param == param

@@ -61,7 +61,6 @@ class TestModelSettings:
             ("none", "none"),
             ({"type": "function", "name": "search"}, "search"),
             ({"type": "web_search_preview"}, None),
-            ({"type": "function"}, None),
         ],
     )
     def test_tool_choice(self, choice: Any, expected: str | None) -> None:

@@ -12,6 +12,7 @@ from agents import Model, ModelSettings, OpenAIChatCompletionsModel, OpenAIRespo
 from agents.models.default_models import gpt_5_reasoning_settings_required
 from agents.result import RunResultBase
 
+from longrun.execution.agreement import check_choice, is_there
 from longrun.execution.budget import Budget
 from longrun.execution.output import RequestedOutput, checked
 from longrun.execution.replay import sdk
@@ -49,6 +50,7 @@ class Demands:
 
         Raises:
             BudgetSpent: nothing may be asked any more.
+            BadRequest: the tool that the request chooses is not there.
         """
         self._budget.check()
         if not own or not self._given:
@@ -112,8 +114,15 @@ class Demands:
     ) -> dict[str, Any]:
         """The choices of tools that the SDK has no words for."""
         choice = self._given.get("tool_choice")
-        if not isinstance(choice, dict) or choice.get("type") == "function":
+        if not isinstance(choice, dict):
             return {}
+        tools, handoffs = asked.get("tools") or (), asked.get("handoffs") or ()
+        names = {each.tool_name for each in handoffs}
+        if first:
+            check_choice(choice, tools, names)
+        if choice.get("type") == "function":
+            # Of an agent that was handed to, which has no such tool, it is no wish.
+            return {} if is_there(choice, tools, names) else {"tool_choice": None}
         if choice.get("type") != "allowed_tools":
             if first and "Responses" in families:
                 extra["tool_choice"] = choice
@@ -122,12 +131,14 @@ class Demands:
         if "Responses" in families:
             # Required until a tool was called: the SDK takes its own setting back then.
             mode = "required" if settings.tool_choice == "required" else "auto"
-            extra["tool_choice"] = {**choice, "mode": mode}
+            allowed = [tool for tool in choice["tools"] if is_there(tool, tools, names)]
+            if not allowed:
+                return {"tool_choice": "none"}
+            extra["tool_choice"] = {**choice, "tools": allowed, "mode": mode}
             return {"tool_choice": None}
-        names = {tool.get("name") or tool["type"] for tool in choice["tools"]}
-        changed["tools"] = [tool for tool in asked.get("tools") or () if tool.name in names]
-        handoffs = asked.get("handoffs") or ()
-        changed["handoffs"] = [each for each in handoffs if each.tool_name in names]
+        named = {tool.get("name") or tool["type"] for tool in choice["tools"]}
+        changed["tools"] = [tool for tool in tools if tool.name in named]
+        changed["handoffs"] = [each for each in handoffs if each.tool_name in named]
         if not changed["tools"] and not changed["handoffs"]:
             return {"tool_choice": None}
         return {}

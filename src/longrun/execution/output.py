@@ -5,14 +5,12 @@ The agents of the run stay as they are: to their guardrails and hooks the output
 were written for, whatever a request asks for.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from agents import Agent, AgentOutputSchema, AgentOutputSchemaBase, ModelBehaviorError
 
 from longrun import schemas
-from longrun.errors import BadRequest, OutputMismatch
-from longrun.execution.replay import sdk
+from longrun.errors import OutputMismatch
 from longrun.jsontext import NotJSON, loads
 
 
@@ -66,44 +64,10 @@ def checked(text: str, wanted: dict[str, Any]) -> Any:
     return value
 
 
-def check_agreement(agent: Any, parameters: dict[str, Any]) -> None:
-    """Whether an agent, and those that it hands off to, can give what a request asks for. Of a
-    function that makes it that is known in the run; a handler has no output type of its own.
-
-    Raises:
-        BadRequest: one of them has an output type of its own, and the schema is another.
-    """
-    wanted = (parameters.get("text") or {}).get("format") or {}
-    if wanted.get("type") != "json_schema" or not isinstance(agent, Agent):
-        return
-    for each in _reached(agent):
-        own = _schema_of(each)
-        if own is not None and not schemas.alike(own, wanted["schema"]):
-            raise BadRequest(
-                f"text.format: the agent {each.name!r} has an output type of its own, with another "
-                "schema.",
-                param="text.format",
-                code="output_type_conflict",
-            )
-
-
-def _schema_of(agent: Agent[Any]) -> dict[str, Any] | None:
+def schema_of(agent: Agent[Any]) -> dict[str, Any] | None:
     """The schema of an agent's own output type; None for text."""
     own = agent.output_type
     if own is None or own is str:
         return None
     made = own if isinstance(own, AgentOutputSchemaBase) else AgentOutputSchema(own)
     return None if made.is_plain_text() else made.json_schema()
-
-
-def _reached(agent: Agent[Any]) -> Iterator[Agent[Any]]:
-    """An agent and all that it may hand off to, as far as is known before the run."""
-    seen: set[int] = set()
-    waiting: list[Any] = [agent]
-    while waiting:
-        each = waiting.pop()
-        found = each if isinstance(each, Agent) else sdk.target_of(each)
-        if found is not None and id(found) not in seen:
-            seen.add(id(found))
-            yield found
-            waiting += found.handoffs

@@ -19,6 +19,7 @@ from agents import (
 
 from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError, ReplayMismatch
+from longrun.execution.agreement import check_begins
 from longrun.execution.application import Application, Given
 from longrun.execution.budget import Budget, BudgetSpent
 from longrun.execution.configuration import run_config
@@ -39,7 +40,6 @@ from longrun.execution.outcomes import (
     Outcome,
     incomplete,
 )
-from longrun.execution.output import check_agreement
 from longrun.execution.parameters import (
     context_of_run,
     input_items,
@@ -176,7 +176,7 @@ class Run:
             assert not isinstance(self._agent, Handler)
             agent = reached(await made(self._agent, current), self._begins_with)
             if agent is not self._agent:
-                check_agreement(agent, self._request.parameters)
+                check_begins(agent, self._request.parameters)
             async with self._application.of_run(current) as given:
                 place.enter(self._steps)
                 try:

@@ -16,6 +16,11 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 _FORMATS: Final = ("text", "json_object", "json_schema")
 
+_CHOICES: Final = ("none", "auto", "required")
+
+_NAMED_BY: Final = {"custom": "name", "function": "name", "mcp": "server_label"}
+"""What says which tool is chosen, by the types of those that have names."""
+
 
 def checked_format(given: dict[str, Any] | None) -> dict[str, Any] | None:
     """The `text.format` of a request, its schema closed where it is strict; None for plain text.
@@ -66,12 +71,22 @@ def _checked_schema(schema: dict[str, Any], strict: bool) -> dict[str, Any]:
 
 
 def check_tool_choice(given: Any) -> None:
-    """Of `allowed_tools`, which the server reads itself; other choices are the model's to read.
+    """The shape of a choice; whether there is such a tool is looked at with the agent.
 
     Raises:
         BadRequest: names what is wrong in it.
     """
-    if not isinstance(given, dict) or given.get("type") != "allowed_tools":
+    if isinstance(given, str) and given not in _CHOICES:
+        raise _refused(
+            "tool_choice", f"must be {', '.join(_CHOICES)} or an object", "invalid_value"
+        )
+    if not isinstance(given, dict):
+        return
+    kind = given.get("type")
+    if not isinstance(kind, str):
+        raise _refused("tool_choice.type", "must be a string")
+    _check_named(given, "tool_choice")
+    if kind != "allowed_tools":
         return
     if given.get("mode", "auto") not in ("auto", "required"):
         raise _refused("tool_choice.mode", "must be auto or required")
@@ -80,6 +95,14 @@ def check_tool_choice(given: Any) -> None:
         isinstance(tool, dict) and isinstance(tool.get("type"), str) for tool in tools
     ):
         raise _refused("tool_choice.tools", "must be a list of tools, each with its type")
+    for place, tool in enumerate(tools):
+        _check_named(tool, f"tool_choice.tools[{place}]")
+
+
+def _check_named(choice: dict[str, Any], param: str) -> None:
+    key = _NAMED_BY.get(choice["type"])
+    if key is not None and not isinstance(choice.get(key), str):
+        raise _refused(f"{param}.{key}", "must be a string")
 
 
 def _wrong(name: str, what: str, code: str = "invalid_type") -> BadRequest:
