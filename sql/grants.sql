@@ -7,8 +7,9 @@
 -- 4. As the owner, or an administrator, run this again: now that there are tables, it takes away
 --    what the runtime role does not need. Repeat 3 and 4 for each new version.
 --
--- `longrun keys` and `longrun show` are for the owner. LISTEN and NOTIFY need no rights. All of it
--- is one transaction, and can be repeated at any time, while replicas are running too.
+-- `longrun keys`, `longrun show` and `longrun encryption` are for the owner. LISTEN and NOTIFY need no
+-- rights. All of it is one transaction, and can be repeated at any time, while replicas are running
+-- too.
 
 BEGIN;
 
@@ -95,6 +96,8 @@ BEGIN
         ON longrun.keys TO "longrun_runtime";
     GRANT INSERT, DELETE ON longrun.keys TO "longrun_runtime";
     GRANT UPDATE (runs_left) ON longrun.keys TO "longrun_runtime";
+    GRANT SELECT, INSERT ON longrun.encryption_keys TO "longrun_runtime";
+    GRANT UPDATE (used_at) ON longrun.encryption_keys TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.token_secrets TO "longrun_runtime";
     GRANT EXECUTE ON FUNCTION longrun.is_busy(text) TO "longrun_runtime";
 END

@@ -1,5 +1,6 @@
 """Real server processes for the tests, started on free ports and ended by their own pid."""
 
+import base64
 import contextlib
 import os
 import signal
@@ -16,6 +17,13 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 AGENTS = "tests.scripted:agents"
+
+SEALED = (
+    {"LONGRUN_ENCRYPTION_KEYS": "tests:" + base64.b64encode(b"k" * 32).decode()}
+    if os.environ.get("SEALED")
+    else {}
+)
+"""With SEALED=1 in the environment, everything that the tests store is encrypted."""
 
 
 @dataclass
@@ -64,7 +72,7 @@ def start(
 ) -> Replica:
     """Start a replica on a free port; wait until it is ready."""
     handle, name = tempfile.mkstemp(prefix="longrun-serve-", suffix=".log")
-    given = {"LONGRUN_SCHEMA": schema, **(environment or {})}
+    given = {"LONGRUN_SCHEMA": schema, **SEALED, **(environment or {})}
     if database_url:
         given["LONGRUN_DATABASE_URL"] = database_url
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LONGRUN_", "OPENAI_"))}

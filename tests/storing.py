@@ -17,6 +17,8 @@ from longrun.store.migrate import migrate
 from longrun.store.records import Chunk, Ending
 from longrun.store.responses import NewResponse, Responses
 from longrun.store.run_log import RunLog
+from longrun.store.sealing import chunk_place
+from tests.servers import SEALED
 
 REPLICA = "replica_of_the_tests"
 
@@ -26,7 +28,8 @@ async def opened(
     url: str, schema: str, *, listen_url: str | None = None, **settings: Any
 ) -> AsyncIterator[Database]:
     """The pools of a replica, on a schema that may not be there yet."""
-    given = {"schema": schema, "listen_database_url": listen_url, **settings}
+    sealed = {name.removeprefix("LONGRUN_").lower(): value for name, value in SEALED.items()}
+    given = {"schema": schema, "listen_database_url": listen_url, **sealed, **settings}
     database = Database(Settings.load(**given))
     await database.open(url, listen_url)
     try:
@@ -146,7 +149,8 @@ async def logged(database: Database, response_id: str) -> list[dict[str, Any]]:
     )
     found: list[dict[str, Any]] = []
     for row in rows:
-        lines = row["data"].split(b"\n")
+        place = chunk_place(response_id, row["first"], row["last"])
+        lines = database.sealing.open(place, row["data"]).split(b"\n")
         assert row["first"] == len(found)
         assert row["last"] == row["first"] + len(lines) - 1
         found += [json.loads(line) for line in lines]

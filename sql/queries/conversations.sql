@@ -77,7 +77,7 @@ LIMIT :limit;
 
 -- name: read_conversation
 -- What a response reads of its conversation: what was said when it began, and is still there.
-SELECT item.id, item.item, item.model
+SELECT item.conversation_id, item.id, item.item, item.model
 FROM longrun.responses AS response
 JOIN longrun.conversation_items AS item
     ON item.conversation_id = response.conversation_id AND item.position < response.context_end
@@ -85,7 +85,7 @@ WHERE response.id = $1
 ORDER BY item.position;
 
 -- name: read_whole_conversation
-SELECT item.id, item.item, item.model
+SELECT item.conversation_id, item.id, item.item, item.model
 FROM longrun.conversations AS conversation
 JOIN longrun.conversation_items AS item ON item.conversation_id = conversation.id
 WHERE conversation.id = $1 AND conversation.principal = $2

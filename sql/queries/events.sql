@@ -9,7 +9,7 @@
 -- all rows of those that do not follow. An item that stands in a chunk of the batch is cut out of
 -- it, by bytes, and does not come as a text besides. With the end of a response on a conversation
 -- comes what it leaves there: each part by its place, an output index, or -1, -2, … in the
--- response's own input. No text is sent for it that Postgres has already.
+-- response's own input. No text is sent for it that Postgres has already, and can read.
 WITH held AS MATERIALIZED (
     SELECT run.n, run.first, response.id, response.attempt
     FROM (
@@ -98,9 +98,10 @@ WITH held AS MATERIALIZED (
     RETURNING ending.n, response.id, response.conversation_id, response.turn, response.input
 ), part AS MATERIALIZED (
     SELECT ended.n AS run, ended.id AS response_id, ended.conversation_id, ended.turn,
-        given.n, given.place, given.id
-    FROM unnest(:said_runs::integer[], :said_places::integer[], :said_ids::text[])
-        WITH ORDINALITY AS given (run, place, id, n)
+        given.n, given.place, given.id, given.sent
+    FROM unnest(
+        :said_runs::integer[], :said_places::integer[], :said_ids::text[], :said_items::text[]
+    ) WITH ORDINALITY AS given (run, place, id, sent, n)
     JOIN ended ON ended.n = given.run
 ), said AS MATERIALIZED (
     SELECT found.*, row_number() OVER (
@@ -109,9 +110,12 @@ WITH held AS MATERIALIZED (
     FROM (
         SELECT part.*, element.item::text AS item, NULL::text AS model
         FROM ended
-        CROSS JOIN LATERAL json_array_elements(ended.input::json)
-            WITH ORDINALITY AS element (item, n)
+        CROSS JOIN LATERAL json_array_elements(
+            CASE WHEN :said_items::text[] IS NULL THEN ended.input ELSE '[]' END::json
+        ) WITH ORDINALITY AS element (item, n)
         JOIN part ON part.run = ended.n AND part.place = -element.n
+        UNION ALL
+        SELECT part.*, part.sent, NULL FROM part WHERE part.place < 0 AND part.sent IS NOT NULL
         UNION ALL
         SELECT part.*, coalesce(new.item, item.item), coalesce(new.model, item.model)
         FROM part
@@ -184,44 +188,74 @@ JOIN longrun.steps AS step
     AND step.attempt = wanted.attempt;
 
 -- name: read_page
--- Chunks after a cursor, at least one if there is any, then as many as fit into $3 bytes. Where $4
--- is given, only those in which it occurs.
+-- Chunks after a cursor, at least one if there is any, then as many as fit into :limit bytes. Where
+-- :having is given, only those in which it occurs. A chunk that begins with the byte :sealed says
+-- after it, in plain, whether an item begins or ends in it, and how large it is once it is opened
+-- (store/sealing.py).
 SELECT page.first, page.last, page.data
 FROM (
-    SELECT chunk.first, chunk.last, chunk.data,
-        sum(octet_length(chunk.data)) OVER (ORDER BY chunk.last) AS bytes_through,
-        octet_length(chunk.data) AS bytes
-    FROM longrun.event_chunks AS chunk
-    WHERE chunk.response_id = $1 AND chunk.last > $2
-        AND ($4::bytea IS NULL OR position($4 IN chunk.data) > 0)
+    SELECT chunk.first, chunk.last, chunk.data, chunk.bytes,
+        sum(chunk.bytes) OVER (ORDER BY chunk.last) AS bytes_through
+    FROM (
+        SELECT chunk.first, chunk.last, chunk.data, octet_length(chunk.data)
+-- optional :sealed
+            + CASE WHEN get_byte(substring(chunk.data FOR 1), 0) = :sealed
+                THEN ('x' || encode(substring(chunk.data FROM 3 FOR 4), 'hex'))::bit(32)::integer
+                    - octet_length(chunk.data)
+                ELSE 0 END
+-- end
+            AS bytes
+        FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = :response_id AND chunk.last > :cursor
+            AND (:having::bytea IS NULL OR position(:having IN chunk.data) > 0
+-- optional :sealed
+                OR get_byte(substring(chunk.data FOR 1), 0) = :sealed
+                    AND get_byte(substring(chunk.data FROM 2 FOR 1), 0) & 2 > 0
+-- end
+            )
+    ) AS chunk
     ORDER BY chunk.last
     LIMIT 2000
 ) AS page
-WHERE page.bytes_through - page.bytes < $3
+WHERE page.bytes_through - page.bytes < :limit
 ORDER BY page.last;
+
+-- name: read_length
+-- How many events the log has.
+SELECT last + 1 AS length FROM longrun.event_chunks
+WHERE response_id = $1 ORDER BY last DESC LIMIT 1;
 
 -- name: read_end
 SELECT first, last, data FROM longrun.event_chunks
 WHERE response_id = $1 ORDER BY last DESC LIMIT 1;
 
 -- name: read_news
--- The chunks after a position of each of many responses, $3 bytes of each; `deleted` for one
--- that no longer exists.
+-- The chunks after a position of each of many responses, :limit bytes of each; `deleted` for one
+-- that no longer exists. :sealed as in read_page.
 SELECT wanted.response_id, response.id IS NULL AS deleted, news.first, news.last, news.data
-FROM unnest($1::text[], $2::bigint[]) AS wanted (response_id, after)
+FROM unnest(:response_ids::text[], :positions::bigint[]) AS wanted (response_id, after)
 LEFT JOIN longrun.responses AS response ON response.id = wanted.response_id
 LEFT JOIN LATERAL (
     SELECT page.first, page.last, page.data
     FROM (
-        SELECT chunk.first, chunk.last, chunk.data,
-            sum(octet_length(chunk.data)) OVER (ORDER BY chunk.last) AS bytes_through,
-            octet_length(chunk.data) AS bytes
-        FROM longrun.event_chunks AS chunk
-        WHERE chunk.response_id = wanted.response_id AND chunk.last > wanted.after
+        SELECT chunk.first, chunk.last, chunk.data, chunk.bytes,
+            sum(chunk.bytes) OVER (ORDER BY chunk.last) AS bytes_through
+        FROM (
+            SELECT chunk.first, chunk.last, chunk.data, octet_length(chunk.data)
+-- optional :sealed
+                + CASE WHEN get_byte(substring(chunk.data FOR 1), 0) = :sealed
+                    THEN ('x' || encode(substring(chunk.data FROM 3 FOR 4), 'hex'))::bit(32)::integer
+                        - octet_length(chunk.data)
+                    ELSE 0 END
+-- end
+                AS bytes
+            FROM longrun.event_chunks AS chunk
+            WHERE chunk.response_id = wanted.response_id AND chunk.last > wanted.after
+        ) AS chunk
         ORDER BY chunk.last
         LIMIT 2000
     ) AS page
-    WHERE page.bytes_through - page.bytes < $3
+    WHERE page.bytes_through - page.bytes < :limit
     ORDER BY page.last
 ) AS news ON true
 ORDER BY wanted.response_id, news.last;

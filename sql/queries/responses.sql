@@ -72,14 +72,22 @@ SELECT EXISTS (SELECT FROM logged) AS created
 ;
 
 -- name: get_response
+-- :indexed asks for the output indexes of the items too, without which sealed ones are not opened.
 SELECT id, agent, status, background, document,
     ARRAY(
         SELECT item.item FROM longrun.items AS item
         WHERE item.response_id = response.id
         ORDER BY item.output_index
     ) AS output
+-- optional :indexed
+    , ARRAY(
+        SELECT item.output_index FROM longrun.items AS item
+        WHERE item.response_id = response.id AND :indexed
+        ORDER BY item.output_index
+    ) AS indexes
+-- end
 FROM longrun.responses AS response
-WHERE id = $1 AND principal = $2 AND stored;
+WHERE id = :id AND principal = :principal AND stored;
 
 -- name: get_response_unscoped
 SELECT id, agent, status, background, document,
@@ -88,8 +96,15 @@ SELECT id, agent, status, background, document,
         WHERE item.response_id = response.id
         ORDER BY item.output_index
     ) AS output
+-- optional :indexed
+    , ARRAY(
+        SELECT item.output_index FROM longrun.items AS item
+        WHERE item.response_id = response.id AND :indexed
+        ORDER BY item.output_index
+    ) AS indexes
+-- end
 FROM longrun.responses AS response
-WHERE id = $1;
+WHERE id = :id;
 
 -- name: get_owner_unscoped
 SELECT principal FROM longrun.responses WHERE id = $1;
@@ -131,20 +146,22 @@ WHERE response.id = $1 AND response.principal = $2 AND response.stored;
 -- was deleted or has expired.
 WITH RECURSIVE chain AS (
     SELECT id, previous_id, 0 AS depth FROM longrun.responses
-    WHERE id = $1 AND principal = $2 AND stored
+    WHERE id = :id AND principal = :principal AND stored
     UNION ALL
     SELECT previous.id, previous.previous_id, chain.depth + 1
     FROM chain
     JOIN longrun.responses AS previous ON previous.id = chain.previous_id
-    WHERE previous.principal = $2 AND previous.stored
+    WHERE previous.principal = :principal AND previous.stored
 )
 SELECT chain.id, chain.previous_id, response.conversation_id, response.status, response.input,
-    coalesce(output.items, '{}') AS output, coalesce(output.models, '{}') AS models
+    coalesce(output.items, '{}') AS output, coalesce(output.models, '{}') AS models,
+    coalesce(output.indexes, '{}') AS indexes
 FROM chain
 JOIN longrun.responses AS response ON response.id = chain.id
 CROSS JOIN LATERAL (
     SELECT array_agg(item.item ORDER BY item.output_index) AS items,
-        array_agg(item.model ORDER BY item.output_index) AS models
+        array_agg(item.model ORDER BY item.output_index) AS models,
+        array_agg(item.output_index ORDER BY item.output_index) AS indexes
     FROM longrun.items AS item
     WHERE item.response_id = chain.id
 ) AS output
@@ -153,11 +170,11 @@ ORDER BY chain.depth DESC;
 -- name: find_last_spoken
 -- Of these responses of a principal's, in this order, the first in which a model has spoken: what
 -- it asked for, and what its last turn was asked.
-SELECT response.agent, step.fingerprint
+SELECT response.id, response.agent, step.key, step.fingerprint
 FROM unnest($1::text[]) WITH ORDINALITY AS wanted (id, place)
 JOIN longrun.responses AS response ON response.id = wanted.id AND response.principal = $2
 CROSS JOIN LATERAL (
-    SELECT step.fingerprint FROM longrun.steps AS step
+    SELECT step.key, step.fingerprint FROM longrun.steps AS step
     WHERE step.response_id = wanted.id AND step.scope = '' AND step.kind = 'model'
     ORDER BY length(step.key) DESC, step.key DESC
     LIMIT 1
@@ -168,14 +185,14 @@ LIMIT 1;
 -- name: find_items
 -- A principal's items at these indexes of these responses; of an index among those of input items,
 -- all of that response's input.
-SELECT wanted.response_id, item.item, item.model, NULL AS input
+SELECT wanted.response_id, wanted.output_index, item.item, item.model, NULL AS input
 FROM unnest($1::text[], $2::integer[]) AS wanted (response_id, output_index)
 JOIN longrun.responses AS response ON response.id = wanted.response_id
     AND response.principal = $3 AND response.stored
 JOIN longrun.items AS item ON item.response_id = wanted.response_id
     AND item.output_index = wanted.output_index
 UNION ALL
-SELECT response.id, NULL, NULL, response.input
+SELECT response.id, NULL, NULL, NULL, response.input
 FROM longrun.responses AS response
 WHERE response.principal = $3 AND response.stored AND response.id IN (
     SELECT wanted.response_id
@@ -188,13 +205,21 @@ SELECT input FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored;
 
 -- name: list_newest
 -- A page of a principal's responses, the newest first. Optional lines are left out where their
--- value is not given, so that each combination has a plan of its own.
+-- value is not given, so that each combination has a plan of its own. Where the hashes depend on
+-- the key of the row, :sought_hashes are those of each key, and :any_hashes what the index looks for.
 SELECT id FROM longrun.responses
 WHERE principal = :principal AND stored
     AND id < :after -- optional
     AND status = :status -- optional
     AND agent = :agent -- optional
     AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+-- optional :sought_hashes
+    AND metadata_hashes && :any_hashes::bigint[]
+    AND EXISTS (
+        SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
+        WHERE metadata_hashes @> sought.hashes::bigint[]
+    )
+-- end
 ORDER BY id DESC
 LIMIT :limit;
 
@@ -206,6 +231,13 @@ WHERE principal = :principal AND stored
     AND status = :status -- optional
     AND agent = :agent -- optional
     AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+-- optional :sought_hashes
+    AND metadata_hashes && :any_hashes::bigint[]
+    AND EXISTS (
+        SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
+        WHERE metadata_hashes @> sought.hashes::bigint[]
+    )
+-- end
 ORDER BY id
 LIMIT :limit;
 
@@ -217,9 +249,16 @@ SELECT response.id, agent, status, background, document,
         WHERE item.response_id = response.id
         ORDER BY item.output_index
     ) AS output
-FROM unnest($1::text[]) WITH ORDINALITY AS wanted (id, place)
+-- optional :indexed
+    , ARRAY(
+        SELECT item.output_index FROM longrun.items AS item
+        WHERE item.response_id = response.id AND :indexed
+        ORDER BY item.output_index
+    ) AS indexes
+-- end
+FROM unnest(:ids::text[]) WITH ORDINALITY AS wanted (id, place)
 JOIN longrun.responses AS response ON response.id = wanted.id
-WHERE principal = $2 AND stored
+WHERE principal = :principal AND stored
 ORDER BY wanted.place;
 
 -- name: lock_response_unscoped

@@ -64,6 +64,7 @@ from longrun.store.pulse import Pulse
 from longrun.store.records import Chunk
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
+from longrun.store.ring_check import RingCheck
 from longrun.supervision import Supervisor
 
 log = logging.getLogger("longrun")
@@ -126,6 +127,7 @@ class Longrun:
             poll_interval=settings.poll_interval,
             deaf=lambda: not self._listener.connected,
         )
+        self._ring_check = RingCheck(self._database)
         self._pulse = Pulse(self._database, lost=self._hub.send_elsewhere)
         self._announcer = Announcer(self._database)
         self._writer = LogWriter(self._database, self._committed)
@@ -162,7 +164,9 @@ class Longrun:
             self._host,
             self._claims,
             lease_seconds=settings.lease_seconds,
-            fit=lambda: self._listener.connected and self._lease.held,
+            fit=lambda: (
+                self._listener.connected and self._lease.held and self._ring_check.problem is None
+            ),
             counted=self._announcer.adapt,
         )
         self._listener = Listener(
@@ -178,6 +182,7 @@ class Longrun:
         self._store_parts.add("listener", self._listener.run)
         self._store_parts.add("hub", self._hub.run)
         self._store_parts.add("pulse", self._pulse.run)
+        self._store_parts.add("ring_check", self._ring_check.run)
         self._server_parts = Supervisor()
         self._server_parts.add("mcp_servers", self._servers.run)
         self._work_parts = Supervisor()
@@ -277,6 +282,8 @@ class Longrun:
             found.append("lease not renewed")
         if self._writer.failing_since is not None:
             found.append("event log cannot be written")
+        if self._ring_check.problem is not None:
+            found.append("the ring of encryption keys lacks a key")
         parts = [*self._store_parts.failing(), *self._work_parts.failing()]
         return [*found, *(f"part {name} failing" for name in parts)]
 
@@ -365,6 +372,7 @@ class Longrun:
         else:
             await check_migrated(self._database)
         await check_rights(self._database)
+        await self._ring_check.begin()
         await self._lease.begin()
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from longrun import cli_keys, cli_show
+from longrun import cli_encryption, cli_keys, cli_show
 from longrun.errors import LongrunError
 from longrun.loglines import LineFormatter
 from longrun.settings import Settings
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_keys.app)
+app.add_typer(cli_encryption.app)
 app.add_typer(cli_show.app)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@
     ├── Unavailable              503  with Retry-After: Postgres is away, or the replica drains
     │   ├── NotRunning           503  the application was not started, or has stopped
     │   └── StillRunning         503  draining, while the run continues elsewhere: do not retry
+    ├── Unreadable               500  what is stored cannot be decrypted
     ├── ConfigurationError       the command cannot do its work; a server does not start
     ├── ReplayMismatch           the agent's code no longer matches what was recorded of the run
     ├── OutputMismatch           the last text of a run is not what `text.format` asks for
@@ -180,6 +181,16 @@ class StillRunning(Unavailable):
             "The server is stopping. The run continues elsewhere: fetch the response with "
             f"GET /responses/{response_id}."
         )
+
+
+class Unreadable(LongrunError):
+    """What is stored of a response or a conversation cannot be decrypted: its key is not in this
+    replica's ring, or it was tampered with. The log says which."""
+
+    default_code = "unreadable"
+
+    def __init__(self) -> None:
+        super().__init__("What is stored of this cannot be read by this server.")
 
 
 class ConfigurationError(LongrunError):

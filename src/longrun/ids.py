@@ -55,6 +55,11 @@ def new_response_id() -> str:
     return "resp_" + uuid7_hex()
 
 
+def created_at(response_id: str) -> int:
+    """When an id of ours was made, in seconds since the epoch."""
+    return int(response_id.removeprefix("resp_")[:12], 16) // 1000
+
+
 def new_conversation_id() -> str:
     return "conv_" + uuid7_hex()
 
@@ -88,7 +93,7 @@ _FIRST_INPUT: Final = 0x800000
 
 def input_item_id(response_id: str, place: int, item_type: str) -> str:
     """The id of the input item at a place of a response's own input: the same at every look."""
-    return item_id(response_id, _FIRST_INPUT + place, item_type)
+    return item_id(response_id, input_index(place), item_type)
 
 
 def place_of_item(item_id: str) -> tuple[str, int] | None:
@@ -97,6 +102,11 @@ def place_of_item(item_id: str) -> tuple[str, int] | None:
     if len(digits) != 38 or not is_item_id(item_id):
         return None
     return f"resp_{digits[:32]}", int(digits[32:], 16)
+
+
+def input_index(place: int) -> int:
+    """The index in the id of the input item at a place of a response's own input."""
+    return _FIRST_INPUT + place
 
 
 def input_place(index: int) -> int | None:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from longrun.errors import ConfigurationError
+from longrun.key_ring import KeyRing
 from longrun.parameters import BOUNDED, NAMES
 
 Strings = Annotated[tuple[str, ...], NoDecode]
@@ -81,6 +82,14 @@ class Settings(BaseSettings):
         default="longrun",
         validation_alias="LONGRUN_SCHEMA",
         description="Postgres schema that holds all tables.",
+    )
+    encryption_keys: SecretStr | None = Field(
+        default=None,
+        description="Keys that encrypt what is stored, as `id:base64` of 32 bytes each. The first "
+        "encrypts (`plain` in its place: none does), all decrypt. Unset: nothing is encrypted.",
+    )
+    encryption_keys_file: Path | None = Field(
+        default=None, description="File with encryption_keys, in place of the variable."
     )
     auto_migrate: bool = Field(default=True, description="Apply pending migrations at start.")
     pool_size: int = Field(
@@ -440,6 +449,53 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("encryption_keys")
+    @classmethod
+    def _are_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        try:
+            if value is not None:
+                KeyRing.parse(value.get_secret_value())
+        except ValueError as error:
+            raise PydanticCustomError("keys", "{said}", {"said": str(error)}) from None
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_key_ring(self) -> Self:
+        problem = None
+        if self.encryption_keys is not None and self.encryption_keys_file is not None:
+            problem = (
+                "LONGRUN_ENCRYPTION_KEYS and LONGRUN_ENCRYPTION_KEYS_FILE cannot be used together"
+            )
+        else:
+            try:
+                _ = self.key_ring
+            except ValueError as error:
+                problem = (
+                    f"LONGRUN_ENCRYPTION_KEYS_FILE={str(self.encryption_keys_file)!r}: {error}"
+                )
+        if problem:
+            raise PydanticCustomError("keys", "{said}", {"said": problem})
+        return self
+
+    @property
+    def key_ring(self) -> KeyRing:
+        """What encrypts and decrypts what is stored; without keys where that is not set up.
+
+        Raises:
+            ValueError: the file cannot be read, or does not hold a key ring.
+        """
+        if self.encryption_keys is not None:
+            return KeyRing.parse(self.encryption_keys.get_secret_value())
+        if self.encryption_keys_file is None:
+            return KeyRing()
+        try:
+            text = self.encryption_keys_file.read_text("utf-8")
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError("it is not text") from None
+        return KeyRing.parse(text)
+
     @model_validator(mode="after")
     def _has_room_for_a_body(self) -> Self:
         if self.max_bodies_bytes < self.max_body_bytes:
@@ -523,7 +579,7 @@ def _line(problem: Any) -> str:
     if not problem["loc"]:
         return str(problem["msg"])
     name = _field(str(problem["loc"][0]))
-    shown = "(hidden)" if "url" in name else repr(problem["input"])
+    shown = "(hidden)" if "url" in name or name == "encryption_keys" else repr(problem["input"])
     line = f"{variable(name)}={shown}: {problem['msg']}"
     if name == "port" and str(problem["input"]).startswith("tcp://"):
         line += " (Kubernetes sets it for a service called longrun: set enableServiceLinks: false)"

@@ -19,6 +19,7 @@ from longrun.store.database import Database
 from longrun.store.log_writer import LogWriter
 from longrun.store.records import Ending, Part
 from longrun.store.responses import NewResponse, Responses
+from longrun.store.sealing import said_place
 from tests.postgres import Server
 from tests.reading import eventually
 from tests.storing import (
@@ -62,7 +63,14 @@ def end(writer: LogWriter, request: RunRequest, attempt: int = 1) -> Any:
     }
     run.append([event(1)], items=[(0, items[0])], models={0: '{"behind":true}'})
     said = left_of(request.response_id, request.input, items, whole=True)
-    ending = Ending("completed", "{}", [Part(*each) for each in said])
+    ending = Ending(
+        "completed",
+        "{}",
+        [
+            Part(place, name, request.input[-1 - place] if place < 0 else None)
+            for place, name in said
+        ],
+    )
     run.append([event(2, "response.completed")], items=[(1, items[1])], ending=ending)
     return run
 
@@ -70,13 +78,16 @@ def end(writer: LogWriter, request: RunRequest, attempt: int = 1) -> Any:
 async def items_in(store: Database, conversation_id: str) -> list[tuple[str, str | None]]:
     """The response and the text of each item, in order."""
     rows = await store.fetch(
-        "SELECT position, response_id, item FROM"
+        "SELECT position, id, response_id, item FROM"
         f' "{store.settings.db_schema}".conversation_items WHERE conversation_id = $1'
         " ORDER BY position",
         conversation_id,
     )
     assert [row["position"] for row in rows] == list(range(len(rows)))
-    texts = [json.loads(row["item"]) for row in rows]
+    texts = [
+        json.loads(store.sealing.open_text(said_place(conversation_id, row["id"]), row["item"]))
+        for row in rows
+    ]
     return [
         (str(item.get("content", item.get("n"))), row["response_id"])
         for item, row in zip(texts, rows, strict=True)

@@ -8,7 +8,7 @@ from typing import Final
 
 from longrun import metrics
 from longrun.assembly.assembler import Assembler
-from longrun.errors import Fenced, LongrunError
+from longrun.errors import Fenced, LongrunError, Unreadable
 from longrun.execution.outcomes import Outcome
 from longrun.execution.takeover import Position, add_recorded_usage, read_position
 from longrun.history.conversation import left_of
@@ -46,7 +46,10 @@ async def end_response(
     if ran and request.conversation_id is not None:
         whole = outcome.status in ("completed", "incomplete")
         left = left_of(request.response_id, request.input, assembler.output, whole=whole)
-        said = [Part(*each) for each in left]
+        said = [
+            Part(place, name, request.input[-1 - place] if place < 0 else None)
+            for place, name in left
+        ]
     if assembler.refused:
         await run_log.flush()
     ending = Ending(outcome.status, document, said, outcome.reason, assembler.refused)
@@ -101,13 +104,18 @@ class Ends:
         try:
             position = await read_position(claim, self._claims, self._event_log, to_end=True)
             add_recorded_usage(position.assembler, position.steps)
+        except Unreadable:
+            return await self._position_without(claim)
         except LongrunError:
             raise
         except Exception:
             # It ends all the same, else it would be tried again and again.
             log.exception("what is left of %s cannot be read: it ends without", claim.id)
-            end = await self._event_log.end_unscoped(claim.id)
-            after = end.last + 1 if end else 0
-            assembler = Assembler(claim.id, claim.request.document, next_sequence=after)
-            return Position(assembler, after, [], [])
+            return await self._position_without(claim)
         return position
+
+    async def _position_without(self, claim: Claim) -> Position:
+        """The end of the log, without what is in it."""
+        after = await self._event_log.length_unscoped(claim.id)
+        assembler = Assembler(claim.id, claim.request.document, next_sequence=after)
+        return Position(assembler, after, [], [])

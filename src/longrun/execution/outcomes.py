@@ -11,7 +11,7 @@ from agents import (
     OutputGuardrailTripwireTriggered,
 )
 
-from longrun.errors import LongrunError, ReplayMismatch
+from longrun.errors import LongrunError, ReplayMismatch, Unreadable
 from longrun.execution.served import Served
 from longrun.protocol import Status
 from longrun.settings import Settings
@@ -58,6 +58,8 @@ def instead_of_a_run(
     limit = settings.run_timeout if own is None else own
     if claim.cancelled:
         return CANCELLED
+    if claim.unreadable:
+        return failed(Unreadable().message)
     if claim.overdue and (claim.request.timeout or inf) <= limit:
         return incomplete("timeout")
     if claim.overdue:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from longrun.backoff import jittered
-from longrun.errors import Unavailable
+from longrun.errors import Unavailable, Unreadable
 from longrun.fanout.hub import Hub, Reader
 from longrun.fanout.topic import Topic
 from longrun.protocol import ends_log
@@ -75,13 +75,15 @@ class Tail:
         """What has piled up since the last call: in order, no gap, no repeat.
 
         Empty: nothing came within `timeout` seconds; while Postgres is away too. None: it is over,
-        after the terminal event (`ended` is then true), because the response was deleted, or
-        because this replica stops.
+        after the terminal event (`ended` is then true), because the response was deleted or what
+        is stored of it cannot be read here, or because this replica stops.
         """
         deadline = asyncio.get_running_loop().time() + timeout
         while not (self.ended or self._reader.leaving):
             try:
                 block = await self._look_until(deadline)
+            except Unreadable:
+                return None
             except Unavailable:
                 await asyncio.sleep(jittered(RETRY))
                 if asyncio.get_running_loop().time() > deadline:

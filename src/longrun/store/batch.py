@@ -138,7 +138,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
             if entry.ending:
                 end = entry.ending
                 endings.append((n, end.status, end.document, end.reason))
-                said += [(n, *part) for part in entry.ending.said]
+                said += [(n, part.place, part.id) for part in entry.ending.said]
                 refused += [(n, index) for index in entry.ending.refused]
     return {
         "response_ids": [share.run.response_id for share in batch],
@@ -149,6 +149,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         **_named(steps, "step_runs", *_STEPS),
         **_named(endings, "ending_runs", *_ENDINGS),
         **(_named(said, *_SAID) if said else dict.fromkeys(_SAID)),
+        "said_items": None,  # Postgres has them, unless they are sealed (sealed_batch)
         **(_named(refused, *_REFUSED) if refused else dict.fromkeys(_REFUSED)),
     }
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from longrun.errors import Unreadable
 from longrun.protocol import RunRequest
 from longrun.store.database import Database
 from longrun.store.records import Step
-from longrun.store.requests import request_of
+from longrun.store.requests import request_of, unreadable_request_of
+from longrun.store.sealing import Sealing, item_place, step_place
 
 SETTLING: Final = 3.0
 """Seconds that all replicas have to renew their leases and locks after Postgres was away, or
@@ -19,7 +21,8 @@ class Claim:
     """A response that this replica now holds, as attempt `attempt`.
 
     `spent` counts the attempts that were used up, this one included; `handovers` those in a row
-    in which it did not get on; `cancelled` and `overdue` say that it is to be ended, not run.
+    in which it did not get on; `cancelled` and `overdue` say that it is to be ended, not run, and
+    so does `unreadable`: what was asked for cannot be opened here, and is not in `request`.
     """
 
     request: RunRequest
@@ -28,6 +31,7 @@ class Claim:
     handovers: int
     cancelled: bool
     overdue: bool
+    unreadable: bool = False
 
     @property
     def id(self) -> str:
@@ -50,7 +54,8 @@ class Surroundings:
 
 
 class Claims:
-    """Claims of one replica. Every method raises `Unavailable` when Postgres is away.
+    """Claims of one replica. Every method raises `Unavailable` when Postgres is away; those that
+    read items and steps raise `Unreadable` where these cannot be opened.
 
     Args:
         agents: the names of those that it serves; None for any.
@@ -62,6 +67,7 @@ class Claims:
         self._agents = agents if agents is None else list(agents)
         self._database = database
         self._queries = database.queries
+        self._sealing = database.sealing
         self._replica_id = replica_id
 
     async def look_around(self) -> Surroundings:
@@ -122,16 +128,32 @@ class Claims:
     async def items(self, response_id: str) -> dict[int, str]:
         """Finished items by output index."""
         rows = await self._database.fetch(self._queries.list_items, response_id)
-        return {row["output_index"]: row["item"] for row in rows}
+        return {
+            index: self._sealing.open_text(item_place(response_id, index), item)
+            for index, item in rows
+        }
 
     async def steps(self, response_id: str) -> list[Step]:
-        rows = await self._database.fetch(self._queries.list_steps, response_id)
-        return [Step(*row) for row in rows]
+        return await self._steps(self._queries.list_steps, response_id)
 
     async def model_turns(self, response_id: str) -> list[Step]:
         """The finished model turns of the run, and of the runs inside it."""
-        rows = await self._database.fetch(self._queries.list_model_turns, response_id)
-        return [Step(*row) for row in rows]
+        return await self._steps(self._queries.list_model_turns, response_id)
+
+    async def _steps(self, query: str, response_id: str) -> list[Step]:
+        open_text = self._sealing.open_text
+        return [
+            Step(
+                scope,
+                kind,
+                key,
+                open_text(step_place(response_id, scope, kind, key, "fingerprint"), fingerprint),
+                open_text(step_place(response_id, scope, kind, key, "result"), result),
+            )
+            for scope, kind, key, fingerprint, result in await self._database.fetch(
+                query, response_id
+            )
+        ]
 
     async def drop_items(self, claim: Claim, indexes: Sequence[int]) -> None:
         """Remove items, if the claim still holds."""
@@ -156,19 +178,25 @@ class Claims:
             [row["id"] for row in rows],
             [row["attempt"] for row in rows],
         )
-        return [_claim_of(dict(row)) for row in claimed]
+        return [_claim_of(dict(row), self._sealing) for row in claimed]
 
 
 def _only(claims: list[Claim]) -> Claim | None:
     return claims[0] if claims else None
 
 
-def _claim_of(row: Mapping[str, Any]) -> Claim:
+def _claim_of(row: Mapping[str, Any], sealing: Sealing) -> Claim:
+    unreadable = False
+    try:
+        request = request_of(row, sealing)
+    except Unreadable:
+        request, unreadable = unreadable_request_of(row), True
     return Claim(
-        request=request_of(row),
+        request=request,
         attempt=row["attempt"],
         spent=row["spent"],
         handovers=row["handovers"],
         cancelled=row["cancelled"],
         overdue=row["overdue"],
+        unreadable=unreadable,
     )

@@ -1,7 +1,7 @@
 """What commands do with the database outside a server."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import asyncpg
@@ -13,6 +13,7 @@ from longrun.store.keys import Keys
 from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
 from longrun.store.responses import Responses
+from longrun.store.rewriting import Rewritten, rewrite_all
 
 
 @contextlib.asynccontextmanager
@@ -65,3 +66,25 @@ async def opened_keys(settings: Settings) -> AsyncIterator[Keys]:
         else:
             await check_migrated(database)
         yield Keys(database)
+
+
+async def rewrite_now(settings: Settings, progress: Callable[[str, int], None]) -> Rewritten:
+    """Rewrite what is stored as the key ring says, while servers go on.
+
+    Raises:
+        ConfigurationError: no database, or one that this code must not touch.
+    """
+    async with Opening(Database(settings)).opened() as database:
+        await check_migrated(database)
+        return await rewrite_all(database, progress)
+
+
+async def forget_key(settings: Settings, key_id: str) -> bool:
+    """Let servers start without a key that is lost. False: there is none of this id.
+
+    Raises:
+        ConfigurationError: no database, or one that this code must not touch.
+    """
+    async with Opening(Database(settings)).opened() as database:
+        await check_migrated(database)
+        return bool(await database.fetch_once(database.queries.forget_encryption_key, key_id))

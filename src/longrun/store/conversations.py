@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from asyncpg import Record
+
 from longrun.store.database import Database
+from longrun.store.sealing import metadata_place, said_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,15 @@ class ConversationItem:
 class Conversations:
     """The conversations of all principals; each call names the one that it is for.
 
-    Every method raises `Unavailable` when Postgres is away. None, False or an empty list where a
+    Every method raises `Unavailable` when Postgres is away, and those that give something
+    `Unreadable` when it cannot be opened. None, False or an empty list where a
     conversation is not there or is another principal's, which cannot be told apart.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._queries = database.queries
+        self._sealing = database.sealing
 
     async def create(
         self, conversation_id: str, principal: str, metadata: str, items: Sequence[ConversationItem]
@@ -42,26 +47,29 @@ class Conversations:
             self._queries.create_conversation,
             conversation_id,
             principal,
-            metadata,
+            self._sealing.seal_text(metadata_place(conversation_id), metadata),
             [item.id for item in items],
-            [item.item for item in items],
+            self._sealed(conversation_id, items),
         )
-        return Conversation(**row)
+        return self._opened(row)
 
     async def get(self, conversation_id: str, principal: str) -> Conversation | None:
         row = await self._database.fetch_row(
             self._queries.get_conversation, conversation_id, principal
         )
-        return Conversation(**row) if row else None
+        return self._opened(row) if row else None
 
     async def update(
         self, conversation_id: str, principal: str, metadata: str
     ) -> Conversation | None:
         """Replace the metadata."""
         rows = await self._database.fetch_once(
-            self._queries.update_conversation, conversation_id, principal, metadata
+            self._queries.update_conversation,
+            conversation_id,
+            principal,
+            self._sealing.seal_text(metadata_place(conversation_id), metadata),
         )
-        return Conversation(**rows[0]) if rows else None
+        return self._opened(rows[0]) if rows else None
 
     async def delete(self, conversation_id: str, principal: str) -> bool:
         """Delete a conversation with its items. Responses stay, live ones too."""
@@ -79,7 +87,7 @@ class Conversations:
             conversation_id,
             principal,
             [item.id for item in items],
-            [item.item for item in items],
+            self._sealed(conversation_id, items),
         )
         return bool(rows)
 
@@ -117,7 +125,7 @@ class Conversations:
             else self._queries.bind("list_conversation_items_oldest", **wanted)
         )
         rows = await self._database.fetch(*query)
-        return [ConversationItem(**row) for row in rows]
+        return [self._item(conversation_id, row) for row in rows]
 
     async def delete_item(self, conversation_id: str, principal: str, item_id: str) -> bool:
         rows = await self._database.fetch_once(
@@ -136,4 +144,17 @@ class Conversations:
         row = await self._database.fetch_row(
             self._queries.find_conversation_item, conversation_id, principal, item_id
         )
-        return (ConversationItem(row["id"], row["item"]), row["position"]) if row else None
+        return (self._item(conversation_id, row), row["position"]) if row else None
+
+    def _sealed(self, conversation_id: str, items: Sequence[ConversationItem]) -> list[str]:
+        seal_text = self._sealing.seal_text
+        return [seal_text(said_place(conversation_id, item.id), item.item) for item in items]
+
+    def _item(self, conversation_id: str, row: Record) -> ConversationItem:
+        place = said_place(conversation_id, row["id"])
+        return ConversationItem(row["id"], self._sealing.open_text(place, row["item"]))
+
+    def _opened(self, row: Record) -> Conversation:
+        place = metadata_place(row["id"])
+        metadata = self._sealing.open_text(place, row["metadata"])
+        return Conversation(row["id"], metadata, row["created_at"])

@@ -22,6 +22,7 @@ from longrun.store.connections import (
     greet,
 )
 from longrun.store.queries import Queries
+from longrun.store.sealing import Sealing
 from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_gone, is_hopeless
 
 log = logging.getLogger("longrun.store")
@@ -59,6 +60,7 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.queries = Queries(settings.db_schema)
+        self.sealing = Sealing(settings.key_ring)
         self._url: str
         self._listen_url: str
         self._requests: asyncpg.Pool

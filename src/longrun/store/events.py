@@ -2,29 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
+from longrun.errors import Unreadable
+from longrun.store import sealing as places
 from longrun.store.database import Database, unavailable_if_gone
 from longrun.store.records import Chunk
-
-ITEM_EVENT: Final = b'{"type":"response.output_item.'
-"""How an event with which an item begins or ends is written (`type` comes first in all)."""
+from longrun.store.sealing import ITEM_EVENT
 
 
 @dataclass(slots=True)
 class News:
-    """What is new of one response. `deleted`: it no longer exists."""
+    """What is new of one response. `deleted`: it no longer exists, or cannot be read here."""
 
     deleted: bool = False
     chunks: list[Chunk] = field(default_factory=list)
 
 
 class EventLog:
-    """The event log as readers see it: committed chunks only, in order."""
+    """The event log as readers see it: committed chunks only, in order, opened where they are
+    sealed. Every method that gives chunks may raise `Unreadable`, but for `news_unscoped`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lane = database.lane("hub")
+        self._sealing = database.sealing
+        self._sealed = places.VERSION if database.sealing.knows_keys else None
 
     async def page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
         """The chunks that end after `cursor` (-1: from the start), about `limit` bytes of them.
@@ -47,9 +49,16 @@ class EventLog:
     async def _page(
         self, response_id: str, cursor: int, limit: int, having: bytes | None = None
     ) -> list[Chunk]:
-        query = self._database.queries.read_page
-        rows = await self._database.fetch(query, response_id, cursor, limit, having)
-        return [Chunk(*row) for row in rows]
+        query = self._database.queries.bind(
+            "read_page",
+            response_id=response_id,
+            cursor=cursor,
+            limit=limit,
+            having=having,
+            sealed=self._sealed,
+        )
+        rows = await self._database.fetch(*query)
+        return [self._chunk(response_id, *row) for row in rows]
 
     async def end_unscoped(self, response_id: str) -> Chunk | None:
         """The last chunk of the log; None if there is no log.
@@ -58,7 +67,16 @@ class EventLog:
             Unavailable: Postgres is away.
         """
         row = await self._database.fetch_row(self._database.queries.read_end, response_id)
-        return Chunk(*row) if row else None
+        return self._chunk(response_id, *row) if row else None
+
+    async def length_unscoped(self, response_id: str) -> int:
+        """How many events the log has, whether or not it can be read.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        row = await self._database.fetch_row(self._database.queries.read_length, response_id)
+        return int(row["length"]) if row else 0
 
     async def news_unscoped(self, positions: Mapping[str, int], limit: int) -> dict[str, News]:
         """What comes after the position of each of many responses, in one query.
@@ -70,17 +88,29 @@ class EventLog:
         Raises:
             Unavailable: Postgres is away.
         """
-        query = self._database.queries.read_news
+        query = self._database.queries.bind(
+            "read_news",
+            response_ids=list(positions.keys()),
+            positions=list(positions.values()),
+            limit=limit,
+            sealed=self._sealed,
+        )
         with unavailable_if_gone():
-            rows = await self._lane.fetch(
-                query, list(positions.keys()), list(positions.values()), limit
-            )
+            rows = await self._lane.fetch(*query)
         found: dict[str, News] = {}
         for response_id, deleted, first, last, data in rows:
             news = found.setdefault(response_id, News(deleted))
-            if data is not None:
-                news.chunks.append(Chunk(first, last, data))
+            if data is not None and not news.deleted:
+                try:
+                    news.chunks.append(self._chunk(response_id, first, last, data))
+                except Unreadable:
+                    # The readers of this one are sent away, and those of the others go on.
+                    news.deleted = True
         return found
+
+    def _chunk(self, response_id: str, first: int, last: int, data: bytes) -> Chunk:
+        place = places.chunk_place(response_id, first, last)
+        return Chunk(first, last, self._sealing.open(place, data))
 
     async def lost_unscoped(self, positions: Mapping[str, int]) -> list[str]:
         """Those of these responses whose logs no longer reach so far: they were deleted, or a

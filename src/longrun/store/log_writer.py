@@ -20,6 +20,7 @@ from longrun.store.connections import Lane
 from longrun.store.database import Database
 from longrun.store.records import Chunk
 from longrun.store.run_log import RunLog
+from longrun.store.sealed_batch import seal_columns
 from longrun.store.sqlstates import Meaning, meaning
 from longrun.supervision import also_on
 
@@ -48,6 +49,7 @@ class LogWriter:
     def __init__(self, database: Database, committed: Callable[[str, list[Chunk]], None]) -> None:
         self._settings = database.settings
         self._queries = database.queries
+        self._sealing = database.sealing
         self._lane = database.lane("log writer")
         self._lane_of_one = database.lane("log writer, one run")
         self._committed = committed
@@ -232,7 +234,10 @@ class LogWriter:
         """Settle what was committed. What was refused has lost its log, unless it is there
         already, from an append whose answer was lost."""
         started = time.perf_counter()
-        rows = await lane.fetch(*self._queries.bind("append_log", **append_columns(shares)))
+        columns = append_columns(shares)
+        if self._sealing.knows_keys:
+            seal_columns(columns, shares, self._sealing)
+        rows = await lane.fetch(*self._queries.bind("append_log", **columns))
         metrics.append_seconds.observe(time.perf_counter() - started)
         metrics.appends.inc()
         self._appends += 1

@@ -1,7 +1,7 @@
 """Records of the store: what the tables hold, as everybody else passes it on."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from longrun.protocol import Status
 
@@ -27,11 +27,13 @@ class Step(NamedTuple):
 class Part(NamedTuple):
     """A part of what a response leaves in its conversation, under the id that it has there.
 
-    `place`: an output index; -1, -2, … are the first, the second, … item of its own input.
+    `place`: an output index; -1, -2, … are the first, the second, … item of its own input, which is
+    `given`.
     """
 
     place: int
     id: str
+    given: Any = None
 
 
 class Ending(NamedTuple):

@@ -6,15 +6,30 @@ from functools import cached_property
 from math import inf
 from typing import Any, NamedTuple
 
+from asyncpg import Record
+
 from longrun import ids
-from longrun.errors import ConversationLocked, ConversationNotFound, TooManyRequests
+from longrun.errors import (
+    ConversationLocked,
+    ConversationNotFound,
+    TooManyRequests,
+    Unreadable,
+)
 from longrun.history.cleaning import cleaned
 from longrun.history.continuation import Stored, context_of, wanted
 from longrun.history.conversation import Before, Said
-from longrun.jsontext import loads
+from longrun.jsontext import dumps, loads
 from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.database import Database
-from longrun.store.requests import columns_of, metadata_hashes
+from longrun.store.requests import columns_of, unreadable_document
+from longrun.store.sealing import (
+    chunk_place,
+    column_place,
+    item_place,
+    model_place,
+    said_place,
+    step_place,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +123,9 @@ class Responses:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._queries = database.queries
+        self._sealing = database.sealing
+        # Sealed items are opened by their indexes, which nothing else asks for.
+        self._indexed = True if database.sealing.knows_keys else None
 
     async def create(self, new: NewResponse) -> None:
         """Insert a response and its first events, in one commit.
@@ -121,16 +139,19 @@ class Responses:
                 wait for it where the settings say so.
         """
         settings = self._database.settings
+        last = len(new.events) - 1
         may_wait = new.replica_id is None and settings.conversation_overlap == "queue"
         [row] = await self._database.fetch_once(
             *self._queries.bind(
                 "create_response",
-                **columns_of(new.request),
+                **columns_of(new.request, self._sealing),
                 status=new.status,
                 attempt=0 if new.replica_id is None else 1,
                 replica_id=new.replica_id,
-                last=len(new.events) - 1,
-                events=b"\n".join(new.events),
+                last=last,
+                events=self._sealing.seal(
+                    chunk_place(new.request.response_id, 0, last), b"\n".join(new.events)
+                ),
                 run_timeout=min(
                     settings.run_timeout, new.request.timeout or inf, new.timeout or inf
                 ),
@@ -157,13 +178,30 @@ class Responses:
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
         """The response if it is there and theirs, else None (which does not say which)."""
-        row = await self._database.fetch_row(self._queries.get_response, response_id, principal)
-        return StoredResponse(**row) if row else None
+        row = await self._database.fetch_row(
+            *self._queries.bind(
+                "get_response", id=response_id, principal=principal, indexed=self._indexed
+            )
+        )
+        return self._stored(row) if row else None
 
     async def get_unscoped(self, response_id: str) -> StoredResponse | None:
         """The response whoever's it is, kept or not: for the very request that created it."""
-        row = await self._database.fetch_row(self._queries.get_response_unscoped, response_id)
-        return StoredResponse(**row) if row else None
+        row = await self._database.fetch_row(
+            *self._queries.bind("get_response_unscoped", id=response_id, indexed=self._indexed)
+        )
+        return self._stored(row) if row else None
+
+    def _stored(self, row: Record) -> StoredResponse:
+        columns = dict(row)
+        id_, open_text = columns["id"], self._sealing.open_text
+        columns["document"] = open_text(column_place(id_, "document"), columns["document"])
+        indexes = columns.pop("indexes", None) or range(len(columns["output"]))
+        columns["output"] = [
+            open_text(item_place(id_, index), item)
+            for index, item in zip(indexes, columns["output"], strict=True)
+        ]
+        return StoredResponse(**columns)
 
     async def owner_unscoped(self, response_id: str) -> str | None:
         """Whose a response is: for callers who may see everybody's."""
@@ -173,7 +211,17 @@ class Responses:
     async def inspect_unscoped(self, response_id: str) -> dict[str, Any] | None:
         """All that an operator may want to know of a response, by column; None if there is none."""
         row = await self._database.fetch_row(self._queries.show_response, response_id)
-        return dict(row) if row else None
+        if row is None:
+            return None
+        columns = dict(row)
+        try:
+            for name in ("document", "reason"):
+                place = column_place(response_id, name)
+                columns[name] = self._sealing.open_some(place, columns[name])
+        except Unreadable:
+            columns["document"] = dumps(unreadable_document(response_id, row["agent"])).decode()
+            columns["reason"] = None
+        return columns
 
     async def chain_end(self, response_id: str, principal: str) -> tuple[str | None, Status]:
         """Of the chain that ends with a response: the id that is missing from it, because it is
@@ -187,8 +235,24 @@ class Responses:
         Empty: it is not there, or not theirs. Where the first one's `previous_id` is not None,
         that response was deleted or has expired.
         """
-        rows = await self._database.fetch(self._queries.read_chain, response_id, principal)
-        return [Exchange(**row) for row in rows]
+        rows = await self._database.fetch(
+            *self._queries.bind("read_chain", id=response_id, principal=principal)
+        )
+        return [self._exchange(row) for row in rows]
+
+    def _exchange(self, row: Record) -> Exchange:
+        columns = dict(row)
+        id_, indexes = columns["id"], columns.pop("indexes")
+        columns["input"] = self._sealing.open_text(column_place(id_, "input"), columns["input"])
+        columns["output"] = [
+            self._sealing.open_text(item_place(id_, index), item)
+            for index, item in zip(indexes, columns["output"], strict=True)
+        ]
+        columns["models"] = [
+            self._sealing.open_some(model_place(id_, index), model)
+            for index, model in zip(indexes, columns["models"], strict=True)
+        ]
+        return Exchange(**columns)
 
     async def named_items(
         self, before: Before, own: Sequence[dict[str, Any]], principal: str
@@ -216,14 +280,28 @@ class Responses:
             [index for _, index in places.values()],
             principal,
         )
-        inputs = {row["response_id"]: loads(row["input"]) for row in rows if row["input"]}
-        items = [Stored(loads(row["item"]), row["model"]) for row in rows if row["item"]]
+        inputs = {
+            row["response_id"]: loads(self._input_in(row["response_id"], row["input"]))
+            for row in rows
+            if row["input"]
+        }
+        items = [self._item_in(row) for row in rows if row["item"]]
         found = {stored.item["id"]: stored for stored in items}
         for name, (response_id, index) in places.items():
             at = ids.input_place(index)
             if at is not None and at < len(inputs.get(response_id, ())):
                 found[name] = Stored(cleaned(inputs[response_id][at]))
         return {name: found[name] for name in places if name in found}
+
+    def _input_in(self, response_id: str, text: str) -> str:
+        return self._sealing.open_text(column_place(response_id, "input"), text)
+
+    def _item_in(self, row: Record) -> Stored:
+        id_, index = row["response_id"], row["output_index"]
+        return Stored(
+            loads(self._sealing.open_text(item_place(id_, index), row["item"])),
+            self._sealing.open_some(model_place(id_, index), row["model"]),
+        )
 
     async def with_context(self, request: RunRequest) -> RunRequest:
         """A request that was read from Postgres, with what it continues, and what its items refer
@@ -241,7 +319,10 @@ class Responses:
         row = await self._database.fetch_row(
             self._queries.find_last_spoken, response_ids, principal
         )
-        return Spoken(row["agent"], row["fingerprint"]) if row else None
+        if row is None:
+            return None
+        place = step_place(row["id"], "", "model", row["key"], "fingerprint")
+        return Spoken(row["agent"], self._sealing.open_text(place, row["fingerprint"]))
 
     async def before(self, chain: Sequence[Exchange], on: str | None = None) -> Before:
         """What comes before a response.
@@ -256,7 +337,7 @@ class Responses:
         rows = []
         if on is not None:
             rows = await self._database.fetch(self._queries.read_conversation, on)
-        said = [Said(*row) for row in rows]
+        said = [self._said(row) for row in rows]
         return Before.of(said, [(each.given, each.stored) for each in chain])
 
     async def before_on(self, conversation_id: str, principal: str) -> Before:
@@ -264,21 +345,33 @@ class Responses:
         rows = await self._database.fetch(
             self._queries.read_whole_conversation, conversation_id, principal
         )
-        return Before.of([Said(*row) for row in rows], [])
+        return Before.of([self._said(row) for row in rows], [])
+
+    def _said(self, row: Record) -> Said:
+        of, id_ = row["conversation_id"], row["id"]
+        return Said(
+            id_,
+            self._sealing.open_text(said_place(of, id_), row["item"]),
+            self._sealing.open_some(said_place(of, id_, "model"), row["model"]),
+        )
 
     async def input(self, response_id: str, principal: str) -> str | None:
         """The input items that a response's own request brought, a JSON array."""
         row = await self._database.fetch_row(self._queries.get_input, response_id, principal)
-        return row["input"] if row else None
+        return self._input_in(response_id, row["input"]) if row else None
 
     async def page(self, wanted: Page) -> list[StoredResponse]:
         """A page of a principal's responses; stable while new ones come in."""
+        by_key = self._sealing.sought_hashes(wanted.metadata.items()) if wanted.metadata else []
+        several = len(by_key) > 1
         traits = {
             "principal": wanted.principal,
             "after": wanted.after,
             "status": wanted.status,
             "agent": wanted.agent,
-            "metadata_hashes": metadata_hashes(wanted.metadata.items()) or None,
+            "metadata_hashes": by_key[0] if by_key and not several else None,
+            "sought_hashes": [str(set(each)) for each in by_key] if several else None,
+            "any_hashes": [hash_ for each in by_key for hash_ in each] if several else None,
             "limit": wanted.limit,
         }
         query = (
@@ -288,8 +381,22 @@ class Responses:
         )
         rows = await self._database.fetch(*query)
         listed = [row["id"] for row in rows]
-        found = await self._database.fetch(self._queries.get_responses, listed, wanted.principal)
-        return [StoredResponse(**row) for row in found]
+        found = await self._database.fetch(
+            *self._queries.bind(
+                "get_responses", ids=listed, principal=wanted.principal, indexed=self._indexed
+            )
+        )
+        return [self._listed(row) for row in found]
+
+    def _listed(self, row: Record) -> StoredResponse:
+        """As `_stored`; one that cannot be opened does not hide the others of its page."""
+        try:
+            return self._stored(row)
+        except Unreadable:
+            document = dumps(unreadable_document(row["id"], row["agent"])).decode()
+            return StoredResponse(
+                row["id"], row["agent"], row["status"], row["background"], document, []
+            )
 
     async def delete(self, response_id: str, principal: str) -> bool:
         """Delete a response and all of its data, also what it left in a conversation. A run that

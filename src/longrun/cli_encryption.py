@@ -1,0 +1,97 @@
+"""`longrun encryption`: rewrite what is stored under another key, and let go of a lost one."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from longrun.errors import ConfigurationError
+from longrun.jsontext import dumps
+from longrun.settings import Settings
+from longrun.store.command import forget_key, rewrite_now
+
+app = typer.Typer(
+    name="encryption",
+    help="Change the keys that encrypt what is stored.",
+    epilog="[bold]Example:[/] longrun encryption rewrite",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DatabaseURL = Annotated[
+    str | None,
+    typer.Option(help="Postgres, as a libpq URL. [dim]\\[default: an embedded Postgres][/]"),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the embedded Postgres. [dim]\\[default: .longrun][/]"),
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+
+
+@app.command()
+def rewrite(
+    database_url: DatabaseURL = None,
+    data_dir: DataDir = None,
+    json: AsJSON = False,
+) -> None:
+    """Encrypt everything that is stored with the first key of LONGRUN_ENCRYPTION_KEYS.
+
+    Servers go on meanwhile. If `plain` comes first, everything is decrypted. Exits with 1 where
+    something is left, because no key of the ring opens it, or because a server still writes with
+    another key: run it again then.
+
+    [bold]Example:[/] LONGRUN_ENCRYPTION_KEYS_FILE=keys longrun encryption rewrite
+    """
+    settings = Settings.load(database_url=database_url, data_dir=data_dir)
+    if not settings.key_ring.keys:
+        raise ConfigurationError("LONGRUN_ENCRYPTION_KEYS is not set: there is nothing to do")
+    console = Console(stderr=True, highlight=False)
+
+    def progress(table: str, rows: int) -> None:
+        if console.is_terminal:
+            console.print(f"{table}: {rows} rows", end="\r")
+
+    done = asyncio.run(rewrite_now(settings, progress))
+    if json:
+        print(
+            dumps(
+                {
+                    "rewritten": done.rows,
+                    "unreadable": done.unreadable,
+                    "forgotten_keys": done.forgotten,
+                    "done": done.done,
+                }
+            ).decode()
+        )
+    else:
+        for table, rows in done.rows.items():
+            print(f"{table}: rewrote {rows} rows")
+        for table, rows in done.unreadable.items():
+            print(f"{table}: {rows} rows cannot be decrypted with this ring, and stay")
+        for key_id in done.forgotten:
+            print(f"nothing is encrypted with {key_id} any more: take it out of the ring")
+        if done.done and not done.rows:
+            print("everything is stored as it should be")
+    sys.exit(0 if done.done else 1)
+
+
+@app.command()
+def forget(
+    key: Annotated[str, typer.Argument(metavar="ID", help="The id of a key that is lost.")],
+    database_url: DatabaseURL = None,
+    data_dir: DataDir = None,
+    json: AsJSON = False,
+) -> None:
+    """Let servers start without a key. What it encrypted cannot be read any more, only deleted.
+
+    [bold]Example:[/] longrun encryption forget key-2025
+    """
+    settings = Settings.load(database_url=database_url, data_dir=data_dir)
+    if not asyncio.run(forget_key(settings, key)):
+        raise ConfigurationError(f"no data is known to be encrypted with a key {key!r}")
+    print(dumps({"forgotten": key}).decode() if json else f"forgot {key}")
