@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from longrun import ids, signals
@@ -45,6 +46,7 @@ from longrun.http.conversations import ConversationsAPI
 from longrun.http.intake import Intake
 from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, Started, of_routing
+from longrun.http.openapi import OpenAPI
 from longrun.http.responses import ResponsesAPI
 from longrun.http.tokens import Tokens
 from longrun.settings import Settings
@@ -249,15 +251,16 @@ class Longrun:
             )
         )
         middleware.append(Middleware(Intake, timeout=settings.receive_timeout))
+        routes = [
+            *health.routes(self.problems, self.warnings),
+            *console_routes(),
+            *api.routes(),
+            *Lists(self._responses).routes(),
+            *ConversationsAPI(self._conversations, api.bodies).routes(),
+            *tokens.routes(),
+        ]
         asgi = Starlette(
-            routes=[
-                *health.routes(self.problems, self.warnings),
-                *console_routes(),
-                *api.routes(),
-                *Lists(self._responses).routes(),
-                *ConversationsAPI(self._conversations, api.bodies).routes(),
-                *tokens.routes(),
-            ],
+            routes=[*routes, *OpenAPI(routes).routes()],
             middleware=middleware,
             exception_handlers={HTTPException: of_routing},
             lifespan=self.lifespan,
@@ -268,6 +271,11 @@ class Longrun:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._asgi(scope, receive, send)
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """All that is served."""
+        return self._asgi.routes
 
     def problems(self) -> list[str]:
         """Why this replica should get no requests just now; empty when it should."""

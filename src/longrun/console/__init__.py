@@ -21,6 +21,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from longrun.operations import operation
+
 _MEDIA_TYPES: Final = {
     ".css": "text/css",
     ".html": "text/html",
@@ -55,7 +57,9 @@ def routes() -> list[Route]:
 def _serving(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     headers = {**_HEADERS, "etag": f'"{sha256(content).hexdigest()[:32]}"'}
 
+    @operation(media_type, public=True, statuses={304: "It is as `if-none-match` says."})
     async def console(request: Request) -> Response:
+        """A file of the console."""
         if headers["etag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type=media_type)

@@ -24,7 +24,7 @@ _CALLER: Final = "longrun.caller"
 
 ACTS_FOR: Final = "longrun-principal"
 
-_PUBLIC: Final = frozenset({"/", "/healthz", "/readyz", "/metrics"})
+_PUBLIC: Final = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
 """Nothing of a principal's is there."""
 
 _PUBLIC_FOLDER: Final = "/console/"

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Never, Self
 
+from openai.types.conversations import Conversation as ConversationObject
+from openai.types.conversations import ConversationDeletedResource
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,12 +16,13 @@ from longrun.errors import BadRequest, NotFound
 from longrun.http.access import principal_of
 from longrun.http.answers import JSONAnswer
 from longrun.http.bodies import Bodies
-from longrun.http.items import checked_items
+from longrun.http.items import CheckedItems, checked_items
 from longrun.http.limits import DEEPEST, MOST_PARAMETERS, is_too_deep
-from longrun.http.lists import Item, ListQuery, as_item, as_list
+from longrun.http.lists import Item, ListedItem, ListQuery, as_item, as_list
 from longrun.http.problems import bad_request, shortened
 from longrun.http.requests import Metadata
 from longrun.jsontext import dumps, loads
+from longrun.operations import PageOf, null_is_absent, operation
 from longrun.store.conversations import Conversation, ConversationItem, Conversations
 
 MOST_ITEMS: Final = 20
@@ -27,7 +30,7 @@ MOST_ITEMS: Final = 20
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=null_is_absent)
 
     @classmethod
     def parse(cls, body: Any) -> Self:
@@ -49,7 +52,7 @@ class _Body(BaseModel):
 
 
 class CreateConversation(_Body):
-    items: Annotated[list[Any], Field(fail_fast=True)] = []
+    items: Annotated[CheckedItems, Field(fail_fast=True)] = []
     metadata: Metadata = {}
 
 
@@ -58,7 +61,7 @@ class UpdateConversation(_Body):
 
 
 class AddItems(_Body):
-    items: list[Any]
+    items: CheckedItems
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,9 @@ class ConversationsAPI:
 
     # -- conversations ------------------------------------------------------------------------
 
+    @operation(ConversationObject, body=CreateConversation)
     async def create(self, request: Request) -> Response:
-        """`POST /conversations`"""
+        """`POST /conversations`: create a conversation, with items or empty."""
         body = await self.bodies.read(request, CreateConversation.parse)
         made = await self.conversations.create(
             ids.new_conversation_id(),
@@ -100,20 +104,23 @@ class ConversationsAPI:
         )
         return JSONAnswer(as_conversation(made))
 
+    @operation(ConversationObject)
     async def get(self, request: Request) -> Response:
-        """`GET /conversations/{id}`"""
+        """`GET /conversations/{id}`: a conversation, without its items."""
         return JSONAnswer(as_conversation(await self._known(request)))
 
+    @operation(ConversationObject, body=UpdateConversation)
     async def update(self, request: Request) -> Response:
-        """`POST /conversations/{id}`: replaces its metadata."""
+        """`POST /conversations/{id}`: replace its metadata."""
         body = await self.bodies.read(request, UpdateConversation.parse)
         found = await self.conversations.update(
             _id_in(request), principal_of(request), dumps(body.metadata).decode()
         )
         return JSONAnswer(as_conversation(found or _missing(request)))
 
+    @operation(ConversationDeletedResource)
     async def delete(self, request: Request) -> Response:
-        """`DELETE /conversations/{id}`: with its items. Responses stay."""
+        """`DELETE /conversations/{id}`: delete it with its items. Responses stay."""
         conversation_id = _id_in(request)
         if not await self.conversations.delete(conversation_id, principal_of(request)):
             _missing(request)
@@ -122,17 +129,19 @@ class ConversationsAPI:
 
     # -- items --------------------------------------------------------------------------------
 
+    @operation(PageOf[ListedItem], body=AddItems)
     async def add_items(self, request: Request) -> Response:
-        """`POST /conversations/{id}/items`"""
+        """`POST /conversations/{id}/items`: add items at its end."""
         body = await self.bodies.read(request, AddItems.parse)
         items = new_items(body.items)
         if not await self.conversations.add(_id_in(request), principal_of(request), items):
             _missing(request)
         return JSONAnswer(as_list([shown(item) for item in items], MOST_ITEMS))
 
+    @operation(PageOf[ListedItem], query=ListQuery)
     async def list_items(self, request: Request) -> Response:
-        """`GET /conversations/{id}/items`. All that is known of an item is shown, so `include` has
-        nothing to add."""
+        """`GET /conversations/{id}/items`: a page of its items."""
+        # All that is known of an item is shown, so `include` has nothing to add.
         query = ListQuery.parse(request)
         await self._known(request)
         found = await self.conversations.items(
@@ -147,16 +156,18 @@ class ConversationsAPI:
             raise BadRequest("after must be the id of one of the listed items.", param="after")
         return JSONAnswer(as_list([shown(item) for item in found], query.limit))
 
+    @operation(ListedItem)
     async def get_item(self, request: Request) -> Response:
-        """`GET /conversations/{id}/items/{item_id}`"""
+        """`GET /conversations/{id}/items/{item_id}`: one of its items."""
         await self._known(request)
         found = await self.conversations.item(
             _id_in(request), principal_of(request), _item_id_in(request)
         )
         return JSONAnswer(shown(found or _missing_item(request)))
 
+    @operation(ConversationObject)
     async def delete_item(self, request: Request) -> Response:
-        """`DELETE /conversations/{id}/items/{item_id}`"""
+        """`DELETE /conversations/{id}/items/{item_id}`: delete one of its items."""
         conversation = await self._known(request)
         if not await self.conversations.delete_item(
             conversation.id, principal_of(request), _item_id_in(request)

@@ -21,6 +21,23 @@ _CHOICES: Final = ("none", "auto", "required")
 _NAMED_BY: Final = {"custom": "name", "function": "name", "mcp": "server_label"}
 """What says which tool is chosen, by the types of those that have names."""
 
+FORMAT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"type": {"enum": list(_FORMATS)}},
+    "required": ["type"],
+    "if": {"properties": {"type": {"const": "json_schema"}}},
+    "then": {
+        "properties": {
+            "name": {"type": "string", "pattern": f"^{_NAME.pattern}$"},
+            "schema": {"type": "object"},
+            "strict": {"type": ["boolean", "null"]},
+            "description": {"type": ["string", "null"]},
+        },
+        "required": ["name", "schema"],
+    },
+}
+"""The JSON schema of a `text.format`."""
+
 
 def checked_format(given: dict[str, Any] | None) -> dict[str, Any] | None:
     """The `text.format` of a request, its schema closed where it is strict; None for plain text.

@@ -1,6 +1,8 @@
 """Input items: what of them has to be right before a run begins."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import WithJsonSchema
 
 from longrun.errors import BadRequest
 
@@ -14,6 +16,53 @@ _NEEDED: Final = {
     "custom_tool_call": ("call_id", "name", "input"),
     "item_reference": ("id",),
 }
+
+
+_OUTPUT: Final = "_call_output"
+"""How the names of the types end of items that answer a call."""
+
+
+_OF_LOCAL_SHELL: Final = "local_shell_call_output"
+"""Its type in `openai` has the id of its call as its own."""
+
+
+def _schema() -> dict[str, Any]:
+    """The JSON schema of an item that passes."""
+    text = {"type": "string"}
+    part = {"type": "object", "properties": {"type": text}, "required": ["type"]}
+    content = {"anyOf": [text, {"type": "array", "items": part}]}
+    message = {
+        "properties": {
+            "type": {"const": "message"},
+            "role": {"enum": list(_ROLES)},
+            "content": content,
+        },
+        "required": ["role", "content"],
+    }
+
+    def of(kind: dict[str, Any], *needed: str) -> dict[str, Any]:
+        texts = dict.fromkeys(needed, text)
+        return {"properties": {"type": kind, **texts}, "required": ["type", *needed]}
+
+    output = {"type": "string", "pattern": f"{_OUTPUT}$"}
+    known = [{"enum": ["message", *_NEEDED]}, {"pattern": f"{_OUTPUT}$"}]
+    return {
+        "type": "object",
+        "properties": {name: {"type": ["string", "null"]} for name in _STRINGS},
+        "anyOf": [
+            message,
+            *(of({"const": kind}, *needed) for kind, needed in _NEEDED.items()),
+            of(output, "call_id"),
+            of({"const": _OF_LOCAL_SHELL}, "id"),
+            of({"type": "string", "not": {"anyOf": known}}),
+        ],
+    }
+
+
+CheckedItems = Annotated[
+    list[Any], WithJsonSchema({"type": "array", "items": _schema()}, mode="validation")
+]
+"""Items as a model of a body has them; `checked_items` checks them."""
 
 
 def checked_items(given: list[Any], param: str = "input") -> list[dict[str, Any]]:
@@ -42,9 +91,8 @@ def _check_item(item: Any, where: str) -> None:
     for name in _STRINGS:
         if not isinstance(item.get(name), str | None):
             raise _wrong(f"{where}.{name}", "must be a string")
-    needed = _NEEDED.get(kind, ("call_id",) if kind.endswith("_call_output") else ())
-    if kind == "local_shell_call_output" and "call_id" not in item:
-        # Its type in `openai` has the id of its call as its own.
+    needed = _NEEDED.get(kind, ("call_id",) if kind.endswith(_OUTPUT) else ())
+    if kind == _OF_LOCAL_SHELL and "call_id" not in item:
         needed = ("id",)
     for name in needed:
         if not isinstance(item.get(name), str):

@@ -7,8 +7,9 @@ responses come in (keyset paging).
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
+from openai.types.responses import Response as ResponseObject
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,8 +20,9 @@ from longrun.errors import BadRequest, NotFound
 from longrun.http.access import principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.problems import bad_request, shortened
-from longrun.http.query import Integer, Text
+from longrun.http.query import OF_DIGITS, Text
 from longrun.jsontext import loads
+from longrun.operations import PageOf, operation
 from longrun.protocol import Status
 from longrun.store.responses import Page, Responses
 
@@ -32,35 +34,56 @@ _WITH_STATUS: Final = frozenset({"message", "function_call", "function_call_outp
 _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
+class ListedItem(BaseModel):
+    """An item as lists show it: what a client sent of it, with an id."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    type: str
+
+
 class ListQuery(BaseModel):
     """The query of a list."""
 
     model_config = ConfigDict(extra="ignore")
 
     after: Text | None = None
-    limit: Annotated[Integer, Field(ge=1, le=100)] = 20
+    limit: Annotated[int, Field(ge=1, le=100), OF_DIGITS] = 20
     order: Literal["asc", "desc"] = "desc"
-    status: Status | None = None
-    model: Text | None = None
 
     @classmethod
-    def parse(cls, request: Request) -> "ListQuery":
+    def parse(cls, request: Request) -> Self:
         """Check a query.
 
         Raises:
             BadRequest: names the parameter.
         """
-        query = {key: value for key, value in request.query_params.items() if value != ""}
+        query = cls.given(request)
         try:
             return cls.model_validate(query)
         except ValidationError as error:
             raise bad_request(error, query) from None
 
+    @classmethod
+    def given(cls, request: Request) -> dict[str, Any]:
+        """What a query says, by name. An empty value counts as not given."""
+        return {key: value for key, value in request.query_params.items() if value != ""}
 
-def metadata_of(request: Request) -> dict[str, str]:
-    """The filters `metadata[key]=value` of a query."""
-    found = ((_METADATA.fullmatch(key), value) for key, value in request.query_params.items())
-    return {match[1]: value for match, value in found if match}
+
+class ListResponses(ListQuery):
+    """The query of the list of responses, which has filters."""
+
+    status: Status | None = None
+    model: Text | None = None
+    metadata: dict[str, str] = {}
+
+    @classmethod
+    def given(cls, request: Request) -> dict[str, Any]:
+        """The filters of metadata are written `metadata[key]=value`; a value may be empty."""
+        pairs = ((_METADATA.fullmatch(key), value) for key, value in request.query_params.items())
+        metadata = {match[1]: value for match, value in pairs if match}
+        return {**super().given(request), "metadata": metadata}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +103,10 @@ class Lists:
             )
         ]
 
+    @operation(PageOf[ResponseObject], query=ListResponses)
     async def list_responses(self, request: Request) -> Response:
-        """`GET /responses`"""
-        query = ListQuery.parse(request)
+        """`GET /responses`: a page of the caller's responses."""
+        query = ListResponses.parse(request)
         if query.after is not None and not ids.is_response_id(query.after):
             raise BadRequest("after must be the id of a response.", param="after")
         wanted = Page(
@@ -93,11 +117,12 @@ class Lists:
             after=query.after,
             status=query.status,
             agent=query.model,
-            metadata=metadata_of(request),
+            metadata=query.metadata,
         )
         found = [as_response(stored) for stored in await self.responses.page(wanted)]
         return JSONAnswer(as_list(found, query.limit))
 
+    @operation(PageOf[ListedItem], query=ListQuery)
     async def list_input_items(self, request: Request) -> Response:
         """`GET /responses/{id}/input_items`: what its own request brought."""
         query = ListQuery.parse(request)

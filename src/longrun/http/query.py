@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
@@ -28,8 +28,8 @@ def _without_nul(value: str) -> str:
     return value
 
 
-Integer = Annotated[int, BeforeValidator(_of_digits)]
-"""Not all that Python reads as one: `1_0`, `5.0`, ` 1`, `+1`, `１`."""
+OF_DIGITS: Final = BeforeValidator(_of_digits)
+"""An integer, but not all that Python reads as one: `1_0`, `5.0`, ` 1`, `+1`, `１`."""
 
 Text = Annotated[str, AfterValidator(_without_nul)]
 """Text that Postgres can compare; it has no NUL in any text."""
@@ -45,7 +45,7 @@ class GetResponse:
     """The query of `GET /responses/{id}`. `starting_after` is a cursor: N+1 comes next."""
 
     stream: bool = False
-    starting_after: int | None = None
+    starting_after: Annotated[int, Field(ge=0, le=LARGEST_CURSOR)] | None = None
 
     @classmethod
     def parse(cls, request: Request) -> Self:

@@ -13,14 +13,15 @@ from pydantic import (
     PrivateAttr,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from longrun import ids
 from longrun.errors import BadRequest
-from longrun.http.formats import check_tool_choice, checked_format
-from longrun.http.items import checked_items
+from longrun.http.formats import FORMAT_SCHEMA, check_tool_choice, checked_format
+from longrun.http.items import CheckedItems, checked_items
 from longrun.http.limits import (
     DEEPEST,
     DEFAULT_LIMITS,
@@ -31,6 +32,7 @@ from longrun.http.limits import (
 from longrun.http.problems import bad_request, shortened
 from longrun.http.strict_schema import NotStrict, closed
 from longrun.jsontext import dumps
+from longrun.operations import null_is_absent
 from longrun.parameters import BUDGETS, FORWARDED_HEADERS, NOT_ECHOED, OF_RUNS
 from longrun.protocol import Context, RunRequest
 from longrun.settings import YEAR
@@ -68,9 +70,13 @@ def _of_few_pairs(value: Any) -> Any:
     return value
 
 
-Metadata = Annotated[dict[MetadataKey, MetadataValue], BeforeValidator(_of_few_pairs)]
+Metadata = Annotated[
+    dict[MetadataKey, MetadataValue],
+    BeforeValidator(_of_few_pairs),
+    Field(json_schema_extra={"maxProperties": MOST_PAIRS}),
+]
 
-JSONObject = Annotated[dict[str, Any], PlainValidator(_object)]
+JSONObject = Annotated[dict[str, Any], PlainValidator(_object), WithJsonSchema({"type": "object"})]
 """An object of any content. It was JSON, so nothing in it needs a check: validating each value of
 a large one would take long, and an error for each would take longer."""
 
@@ -106,7 +112,7 @@ class ReasoningOptions(_Options):
 
 
 class TextOptions(_Options):
-    format: JSONObject | None = None
+    format: Annotated[JSONObject, WithJsonSchema(FORMAT_SCHEMA)] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -130,8 +136,10 @@ class CreateResponse(_Options):
     every month. A `null` counts as not given.
     """
 
+    model_config = ConfigDict(json_schema_extra=null_is_absent)
+
     model: str | None = None
-    input: str | list[Any] | None = None
+    input: str | CheckedItems | None = None
     background: bool = False
     stream: bool = False
     store: bool = True

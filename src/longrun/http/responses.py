@@ -6,8 +6,11 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from openai.types import Model
+from openai.types.responses import Response as ResponseObject
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -34,6 +37,7 @@ from longrun.http.problems import shortened
 from longrun.http.query import GetResponse
 from longrun.http.requests import CreateResponse
 from longrun.http.streams import EventStream, until_disconnected
+from longrun.operations import ListOf, operation
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.events import EventLog
@@ -52,6 +56,14 @@ class Runs(Protocol):
     async def cancel(self, response_id: str, principal: str) -> bool: ...
 
     def cancel_soon(self, response_id: str, principal: str) -> None: ...
+
+
+class Deleted(BaseModel):
+    """The answer to the deletion of a response."""
+
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
 
 
 class ResponsesAPI:
@@ -110,8 +122,9 @@ class ResponsesAPI:
 
     # -- create ---------------------------------------------------------------------------
 
+    @operation(ResponseObject, body=CreateResponse, streams=True, errors=(404, 429))
     async def create(self, request: Request) -> ASGIApp:
-        """`POST /responses`"""
+        """`POST /responses`: create a response, which an agent produces."""
         caller = caller_of(request)
         body = await self.bodies.read(request, partial(self._parse, caller))
         agent = self._agent(body.model, caller)
@@ -217,8 +230,15 @@ class ResponsesAPI:
 
     # -- get ------------------------------------------------------------------------------
 
+    @operation(
+        ResponseObject,
+        query=GetResponse,
+        streams=True,
+        headers={"last-event-id": "As `starting_after`, and instead of it, from EventSource."},
+        statuses={204: "Nothing comes after `last-event-id`: the stream has ended."},
+    )
     async def get(self, request: Request) -> ASGIApp:
-        """`GET /responses/{id}`, plain or `?stream=true`"""
+        """`GET /responses/{id}`: the response as it stands, or its events from the start."""
         query = GetResponse.parse(request)
         response_id = request.path_params["id"]
         reader = await reader_of(request, response_id, self._responses.owner_unscoped)
@@ -262,8 +282,9 @@ class ResponsesAPI:
 
     # -- cancel, delete, models -------------------------------------------------------------------
 
+    @operation(ResponseObject)
     async def cancel(self, request: Request) -> Response:
-        """`POST /responses/{id}/cancel`: of a background response, on any replica."""
+        """`POST /responses/{id}/cancel`: cancel a background response, on any replica."""
         response_id, principal = request.path_params["id"], principal_of(request)
         stored = await self._known(response_id, principal)
         if not stored.background:
@@ -283,8 +304,9 @@ class ResponsesAPI:
             async with asyncio.timeout(CANCEL_WAIT):
                 await self._until_ended(response_id)
 
+    @operation(Deleted)
     async def delete(self, request: Request) -> Response:
-        """`DELETE /responses/{id}`"""
+        """`DELETE /responses/{id}`: cancel a response if it is live, and delete all of it."""
         response_id, principal = request.path_params["id"], principal_of(request)
         stored = await self._known(response_id, principal)
         if not stored.finished:
@@ -292,13 +314,15 @@ class ResponsesAPI:
         await self._responses.delete(response_id, principal)
         return JSONAnswer({"id": response_id, "object": "response", "deleted": True})
 
+    @operation(ListOf[Model])
     async def list_models(self, request: Request) -> Response:
-        """`GET /models`"""
+        """`GET /models`: the served agents."""
         models = self._models_of(caller_of(request))
         return JSONAnswer({"object": "list", "data": [self._model(name) for name in models]})
 
+    @operation(Model)
     async def get_model(self, request: Request) -> Response:
-        """`GET /models/{id}`"""
+        """`GET /models/{id}`: a served agent."""
         return JSONAnswer(self._model(self._agent(request.path_params["id"], caller_of(request))))
 
     def _model(self, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from longrun.http.answers import JSONAnswer
 from longrun.http.bodies import Bodies
 from longrun.http.problems import bad_request, shortened
 from longrun.http.query import Text
+from longrun.operations import operation
 from longrun.store.keys import Keys, KeyToStore
 from longrun.store.responses import Responses
 
@@ -40,7 +41,7 @@ class CreateChatToken(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     model: Text
-    user: Annotated[Text, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f/]+$")]
+    user: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f/]+$")]
     expires_in: Annotated[int, Field(ge=1, le=DAY)] = 3600
     max_runs: Annotated[int, Field(ge=1, le=10_000)] = 20
 
@@ -55,6 +56,26 @@ class CreateChatToken(BaseModel):
             return cls.model_validate(body)
         except ValidationError as error:
             raise bad_request(error, body) from None
+
+
+class GivenStreamToken(BaseModel):
+    """The answer of `POST /responses/{id}/stream_token`; `expires_at` in seconds since 1970."""
+
+    object: Literal["stream_token"] = "stream_token"
+    response_id: str
+    token: str
+    expires_at: int
+
+
+class GivenChatToken(BaseModel):
+    """The answer of `POST /chat_tokens`; `expires_at` in seconds since 1970."""
+
+    object: Literal["chat_token"] = "chat_token"
+    token: str
+    expires_at: int
+    model: str
+    principal: str
+    max_runs: int
 
 
 class Tokens:
@@ -90,22 +111,21 @@ class Tokens:
             )
         ]
 
+    @operation(GivenStreamToken)
     async def create_stream_token(self, request: Request) -> Response:
-        """`POST /responses/{id}/stream_token`: to read it with EventSource, as `?token=`."""
+        """`POST /responses/{id}/stream_token`: a token for EventSource, as `?token=`."""
         response_id, principal = request.path_params["id"], principal_of(request)
         known = ids.is_response_id(response_id)
         if not known or await self._responses.get(response_id, principal) is None:
             raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
         token = await self._stream_tokens.issue(response_id, principal)
         return JSONAnswer(
-            {
-                "object": "stream_token",
-                "response_id": response_id,
-                "token": token.text,
-                "expires_at": token.expires_at,
-            }
+            GivenStreamToken(
+                response_id=response_id, token=token.text, expires_at=token.expires_at
+            ).model_dump()
         )
 
+    @operation(GivenChatToken, body=CreateChatToken, errors=(404,))
     async def create_chat_token(self, request: Request) -> Response:
         """`POST /chat_tokens`: a key for a page that starts runs of one agent for one user."""
         caller = caller_of(request)
@@ -132,12 +152,11 @@ class Tokens:
             )
         )
         return JSONAnswer(
-            {
-                "object": "chat_token",
-                "token": key.text,
-                "expires_at": int(time.time()) + body.expires_in,
-                "model": body.model,
-                "principal": owner.principal,
-                "max_runs": body.max_runs,
-            }
+            GivenChatToken(
+                token=key.text,
+                expires_at=int(time.time()) + body.expires_in,
+                model=body.model,
+                principal=owner.principal,
+                max_runs=body.max_runs,
+            ).model_dump()
         )
