@@ -76,12 +76,13 @@ ORDER BY item.position DESC
 LIMIT :limit;
 
 -- name: read_conversation
--- What a response reads of its conversation: what was said when it began, and is still there.
+-- What a principal's response reads of its conversation: what was said when it began, and is still
+-- there.
 SELECT item.conversation_id, item.id, item.item, item.model
 FROM longrun.responses AS response
 JOIN longrun.conversation_items AS item
     ON item.conversation_id = response.conversation_id AND item.position < response.context_end
-WHERE response.id = $1
+WHERE response.id = $1 AND response.principal = $2
 ORDER BY item.position;
 
 -- name: read_whole_conversation

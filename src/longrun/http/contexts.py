@@ -72,7 +72,7 @@ class Contexts:
         on = body.conversation_id
         if on is None:
             chain = await self._chain(body.previous_response_id, principal)
-            return await self._responses.before(chain)
+            return await self._responses.before(chain, principal)
         if not _leads_back(items):
             return Before.of([], [])
         return await self._responses.before_on(on, principal)

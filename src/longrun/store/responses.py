@@ -310,7 +310,7 @@ class Responses:
         if request.previous_id is not None:
             chain = await self.chain(request.previous_id, request.principal)
         on = request.response_id if request.conversation_id is not None else None
-        before = await self.before(chain, on)
+        before = await self.before(chain, request.principal, on)
         found = await self.named_items(before, request.input, request.principal)
         return replace(request, context=context_of(before.exchanges, request.input, found))
 
@@ -324,8 +324,10 @@ class Responses:
         place = step_place(row["id"], "", "model", row["key"], "fingerprint")
         return Spoken(row["agent"], self._sealing.open_text(place, row["fingerprint"]))
 
-    async def before(self, chain: Sequence[Exchange], on: str | None = None) -> Before:
-        """What comes before a response.
+    async def before(
+        self, chain: Sequence[Exchange], principal: str, on: str | None = None
+    ) -> Before:
+        """What comes before a response of a principal's.
 
         Args:
             chain: what it continues. It may begin with a response on a conversation, whose context
@@ -336,7 +338,7 @@ class Responses:
             on = chain[0].id
         rows = []
         if on is not None:
-            rows = await self._database.fetch(self._queries.read_conversation, on)
+            rows = await self._database.fetch(self._queries.read_conversation, on, principal)
         said = [self._said(row) for row in rows]
         return Before.of(said, [(each.given, each.stored) for each in chain])
 
