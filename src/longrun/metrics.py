@@ -10,6 +10,11 @@ registry = CollectorRegistry()
 events_appended = Counter(
     "longrun_events_appended", "Events committed to the event log.", registry=registry
 )
+deltas_merged = Counter(
+    "longrun_deltas_merged",
+    "Deltas that became part of the event of the one before them.",
+    registry=registry,
+)
 appends = Counter("longrun_appends", "Commits of the log writer.", registry=registry)
 append_seconds = Histogram(
     "longrun_append_seconds",

@@ -141,6 +141,11 @@ class Settings(BaseSettings):
         ge=1024,
         description="Uncommitted events of one run beyond which the run is slowed down.",
     )
+    merge_deltas: bool = Field(
+        default=True,
+        description="Deltas of one part that wait for the same commit become one event; off: each "
+        "is an event of its own.",
+    )
 
     max_item_bytes: int = Field(
         default=16 * 1024 * 1024,

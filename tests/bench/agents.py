@@ -35,6 +35,9 @@ from tests.scripted_model import (
 AGENTS = "tests.bench.agents:agents"
 NAME = "paced"
 LONG = "long"
+WORDS = "some words "
+"""What a delta says that does not carry its clock."""
+
 YIELD_EVERY = 100
 """A model at full speed lets others run after so many deltas; a real one waits for its network."""
 
@@ -87,7 +90,7 @@ async def paced(asked: Asked) -> AsyncIterator[Any]:
         yield event
     text: list[str] = []
     async for _ in pace.ticks():
-        words = f"{time.monotonic_ns()} " if pace.clock else "some words "
+        words = f"{time.monotonic_ns()} " if pace.clock else WORDS
         text.append(words)
         yield delta(words)
     *closing, done = closed("".join(text))

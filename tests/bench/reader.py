@@ -22,7 +22,8 @@ _FRAME: Final = re.compile(
     rb"(?:retry: \d+\n)?event: (?P<type>[a-z_.]+)\nid: (?P<id>\d+)\ndata: (?P<data>[^\n]*)\n\n"
     rb"|: keepalive\n|data: (?P<done>\[DONE\])\n\n"
 )
-_CLOCK: Final = re.compile(rb'"delta":"(\d{9,}) "')
+_CLOCKS: Final = re.compile(rb'"delta":"((?:\d{9,} )+)"')
+"""Of deltas that were merged, one after the other."""
 
 
 class Stream(NamedTuple):
@@ -229,9 +230,10 @@ def _check(body: bytes, arrivals: _Arrivals) -> tuple[int, list[float], list[str
         if int(match["id"]) != expected:
             problems.append(f"event {expected} was due, event {int(match['id'])} came")
         expected, last = int(match["id"]) + 1, match["type"]
-        clock = _CLOCK.search(match["data"])
-        if clock and int(clock[1]) > arrivals.opened:
-            latencies.append((arrivals.of(at - 1) - int(clock[1])) / 1e9)
+        clocks = _CLOCKS.search(match["data"])
+        for clock in map(int, clocks[1].split() if clocks else ()):
+            if clock > arrivals.opened:
+                latencies.append((arrivals.of(at - 1) - clock) / 1e9)
     if at != len(body) or not done or last != b"response.completed":
         problems.append(f"the stream ends after {last.decode()!r} with {body[at - 40 :][:300]!r}")
     return expected, latencies, problems[:5]

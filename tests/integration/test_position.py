@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from longrun.execution.takeover import Position, read_position
+from longrun.pending import lines
 from longrun.store.claims import Claims
 from longrun.store.database import Database
 from longrun.store.events import EventLog
@@ -97,7 +98,7 @@ async def test_of_what_is_closed_only_beginnings_and_ends_are_read(
         position, read_chunks, all_chunks = await read(store, write)
     assert all_chunks > 200
     assert read_chunks < 20
-    closed = [json.loads(line) for line in position.assembler.collect().events]
+    closed = [json.loads(line) for line in lines(position.assembler.collect().events)]
     [done] = [each for each in closed if each["type"] == "response.output_item.done"]
     text = "".join(f"3.{number} " for number in range(50))
     assert (done["output_index"], done["item"]["content"][0]["text"]) == (3, text)
@@ -113,7 +114,7 @@ async def test_a_long_item_that_is_open_is_closed_with_all_of_its_text(
 
     async with migrated(database.url, schema, chunk_bytes=CHUNK) as store:
         position, _, _ = await read(store, write)
-    closed = [json.loads(line) for line in position.assembler.collect().events]
+    closed = [json.loads(line) for line in lines(position.assembler.collect().events)]
     [done] = [each for each in closed if each["type"] == "response.output_item.done"]
     assert done["item"]["content"][0]["text"] == "".join(f"1.{n} " for n in range(3000))
     assert done["item"]["status"] == "incomplete"

@@ -16,6 +16,7 @@ from longrun.execution.parameters import client_tools
 from longrun.execution.replay import taps
 from longrun.execution.run import Run, Start
 from longrun.execution.takeover import Position, read_position
+from longrun.pending import lines
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.claims import Claim
@@ -134,7 +135,7 @@ async def run(
     tools = client_tools(asked.parameters, settings)
     assembler = Assembler(asked.response_id, asked.document, client_tools=tools)
     assembler.lifecycle("in_progress")
-    events = assembler.collect().events
+    events = lines(assembler.collect().events)
     commits.entries.append(Entry(events, 0))
     run_log = commits.open(asked.response_id, 1, len(events))
 

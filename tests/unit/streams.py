@@ -9,6 +9,7 @@ from openai.types.responses import ResponseStreamEvent
 
 from longrun.assembly.assembler import Assembler
 from longrun.http.requests import CreateResponse
+from longrun.pending import lines
 from longrun.protocol import RunRequest, Status
 from tests.unit import oracle
 
@@ -51,9 +52,10 @@ class Assembly:
 
     def take(self) -> None:
         emission = self.assembler.collect()
-        dones = sum(b'"type":"response.output_item.done"' in line[:40] for line in emission.events)
+        told = lines(emission.events, len(self.lines))
+        dones = sum(b'"type":"response.output_item.done"' in line[:40] for line in told)
         assert len(emission.items) <= dones, "an item without its `done` in the same commit"
-        self.lines += emission.events
+        self.lines += told
         self.items += emission.items
         self.models.update(emission.models)
 

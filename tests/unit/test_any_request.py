@@ -19,6 +19,7 @@ from longrun.history.continuation import Stored, context_of
 from longrun.history.faces import Origin
 from longrun.http.requests import CreateResponse
 from longrun.jsontext import NotJSON, dumps, loads
+from longrun.pending import lines
 from longrun.protocol import Context
 
 TARGETS = (Origin("responses", "a"), Origin("chat", "b"), Origin("other", "c"))
@@ -86,7 +87,7 @@ def made_of(text: str) -> None:
     parameters.with_client_tools(Agent(name="agent"), made.parameters)
     assembler = Assembler(made.response_id, made.document)
     assembler.lifecycle("in_progress")
-    for line in assembler.collect().events:
+    for line in lines(assembler.collect().events):
         assert json.loads(line)["response"]["id"] == made.response_id
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from longrun.assembly.assembler import Assembler
+from longrun.pending import lines
 from tests.unit import oracle
 from tests.unit.streams import (
     CREATED,
@@ -447,7 +448,7 @@ class TestLifecycle:
         assembler.lifecycle("queued")
         assembler.lifecycle("in_progress")
         assembler.end("completed", None, 1)
-        stream = oracle.check(assembler.collect().events, [])
+        stream = oracle.check(lines(assembler.collect().events), [])
         assert stream.types == [
             "response.created",
             "response.queued",

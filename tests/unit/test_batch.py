@@ -13,6 +13,11 @@ def run_log(first: int = 1, response_id: str = "resp_1", attempt: int = 1) -> Ru
     )
 
 
+def line(size: int) -> bytes:
+    """An event of so many bytes, with a number of one digit."""
+    return b'{"type":"x","sequence_number":0,"x":"%b"}' % (b"x" * (size - 39))
+
+
 def step(key: str, result: str = "{}") -> Step:
     return Step("", "tool", key, "{}", result)
 
@@ -30,7 +35,7 @@ def test_nothing_pending_is_no_share() -> None:
 def test_small_entries_share_a_chunk_and_large_ones_have_their_own() -> None:
     run = run_log()
     for size in (300, 300, 300, 300, 2500, 300):
-        run.append([b"x" * (size // 2)] * 2, steps=[step("")])
+        run.append([line(size // 2)] * 2, steps=[step("")])
     share = taken(run)
     assert [len(piece.entries) for piece in share.pieces] == [3, 1, 1, 1]
     assert [(chunk.first, chunk.last) for chunk in share.chunks] == [
@@ -48,7 +53,7 @@ def test_cutting_a_share_moves_no_end_of_a_chunk() -> None:
     common."""
     run = run_log(first=7)
     for _ in range(20):
-        run.append([b"x" * 100] * 3, steps=[step("")])
+        run.append([line(100)] * 3, steps=[step("")])
     share = taken(run)
     cut = [Share(run, [piece]) for piece in share.pieces]
     assert [chunk for each in cut for chunk in each.chunks] == share.chunks
@@ -57,18 +62,18 @@ def test_cutting_a_share_moves_no_end_of_a_chunk() -> None:
 
 def test_what_a_step_or_an_item_weighs_counts_too() -> None:
     run = run_log()
-    run.append([b"x"], items=[(0, "y" * 600)])
-    run.append([b"x"], steps=[step("1", "z" * 600)])
-    run.append([b"x"], items=[(1, "y" * 100)])
+    run.append([line(50)], items=[(0, "y" * 600)])
+    run.append([line(50)], steps=[step("1", "z" * 600)])
+    run.append([line(50)], items=[(1, "y" * 100)])
     share = taken(run)
     assert [len(piece.entries) for piece in share.pieces] == [1, 2]
-    assert share.size == 3 + 600 + 600 + 100
+    assert share.size == 3 * 50 + 600 + 600 + 100
 
 
 def test_of_more_than_the_limit_the_rest_waits() -> None:
     run = run_log()
     for _ in range(5):
-        run.append([b"x" * 400], steps=[step("")])
+        run.append([line(400)], steps=[step("")])
     assert len(list(taken(run, 900).entries)) == 2
     assert len(list(taken(run, 1).entries)) == 1
     assert taken(run).first == 4
@@ -76,21 +81,23 @@ def test_of_more_than_the_limit_the_rest_waits() -> None:
 
 def test_the_columns_name_each_run_by_its_number() -> None:
     one, two = run_log(first=5), run_log(first=3, attempt=2)
-    one.append([b"a", b"b"], items=[(0, "{}")])
+    one.append([line(50), line(51)], items=[(0, "{}")])
     two.append([], steps=[step("call_1")])
-    two.append([b"c"], ending=Ending("completed", "{}"))
+    two.append([line(52)], ending=Ending("completed", "{}"))
     columns = append_columns([taken(one), taken(two)])
+    at_5 = line(50).replace(b":0", b":5") + b"\n" + line(51).replace(b":0", b":6")
+    at_3 = line(52).replace(b":0", b":3")
     assert columns["response_ids"] == ["resp_1", "resp_1"]
     assert columns["attempts"] == [1, 2]
     assert columns["firsts"] == [5, 3]
     assert (columns["chunk_runs"], columns["chunk_firsts"]) == ([1, 2], [5, 3])
-    assert (columns["chunk_lasts"], columns["chunk_data"]) == ([6, 3], [b"a\nb", b"c"])
+    assert (columns["chunk_lasts"], columns["chunk_data"]) == ([6, 3], [at_5, at_3])
     assert (columns["item_runs"], columns["step_runs"], columns["ending_runs"]) == ([1], [2], [2])
 
 
 def test_what_tells_whether_a_share_is_committed() -> None:
     with_events, without = run_log(first=5), run_log(first=9, attempt=2)
-    with_events.append([b"a", b"b"], steps=[step("call_1")])
+    with_events.append([line(50), line(51)], steps=[step("call_1")])
     without.append([], steps=[step("call_2"), step("call_3")])
     shares = [taken(with_events), taken(without)]
     assert last_chunks(shares) == [["resp_1"], [6], [1]]

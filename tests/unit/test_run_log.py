@@ -19,7 +19,7 @@ def step(size: int) -> Step:
 
 
 def event(size: int, type: str = "response.output_item.done") -> bytes:
-    head = b'{"type":"%b","delta":"' % type.encode()
+    head = b'{"type":"%b","sequence_number":0,"delta":"' % type.encode()
     return head + b"x" * (size - len(head) - 2) + b'"}'
 
 
@@ -37,7 +37,7 @@ class TestSizes:
     @pytest.mark.parametrize(
         ("what", "given"),
         [
-            ("an event", {"events": [event(10), event(LIMIT + ENVELOPE_BYTES + 1)]}),
+            ("an event", {"events": [event(80), event(LIMIT + ENVELOPE_BYTES + 1)]}),
             ("an output item", {"events": [], "items": [(0, "x" * (LIMIT + 1))]}),
             ("an output item", {"events": [], "items": [(0, "{}"), (1, "é" * (LIMIT // 2 + 1))]}),
             ("a step", {"events": [], "steps": [step(LIMIT * STEP_ITEMS + 1)]}),
@@ -46,7 +46,7 @@ class TestSizes:
     def test_what_is_larger_loses_the_log_in_words(
         self, run: RunLog, what: str, given: dict[str, object]
     ) -> None:
-        run.append([event(50)])
+        run.append([event(100)])
         run.append(**given)  # type: ignore[arg-type]
         assert isinstance(run.lost, TooLarge)
         assert f"The run produced {what} of " in run.lost.message

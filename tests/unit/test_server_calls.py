@@ -19,6 +19,7 @@ from agents import (
 from agents.agent import StopAtTools
 from pydantic import BaseModel
 
+from longrun.pending import lines
 from longrun.protocol import RunRequest
 from tests.unit import oracle, runs
 from tests.unit.runs import Commits, Played, kinds
@@ -451,8 +452,9 @@ class TestTakeover:
         commit = next(n for n, entry in enumerate(whole.entries, 1) if entry.steps)
         position = await runs.position(given, whole.died_after(commit))
         position.assembler.end("cancelled", None, None)
-        lines = [*whole.died_after(commit).lines, *position.assembler.collect().events]
-        assert ended(oracle.check(lines, [])) == [("search", "incomplete")]
+        told = whole.died_after(commit).lines
+        told += lines(position.assembler.collect().events, len(told))
+        assert ended(oracle.check(told, [])) == [("search", "incomplete")]
 
 
 def _agent(*turns: list[JSONObject]) -> Agent[Any]:

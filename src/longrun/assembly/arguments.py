@@ -45,6 +45,10 @@ class Arguments:
             fields.pop("name", None)
         return [*self._catch_up(fields), (self._end, fields)]
 
+    def pieces(self, kind: str, fields: JSONObject) -> list[str] | None:
+        """Where deltas of this kind are gathered; None: they are not, or not any more."""
+        return self._pieces if CALL_EVENTS.get(kind) == "delta" and not self._done else None
+
     def rest(self, raw: JSONObject) -> Iterator[Event]:
         """What is still to be said of a call that the model finished like this."""
         if self._done or not (self._always or self._pieces):

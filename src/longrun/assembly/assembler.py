@@ -9,7 +9,7 @@ Models differ in how much they say: some stream every part, some only a `respons
 What is missing is made up for, so that the deltas of a stream always add up to its items.
 
 An event's way: the assembler tells it to the turn, which finds the item that it is about; the
-item says what is to be emitted; the assembler numbers that.
+item says what is to be emitted. The log numbers that.
 """
 
 import functools
@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from longrun.assembly.items import GIVEN, Item, Places, closed_empty
 from longrun.assembly.kinds import (
+    DELTAS,
     ITEM_ADDED,
     ITEM_DONE,
     KNOWN_TYPES,
@@ -31,10 +32,12 @@ from longrun.assembly.kinds import (
     type_of,
 )
 from longrun.assembly.server_calls import FACE, FunctionCall, RunningCall, ServerCalls
+from longrun.assembly.streak import Streak
 from longrun.assembly.turn import NewItem, Turn
 from longrun.assembly.usage import UsageSum
 from longrun.history.faces import Face
 from longrun.jsontext import Encoded, dumps, loads
+from longrun.pending import Delta, Pending, pending
 from longrun.protocol import TERMINAL_EVENT_OF, Status
 
 _OF_THE_TURN: Final = frozenset(
@@ -55,13 +58,14 @@ _WITHOUT_ITEM: Final = "response.audio"
 
 
 class Emission(NamedTuple):
-    """Encoded events, and the items (output_index, JSON text) that became finished with them.
+    """Events that have no numbers yet, and the items (output_index, JSON text) that became finished
+    with them.
 
     `models` has, by output index, how the model gave those items, where that differs
     (`history/faces.py`).
     """
 
-    events: list[bytes]
+    events: list[Pending]
     items: list[tuple[int, str]]
     models: dict[int, str]
 
@@ -69,8 +73,8 @@ class Emission(NamedTuple):
 class Assembler:
     """Turns the SDK's stream into the events of one response.
 
-    Methods queue events; `collect` hands them over, numbered and encoded. All of it is plain
-    computation: no input or output happens here.
+    Methods queue events; `collect` hands them over. All of it is plain computation: no input or
+    output happens here.
 
     Attributes:
         refused: the output indexes of items that do not stay, as a guardrail has refused them.
@@ -107,7 +111,7 @@ class Assembler:
         self.turn_indexes: list[int] = []
         self.turn_calls: dict[str, RunningCall] = {}
         self._document = document
-        self._sequence = next_sequence
+        self._created = next_sequence > 0
         self._places = Places(response_id, next_index)
         self._output: dict[int, str] = dict(output or {})
         self._calls = ServerCalls(client_tools or ())
@@ -123,7 +127,8 @@ class Assembler:
         self._renamed: dict[str, str] = {}
         self._reasoning: set[int] = set()
         self.refused: list[int] = []
-        self._events: list[bytes] = []
+        self._streak: Streak | None = None
+        self._events: list[Pending] = []
         self._items: list[tuple[int, str]] = []
         self._models: dict[int, str] = {}
 
@@ -148,9 +153,10 @@ class Assembler:
         position. Items that do not stay are `incomplete` in it, and empty; calls whose tools run
         are `in_progress`.
         """
-        if self._sequence == 0:
+        first, self._created = not self._created, True
+        if first:
             self._emit("response.created", {"response": self._snapshot(status)})
-        if self._sequence == 1 or status == "in_progress":
+        if first or status == "in_progress":
             snapshot = self._snapshot(status, {**self._withdrawn, **self._calls.so_far})
             self._emit(f"response.{status}", {"response": snapshot})
 
@@ -187,6 +193,7 @@ class Assembler:
         Returns:
             The final document, without the output.
         """
+        self._streak = None
         self._emit_all(self._turn.give_up())
         self._emit_finished(self._calls.failures(), by_model=False)
         self._emit_all(self._calls.close())
@@ -212,8 +219,16 @@ class Assembler:
 
     def raw_event(self, event: Any) -> None:
         """One raw event of a model's stream."""
+        if self._streak is not None:
+            delta = self._streak.next(event)
+            if delta is not None:
+                self._events.append(delta)
+                return
+            self._streak = None
         kind: str = event.type
-        if kind in _OF_THE_TURN:
+        if kind in DELTAS:
+            self._delta(kind, event)
+        elif kind in _OF_THE_TURN:
             self._turn_event(kind, event)
         elif kind == ITEM_ADDED:
             if event.item is not None:
@@ -227,6 +242,17 @@ class Assembler:
                 self._emit(kind, fields)
             else:
                 self._emit_all(self._turn.event(kind, fields))
+
+    def _delta(self, kind: str, event: Any) -> None:
+        """A delta; those of the same part that follow it are a streak."""
+        fields = fields_of(kind, event)
+        events = self._turn.event(kind, fields)
+        self._emit_all(events)
+        last = self._events[-1] if events else None
+        if isinstance(last, Delta) and last.fields is fields:
+            pieces = self._turn.pieces(kind, event.__dict__)
+            if pieces is not None:
+                self._streak = Streak.after(event, last.fields, pieces)
 
     def tool_output(self, raw_item: Any) -> None:
         """The result of a tool call or a handoff, once per call: the end of its `mcp_call`, or an
@@ -337,9 +363,7 @@ class Assembler:
         for kind, fields in events:
             if "type" not in fields:
                 fields = {"type": kind, "sequence_number": 0, **fields}
-            fields["sequence_number"] = self._sequence
-            self._events.append(dumps(fields))
-            self._sequence += 1
+            self._events.append(pending(fields, is_delta=kind in DELTAS))
 
     def _emit_finished(self, events: Sequence[Event], *, by_model: bool = True) -> None:
         """Events whose `done` are of finished items: those become part of the output."""

@@ -112,6 +112,11 @@ MCP_CALL: Final = "response.mcp_call"
 CALL_EVENTS: Final = {
     f"{events}.{what}": what for _, events in CALL_KEYS.values() for what in ("delta", "done")
 }
+DELTAS: Final = frozenset(
+    kind for kind in (*TEXT_OF_EVENT, *CALL_EVENTS) if kind.endswith(".delta")
+)
+"""Events whose `delta` are pieces of one text, so that several can be one."""
+
 LISTS: Final = (("summary", "summary_index"), ("content", "content_index"))
 """An item's lists of parts, and the key by which events say which part is meant."""
 

@@ -79,6 +79,15 @@ class Texts:
             return self._annotation(kind, fields)
         return ((kind, fields),)
 
+    def pieces(self, kind: str, fields: JSONObject) -> list[str] | None:
+        """Where the deltas of a part are gathered; None: they are not, or not any more."""
+        text, _ = TEXT_OF_EVENT.get(kind, (None, ""))
+        if text is None:
+            return None
+        index = fields.get(text.index)
+        part = self._parts.get((text.index, 0 if index is None else index))
+        return part.pieces if part is not None and part.is_open(text) else None
+
     def _delta(self, kind: str, fields: JSONObject, text: Text) -> list[Event]:
         part, events = self._part_or_new(text, fields)
         delta = fields.get("delta")

@@ -65,6 +65,15 @@ class Turn:
         item = self._new(self._new_item(raw, late=late), index)
         return [*item.begin(), *item.event(kind, fields)]
 
+    def pieces(self, kind: str, fields: JSONObject) -> list[str] | None:
+        """Where the text of the part that a delta is about is gathered; None: nowhere.
+
+        Args:
+            fields: the event's, as the model gave it.
+        """
+        item = self._by_index.get((fields.get("output_index"), item_of_event(kind, fields)))
+        return None if item is None else item.pieces(kind, fields)
+
     def done(self, index: int | None, raw: JSONObject) -> list[Event]:
         """The model has finished an item."""
         item = self._find(index, raw, ended=True)

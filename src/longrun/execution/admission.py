@@ -23,6 +23,7 @@ from longrun.execution.outcomes import CANCELLED, instead_of_a_run
 from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
 from longrun.execution.run import Start
+from longrun.pending import lines
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
@@ -111,7 +112,7 @@ class Admission:
         served = self._registry.served(request.agent)
         new = NewResponse(
             request,
-            assembler.collect().events,
+            lines(assembler.collect().events),
             self._replica_id if starts else None,
             served.timeout if served is not None else None,
         )

@@ -70,6 +70,7 @@ class LogWriter:
             wake=self.wake,
             buffer_bytes=self._settings.run_buffer_bytes,
             max_item_bytes=self._settings.max_item_bytes,
+            merge_deltas=self._settings.merge_deltas,
         )
 
     def wake(self, run: RunLog) -> None:

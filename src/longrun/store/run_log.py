@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from longrun import metrics
 from longrun.errors import LongrunError, TooLarge
+from longrun.pending import Delta, Pending, lines
 from longrun.store.records import Ending, Step
 
 ENTRY_BYTES: Final = 32 * 1024
 """What an entry has at least before events that bring nothing else begin another one. Chunks are
-made of whole entries where they can be: a fraction of one."""
+made of whole entries where they can be: a fraction of one. Nothing is merged over its end."""
 
 ENVELOPE_BYTES: Final = 64 * 1024
 """What an event may have around its item."""
@@ -69,11 +71,18 @@ class RunLog:
     for the commit. Both raise `lost` once this attempt cannot write any more: `Fenced` when it no
     longer holds the response, `NotStored` when what it wrote cannot be stored.
 
+    Deltas of one part that follow each other are one event until it is taken for a commit. Nothing
+    is merged with what came with an item, a step or the end of the response.
+
     Args:
         next_sequence: where the log ends, and this attempt goes on.
         wake: called when there is something to be written (`LogWriter.wake`).
         buffer_bytes: what may be pending before `ready` waits.
         max_item_bytes: the largest item that may be appended (LONGRUN_MAX_ITEM_BYTES).
+        merge_deltas: as the setting.
+
+    Attributes:
+        next_sequence: the number of the next event that is not merged with the last one.
     """
 
     def __init__(
@@ -85,6 +94,7 @@ class RunLog:
         wake: Callable[["RunLog"], None],
         buffer_bytes: int,
         max_item_bytes: int,
+        merge_deltas: bool = True,
     ) -> None:
         self.response_id = response_id
         self.attempt = attempt
@@ -93,6 +103,8 @@ class RunLog:
         self.lost: LongrunError | None = None
         self._wake = wake
         self._buffer_bytes = buffer_bytes
+        self._merge_deltas = merge_deltas
+        self._growing: Delta | None = None
         self._entries: deque[Entry] = deque()
         self._pending_bytes = 0
         self._output_size = 0
@@ -102,39 +114,47 @@ class RunLog:
 
     def append(
         self,
-        events: Sequence[bytes],
+        events: Sequence[Pending],
         *,
         items: Sequence[tuple[int, str]] = (),
         steps: Sequence[Step] = (),
         ending: Ending | None = None,
         models: Mapping[int, str] = _NONE,
     ) -> None:
-        """Hand over encoded events, numbered from `next_sequence` on, and what belongs to them.
+        """Hand over events, to be numbered from `next_sequence` on, and what belongs to them.
 
         They are committed together. After an ending nothing more may come. What is too large is
         not taken, and the attempt has lost its log (`TooLarge`): nothing may be missing from it.
         """
-        size = sum(map(len, events))
+        alone = not (items or steps or ending)
+        if alone and len(events) == 1 and self._merged(events[0]):
+            return
+        self._encode_growing()
+        first, last = self.next_sequence, events[-1] if events else None
+        growing = last if isinstance(last, Delta) and alone and self._merge_deltas else None
+        encoded = lines(events if growing is None else events[:-1], first)
+        size = sum(map(len, encoded))
         if items or steps or size > self.max_item_bytes:
             try:
-                self._check_sizes(events if ending is None else (), items, steps, models)
+                self._check_sizes(encoded if ending is None else (), items, steps, models)
             except TooLarge as error:
                 self.lose(error)
                 return
-        last = self._entries[-1] if self._entries else None
-        if items or steps or ending or last is None or last.ending or last.size >= ENTRY_BYTES:
+        if growing is not None:
+            size += growing.size
+        entry = self._entries[-1] if self._entries else None
+        if not alone or entry is None or entry.ending or entry.size >= ENTRY_BYTES:
             size += sum([len(item) for _, item in items])
             size += sum([len(step.result) for step in steps])
             size += sum([len(model) for model in models.values()])
-            self._entries.append(
-                Entry([*events], self.next_sequence, items, steps, ending, size, models)
-            )
+            self._entries.append(Entry(encoded, first, items, steps, ending, size, models))
             self._appended += 1
         else:
-            # Deltas come one by one and by the thousand: an entry for each would be most of the
+            # Events come one by one and by the thousand: an entry for each would be most of the
             # work here, and of the garbage collector's.
-            last.events += events
-            last.size += size
+            entry.events += encoded
+            entry.size += size
+        self._growing = growing
         self.next_sequence += len(events)
         self._pending_bytes += size
         self._wake(self)
@@ -166,6 +186,32 @@ class RunLog:
         while self._committed < target:
             await self._next_change()
         self._check()
+
+    def _merged(self, event: Pending) -> bool:
+        """Whether the last event, which is still growing, has taken this one in."""
+        if self._growing is None or not isinstance(event, Delta):
+            return False
+        entry = self._entries[-1]
+        if entry.size >= ENTRY_BYTES:
+            return False
+        grown = self._growing.join(event)
+        if grown is None:
+            return False
+        entry.size += grown
+        self._pending_bytes += grown
+        return True
+
+    def _encode_growing(self) -> None:
+        """The last event grows no more: from now on it has the size that it is sent with."""
+        growing, self._growing = self._growing, None
+        if growing is None:
+            return
+        event = growing.encode(self.next_sequence - 1)
+        entry = self._entries[-1]
+        entry.events.append(event)
+        entry.size += len(event) - growing.size
+        self._pending_bytes += len(event) - growing.size
+        metrics.deltas_merged.inc(len(growing.texts) - 1)
 
     def _check_sizes(
         self,
@@ -202,6 +248,8 @@ class RunLog:
         found: list[Entry] = []
         size = 0
         while self._entries and (not found or size + self._entries[0].size <= limit):
+            if len(self._entries) == 1:
+                self._encode_growing()
             entry = self._entries.popleft()
             found.append(entry)
             size += entry.size
@@ -222,5 +270,6 @@ class RunLog:
         pending is dropped."""
         self.lost = self.lost or error
         self._entries.clear()
+        self._growing = None
         self._pending_bytes = 0
         self._changed.set()

@@ -13,12 +13,15 @@ from tests.bench.reader import Stream
 
 READERS: Final = 10
 EVENTS: Final = 5000
+EACH_AN_EVENT: Final = {"LONGRUN_MERGE_DELTAS": "false"}
 SCHEMA: Final = "bench_replay"
 TARGET: Final = Target(">=", 0.5)
 
 
 def _measure(ground: Ground) -> list[Line]:
-    with servers.replicas(1, ground.postgres.url, schema=SCHEMA, agents=AGENTS) as (replica,):
+    with servers.replicas(
+        1, ground.postgres.url, schema=SCHEMA, agents=AGENTS, environment=EACH_AN_EVENT
+    ) as (replica,):
         url = ground.postgres.url
         fast, slow = (runs.create(replica, Pace(EVENTS - EXTRA)) for _ in range(2))
         runs.wait_for_ends(url, SCHEMA, [fast, slow])
@@ -68,7 +71,7 @@ FROM old, unnest(string_to_array(convert_from(old.data, 'UTF8'), E'\\n'))
 
 REPLAY: Final = Figure(
     name="replay",
-    title=f"{EVENTS} events to {READERS} readers",
+    title=f"{EVENTS} events to {READERS} readers, each delta an event",
     floor="a bare ASGI app that holds the same frames and sends one a send",
     measure=_measure,
 )
