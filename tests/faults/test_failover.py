@@ -61,7 +61,7 @@ async def test_commits_that_were_lost_leave_no_gap_and_end_in_words(
     """Of some runs the end is lost, of some the middle, of some that they ever were."""
     one, two = found.replicas
     ended = await found.submit(one, 4, gates=("delta 2",))
-    torn = await found.submit(two, 4, gates=("delta 2", "delta 18"), deltas=20)
+    torn = await found.submit(two, 4, gates=("delta 2", "delta 18"), deltas=20, pause=0.02)
     await found.reach([*ended, *torn], "delta 2")
     await _replicated(pair)
     async with following(found.replicas, [*ended, *torn], timeout=120) as followers:

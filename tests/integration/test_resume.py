@@ -2,9 +2,12 @@
 
 import asyncio
 import random
+from collections.abc import Iterator
 
 import pytest
 
+from tests import servers
+from tests.postgres import Server
 from tests.reading import (
     DONE,
     Wire,
@@ -21,7 +24,17 @@ from tests.reading import (
 )
 from tests.servers import Replica
 
+EACH_AN_EVENT = {"LONGRUN_MERGE_DELTAS": "false"}
+"""For logs of many events."""
+
 TURNS = [[["echo", {"text": "a"}], ["echo", {"text": "b"}]], [["big", {"size": 3000}]]]
+
+
+@pytest.fixture(scope="module")
+def two(database: Server) -> Iterator[list[Replica]]:
+    """Two replicas on one database, for the tests of this file."""
+    with servers.replicas(2, database.url, schema="resume", environment=EACH_AN_EVENT) as started:
+        yield started
 
 
 async def read_in_pieces(
