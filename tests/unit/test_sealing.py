@@ -158,7 +158,9 @@ class TestBatches:
             )
             said = [Part(-1, "msg_in", {"role": "user", "content": "canary"}), Part(number, "out")]
             ending = Ending("completed", '{"canary":3}', said, '{"canary":4}')
-            run.append([b'{"type":"response.completed","canary":1}'], ending=ending)
+            run.append(
+                [b'{"type":"response.completed","sequence_number":0,"canary":1}'], ending=ending
+            )
             share = share_of(run, 1 << 20, 1 << 20)
             assert share is not None
             shares.append(share)
