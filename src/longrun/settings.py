@@ -67,8 +67,8 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(
         default=None,
-        description="Postgres, as a libpq URL. Of several hosts the primary is used. Unset: an "
-        "embedded Postgres.",
+        description="Postgres, as a libpq URL; with TLS by `sslmode`, `sslrootcert`, `sslcert` and "
+        "`sslkey`. Of several hosts the primary is used. Unset: an embedded Postgres.",
     )
     listen_database_url: SecretStr | None = Field(
         default=None,

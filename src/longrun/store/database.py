@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import asyncpg
 from longrun.backoff import Backoff
 from longrun.errors import ConfigurationError, Unavailable
 from longrun.settings import Settings
+from longrun.store import tls
 from longrun.store.connections import (
     CONNECT_TIMEOUT,
     SILENT_TIMEOUT,
@@ -39,7 +41,26 @@ Connection = asyncpg.pool.PoolConnectionProxy | asyncpg.Connection
 
 def is_unreadable(error: BaseException) -> bool:
     """Whether it is about a URL itself, and so may quote a part of a password: not to be shown."""
-    return isinstance(error, ValueError) and not isinstance(error, asyncpg.InterfaceError)
+    return isinstance(error, ValueError) and not isinstance(
+        error, asyncpg.InterfaceError | ssl.SSLError
+    )
+
+
+def refused(variable: str, url: str, error: BaseException) -> ConfigurationError | None:
+    """What an operator is told of a connection that will not be made; None where it may be later.
+
+    Args:
+        variable: the setting that the URL comes from.
+    """
+    if is_unreadable(error):
+        return ConfigurationError(f"{variable}: cannot be read as a URL")
+    if tls.is_refusal(error):
+        return ConfigurationError(
+            f"{variable}: cannot connect to Postgres: {tls.in_words(error, url)}"
+        )
+    if is_hopeless(error):
+        return ConfigurationError(f"{variable}: cannot connect to Postgres: {error}")
+    return None
 
 
 @contextlib.contextmanager
@@ -73,9 +94,13 @@ class Database:
         """Open the pools and check the server.
 
         Raises:
-            ConfigurationError: no connection, a Postgres that is too old, or one not in UTF-8.
+            ConfigurationError: no connection, a Postgres that is too old, or one not in UTF-8; or
+                a file for TLS that cannot be used.
         """
         self._url, self._listen_url = url, listen_url or url
+        tls.check_files("LONGRUN_DATABASE_URL", url)
+        if listen_url is not None:
+            tls.check_files("LONGRUN_LISTEN_DATABASE_URL", listen_url)
         self._requests = await self._first_pool(self.settings.pool_size)
         try:
             await self._check_server()
@@ -141,11 +166,9 @@ class Database:
             try:
                 return await self._pool(size)
             except CANNOT_CONNECT as error:
-                if is_unreadable(error):
-                    raise ConfigurationError(
-                        "LONGRUN_DATABASE_URL: cannot be read as a URL"
-                    ) from None
-                if is_hopeless(error) or attempt == FIRST_CONNECT_TRIES - 1:
+                if said := refused("LONGRUN_DATABASE_URL", self._url, error):
+                    raise said from (None if is_unreadable(error) else error)
+                if attempt == FIRST_CONNECT_TRIES - 1:
                     raise ConfigurationError(
                         f"LONGRUN_DATABASE_URL: cannot connect to Postgres: {error}"
                     ) from error
@@ -198,6 +221,10 @@ class Database:
             connection.terminate()
             raise
         return connection
+
+    def direct_way_refused(self, error: BaseException) -> ConfigurationError | None:
+        """As `refused`, of the direct URL."""
+        return refused("LONGRUN_LISTEN_DATABASE_URL", self._listen_url, error)
 
     # -- connections that are dead but open (see Pulse) ---------------------------------------
 

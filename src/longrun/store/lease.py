@@ -18,7 +18,7 @@ from longrun import metrics
 from longrun.backoff import jittered
 from longrun.errors import ConfigurationError
 from longrun.store.database import Database, is_unreadable
-from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_hopeless
+from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES
 
 log = logging.getLogger("longrun.store.lease")
 
@@ -88,14 +88,8 @@ class Lease:
             finally:
                 connection.terminate()
         except CANNOT_CONNECT as error:
-            if is_unreadable(error):
-                raise ConfigurationError(
-                    "LONGRUN_LISTEN_DATABASE_URL: cannot be read as a URL"
-                ) from None
-            if is_hopeless(error):
-                raise ConfigurationError(
-                    f"LONGRUN_LISTEN_DATABASE_URL: cannot be used: {error}"
-                ) from error
+            if said := self._database.direct_way_refused(error):
+                raise said from (None if is_unreadable(error) else error)
             # It may come back; until then /readyz says that nothing is heard.
             log.warning("the direct connection is away: %s: %s", type(error).__name__, error)
         else:
