@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 
 from longrun import ids
+from longrun.key_ring import KeyRing
 from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.database import Database
@@ -17,10 +18,13 @@ from longrun.store.migrate import migrate
 from longrun.store.records import Chunk, Ending
 from longrun.store.responses import NewResponse, Responses
 from longrun.store.run_log import RunLog
-from longrun.store.sealing import chunk_place
+from longrun.store.sealing import Sealing, chunk_place
 from tests.servers import SEALED
 
 REPLICA = "replica_of_the_tests"
+
+SEALING = Sealing(KeyRing.parse(SEALED["LONGRUN_ENCRYPTION_KEYS"]) if SEALED else KeyRing())
+"""Opens what replicas of the tests have stored."""
 
 
 @contextlib.asynccontextmanager

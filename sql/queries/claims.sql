@@ -285,3 +285,9 @@ DELETE FROM longrun.items AS item
 USING longrun.responses AS response
 WHERE item.response_id = $1 AND item.output_index = ANY($3::integer[])
     AND response.id = $1 AND response.attempt = $2;
+
+-- name: drop_all_items
+-- Items that cannot be decrypted, of a response that is ended without them.
+DELETE FROM longrun.items AS item
+USING longrun.responses AS response
+WHERE item.response_id = $1 AND response.id = $1 AND response.attempt = $2;

@@ -18,10 +18,12 @@ from typing import Any
 
 import asyncpg
 
+from longrun.store.sealing import chunk_place, column_place, item_place
 from tests import postgres, servers
 from tests.faults.agents import AGENTS, gate_file
 from tests.reading import Frame, Wire, create, eventually, parse
 from tests.servers import Replica
+from tests.storing import SEALING
 
 PATIENCE = 60.0
 """Seconds in which some replica has to answer a request."""
@@ -227,7 +229,8 @@ class Ground:
         attempt = 0
         for row in rows:
             assert row["first"] == len(lines), f"{response_id}: a gap before {row['first']}"
-            lines += row["data"].split(b"\n")
+            place = chunk_place(response_id, row["first"], row["last"])
+            lines += SEALING.open(place, row["data"]).split(b"\n")
             assert row["last"] == len(lines) - 1, f"{response_id}: a wrong count in a chunk"
             assert row["attempt"] >= attempt, f"{response_id}: an old attempt wrote"
             attempt = row["attempt"]
@@ -254,12 +257,15 @@ class Ground:
         check_events(response_id, events, status)
         final = events[-1]["response"]
         items = await self.sql(
-            "SELECT item FROM items WHERE response_id = $1 ORDER BY output_index", response_id
+            "SELECT output_index, item FROM items WHERE response_id = $1 ORDER BY output_index",
+            response_id,
         )
-        assert [json.loads(item["item"]) for item in items] == final["output"]
+        opened = [SEALING.open_text(item_place(response_id, *row), text) for *row, text in items]
+        assert [json.loads(item) for item in opened] == final["output"]
         await self._check_steps(response_id)
         if status == "completed":
-            check_output(response_id, final["output"], text or text_of(row["input"]))
+            given = SEALING.open_text(column_place(response_id, "input"), row["input"])
+            check_output(response_id, final["output"], text or text_of(given))
         return events
 
     async def _check_steps(self, response_id: str) -> None:

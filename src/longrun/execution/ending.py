@@ -105,6 +105,7 @@ class Ends:
             position = await read_position(claim, self._claims, self._event_log, to_end=True)
             add_recorded_usage(position.assembler, position.steps)
         except Unreadable:
+            await self._claims.drop_all_items(claim)
             return await self._position_without(claim)
         except LongrunError:
             raise

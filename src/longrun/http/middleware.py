@@ -12,7 +12,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrun import ids, metrics
-from longrun.errors import LongrunError, MethodNotAllowed, NotFound, NotRunning, NotServed
+from longrun.errors import (
+    LongrunError,
+    MethodNotAllowed,
+    NotFound,
+    NotRunning,
+    NotServed,
+    Unreadable,
+)
 from longrun.http.answers import error_answer
 from longrun.loglines import one_line
 
@@ -74,7 +81,7 @@ class Errors:
 
 
 def _as_answer(error: Exception, scope: Scope) -> Response:
-    if isinstance(error, LongrunError) and error.status != 500:
+    if isinstance(error, Unreadable) or (isinstance(error, LongrunError) and error.status != 500):
         return error_answer(error)
     log.error("%s failed", _what(scope), exc_info=error)
     return error_answer(LongrunError("The server had an error.", code="server_error"))

@@ -161,6 +161,10 @@ class Claims:
             self._queries.drop_items, claim.id, claim.attempt, list(indexes)
         )
 
+    async def drop_all_items(self, claim: Claim) -> None:
+        """Remove all of its items, if the claim still holds: they cannot be opened."""
+        await self._database.execute(self._queries.drop_all_items, claim.id, claim.attempt)
+
     async def forget_replicas(self) -> None:
         await self._database.execute(self._queries.forget_replicas)
 

@@ -15,7 +15,7 @@ from longrun.store.sealing import check_value
 
 log = logging.getLogger("longrun.store.ring_check")
 
-INTERVAL: Final = 5.0
+INTERVAL: Final = 3.0
 
 
 class RingCheck:
