@@ -1,15 +1,18 @@
 """Replay of a finished response to several readers at once."""
 
+import asyncio
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from longrun.store.sealing import chunk_place
 from tests import servers
 from tests.bench import bare, reader, runs
 from tests.bench.agents import AGENTS, Pace
 from tests.bench.figure import Figure, Ground, Line, Target
 from tests.bench.figures.throughput import EXTRA
 from tests.bench.reader import Stream
+from tests.storing import SEALING, connected
 
 READERS: Final = 10
 EVENTS: Final = 5000
@@ -25,7 +28,7 @@ def _measure(ground: Ground) -> list[Line]:
         url = ground.postgres.url
         fast, slow = (runs.create(replica, Pace(EVENTS - EXTRA)) for _ in range(2))
         runs.wait_for_ends(url, SCHEMA, [fast, slow])
-        runs.query(url, _ONE_EVENT_A_CHUNK, slow)
+        asyncio.run(_one_event_a_chunk(url, slow))
         return [
             _replays(ground, what, runs.stream_of(replica, id_))
             for what, id_ in (
@@ -57,17 +60,26 @@ def _rate(ground: Ground, stream: Stream) -> float:
     return readings.events / readings.seconds
 
 
-_ONE_EVENT_A_CHUNK: Final = f"""
-WITH old AS (
-    DELETE FROM {SCHEMA}.event_chunks WHERE response_id = $1
-    RETURNING response_id, first, attempt, data
-)
-INSERT INTO {SCHEMA}.event_chunks (response_id, first, last, attempt, data)
-SELECT old.response_id, old.first + line.n - 1, old.first + line.n - 1, old.attempt,
-    convert_to(line.event, 'UTF8')
-FROM old, unnest(string_to_array(convert_from(old.data, 'UTF8'), E'\\n'))
-    WITH ORDINALITY AS line (event, n)
-"""
+async def _one_event_a_chunk(url: str, response_id: str) -> None:
+    """Take the chunks of a log apart, as it were if its events had come one by one."""
+    table = f"{SCHEMA}.event_chunks"
+    async with connected(url) as connection, connection.transaction():
+        chunks = await connection.fetch(
+            f"DELETE FROM {table} WHERE response_id = $1 RETURNING first, last, attempt, data",
+            response_id,
+        )
+        rows = []
+        for first, last, attempt, data in chunks:
+            plain = SEALING.open(chunk_place(response_id, first, last), data)
+            for number, line in enumerate(plain.split(b"\n"), first):
+                sealed = SEALING.seal(chunk_place(response_id, number, number), line)
+                rows.append((response_id, number, number, attempt, sealed))
+        await connection.executemany(
+            f"INSERT INTO {table} (response_id, first, last, attempt, data)"
+            " VALUES ($1, $2, $3, $4, $5)",
+            rows,
+        )
+
 
 REPLAY: Final = Figure(
     name="replay",
