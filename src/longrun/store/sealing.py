@@ -253,7 +253,8 @@ def id_in_envelope(key: RingKey | None) -> bytes:
 
 def _derived(key: RingKey, purpose: str) -> bytes:
     """A key for one purpose, by HMAC as a pseudo-random function."""
-    return hmac.digest(key.secret, f"longrun {purpose}".encode(), "sha256")
+    message = f"longrun {purpose}".encode("utf-8", "surrogatepass")
+    return hmac.digest(key.secret, message, "sha256")
 
 
 def _hash_key(key: RingKey | None) -> bytes:
@@ -272,7 +273,8 @@ def _hash(text: str, key: bytes) -> int:
 
 def _bytes_of(place: Place) -> bytes:
     """No part has a NUL in it: all of them come from, or go to, Postgres's text."""
-    return "\0".join(map(str, (place.owner, place.what, *place.position))).encode()
+    parts = map(str, (place.owner, place.what, *place.position))
+    return "\0".join(parts).encode("utf-8", "surrogatepass")
 
 
 def _unreadable(place: Place, why: str) -> Unreadable:
