@@ -72,6 +72,45 @@ async def test_each_answers_as_a_stream_and_goes_on(found: Ground, provider: Pro
     assert looked(found) == ["tool look owls"] * 4 + ["tool look graphs"] * 2
 
 
+async def test_a_call_that_a_handler_tells_of_is_known_in_every_next_turn(
+    found: Ground, provider: Provider
+) -> None:
+    first, second = found.replicas
+    begun = await create(first, "go", model="caller")
+    [call, said] = begun["output"]
+    assert (call["type"], call["server_label"], call["status"]) == (
+        "mcp_call",
+        "caller",
+        "completed",
+    )
+    whole = [{"role": "user", "content": "go"}, call, said]
+    bare = [{key: each[key] for key in each if key != "id"} for each in whole]
+    question = {"role": "user", "content": script()}
+    for model, api in (
+        ("loop", None),
+        ("sdk-responses", None),
+        ("sdk-chat", None),
+        ("caller", "responses"),
+        ("caller", "chat"),
+    ):
+        more = {"model": model, "metadata": {} if api is None else {"api": api}}
+        for before in ({"previous_response_id": begun["id"]}, whole, bare):
+            if isinstance(before, dict):
+                response = await create(second, [question], **before, **more)
+            else:
+                response = await create(second, [*before, question], **more)
+            assert response["status"] == "completed", (
+                model,
+                response["error"],
+                found.logs()[-3000:],
+            )
+            body = json.dumps(provider.asked[-1].body)
+            assert ("found owls" in body, "look" in body, "mcp_" in body) == (True, True, False), (
+                body
+            )
+    assert provider.refused == []
+
+
 class City(BaseModel):
     name: str
 

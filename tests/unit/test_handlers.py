@@ -91,6 +91,31 @@ class TestYields:
         assert response["error"]["message"] == "The agent failed."
         assert "a handler yielded" in caplog.text
 
+    @pytest.mark.parametrize(
+        ("given", "shown"),
+        [
+            ({"output": "found"}, {"output": "found"}),
+            ({"output": {"a": 1}, "arguments": '{"b":2}'}, {"output": '{"a":1}'}),
+            ({}, {"output": ""}),
+            ({"error": "lost"}, {"status": "failed", "output": None}),
+            ({"server_label": "wiki", "id": "mcp_theirs"}, {"server_label": "wiki"}),
+        ],
+    )
+    async def test_a_call_that_it_has_made_itself(self, given: Any, shown: Any) -> None:
+        """As `runs.check` wants it of calls that the server executes."""
+
+        async def answer(request: Any) -> AsyncIterator[Any]:
+            yield "before"
+            yield {"type": "mcp_call", "name": "look", **given}
+            yield "after"
+
+        stream = runs.check(await answered(answer))
+        call = stream.response["output"][1]
+        expected = {"name": "look", "server_label": "agent", "status": "completed", **shown}
+        assert {key: call[key] for key in expected} == expected
+        assert call["arguments"] == given.get("arguments", "{}")
+        assert stream.of("response.mcp_call_arguments.done")
+
     @pytest.mark.parametrize("content", ["said", [{"type": "output_text", "text": "said"}]])
     async def test_a_message_may_have_the_shape_of_an_input(self, content: Any) -> None:
         async def answer(request: Any) -> AsyncIterator[Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from longrun import ids
 from longrun.history.cleaning import cleaned, kind_of, said
-from longrun.history.faces import Face
+from longrun.history.faces import NO_FACE, Face
 from longrun.history.mending import mended
 from longrun.history.pairs import as_pair
 from longrun.jsontext import NotJSON, loads
@@ -101,18 +101,14 @@ def told(context: Context) -> list[Item]:
 
 def _told(item: Item, models: Mapping[str, str]) -> Iterator[Item]:
     item_id = item.get("id")
-    if kind_of(item) == "mcp_call" and not item_id:
-        # No provider takes one back without its id, whoever executed it.
-        yield from as_pair(item)
-        return
-    if not isinstance(item_id, str) or not ids.is_item_id(item_id):
-        yield item
-        return
-    face = Face.read(models.get(item_id))
-    if kind_of(item) == "mcp_call" and "call_id" in face.given:
+    ours = isinstance(item_id, str) and ids.is_item_id(item_id)
+    face = Face.read(models.get(item_id or "")) if ours else NO_FACE
+    # No provider takes one back without the id that it gave it, whoever executed it.
+    unknown = not item_id or (ours and "id" not in face.given)
+    if kind_of(item) == "mcp_call" and (unknown or "call_id" in face.given):
         yield from as_pair(item)
     else:
-        yield {**said(item), "id": item_id}
+        yield {**said(item), "id": item_id} if ours else item
 
 
 def _says_the_same(sent: Item, stored: Item) -> bool:

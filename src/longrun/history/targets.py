@@ -14,6 +14,7 @@ from longrun.history import chat
 from longrun.history.cleaning import kind_of, needs_id, said
 from longrun.history.faces import PLACEHOLDER_ID, Face, Origin
 from longrun.history.mending import Call, answered_by, call_of
+from longrun.history.pairs import as_pair
 
 Item = dict[str, Any]
 
@@ -57,7 +58,8 @@ Formed = tuple[Known, Item | None]
 
 def for_target(items: Sequence[Known], target: Origin) -> list[Item]:
     """The input of a model, each item in the form in which `target` takes it."""
-    formed = [(known, _formed(known, target)) for known in items]
+    parted = [part for known in items for part in _parted(known, target)]
+    formed = [(known, _formed(known, target)) for known in parted]
     if target.api == "responses":
         formed = list(_with_neighbours(formed, target))
     lost = {call_of(known.item) for known, form in formed if form is None} - {None}
@@ -71,6 +73,18 @@ def for_target(items: Sequence[Known], target: Origin) -> list[Item]:
         kept = [kept[place] for place in chat.ordered([known.item for known, _ in kept])]
     found = [_named(known, form, names, target) for known, form in kept]
     return list(map(chat.with_placeholder, found)) if target.api == "chat" else found
+
+
+def _parted(known: Known, target: Origin) -> Iterable[Known]:
+    """A call that another provider, or a handler, has executed: it is told as a call and its
+    output, which any model knows."""
+    face = known.face
+    foreign = face is not None and face.origin is not None and not known.is_of(target)
+    if kind_of(known.item) != "mcp_call" or not foreign:
+        return (known,)
+    call, *output = as_pair(known.item)
+    call.pop("id", None)
+    return [Known(call), *map(Known, output)] if output else ()
 
 
 def _formed(known: Known, target: Origin) -> Item | None:

@@ -21,8 +21,9 @@ class HandlerRequest:
 
     Attributes:
         model: the name by which the client called the handler.
-        input: all that was said so far, of earlier responses too, as input items of the Responses
-            API; the request's `instructions` are the first of them.
+        input: all that was said so far, of earlier responses too, as input items that the Responses
+            API takes, and the Agents SDK's models on Chat Completions; the request's
+            `instructions` are the first of them.
         parameters: what else the request set, by the names of the API: `temperature`, `tools`, …
         context: what the application's `context` has made for this attempt; None without one.
     """
@@ -39,7 +40,7 @@ class HandlerRequest:
         items = input_items(request)
         border = Border(context_of_run(request), items)
         given = border.going_out(items, origin_of(request.agent))
-        return cls(request.agent, given, request.parameters, context)
+        return cls(request.agent, list(map(_taken_by_all, given)), request.parameters, context)
 
     @property
     def text(self) -> str:
@@ -53,6 +54,16 @@ class HandlerRequest:
 def origin_of(name: str) -> Origin:
     """Who has given what a handler yields."""
     return Origin("responses", f"handler {name}")
+
+
+def _taken_by_all(item: dict[str, Any]) -> dict[str, Any]:
+    """A model's message that has no id, as plain text: the SDK's converter to Chat Completions
+    refuses its parts, and the Responses API takes both."""
+    content = item.get("content")
+    if item.get("role") != "assistant" or item.get("id") or not isinstance(content, list):
+        return item
+    texts = (str(part.get("text") or part.get("refusal") or "") for part in content)
+    return {"role": "assistant", "content": "".join(texts)}
 
 
 def _text_of(content: Any) -> str:

@@ -36,7 +36,12 @@ class HandlerRun(Run):
 
     async def _answer(self, handler: Handler, context: Any, told: Told) -> None:
         sections = Sections(
-            self._assembler, self._journal, self._log, self._display.write, self._budget.check
+            self._assembler,
+            self._journal,
+            self._log,
+            self._display.write,
+            self._budget.check,
+            handler.name,
         )
         of_run = steps.Steps(
             self._steps.once,

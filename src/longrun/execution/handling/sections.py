@@ -30,6 +30,7 @@ class Sections:
         spent: called when something was spent; raises if a budget is.
 
     Attributes:
+        name: of the handler.
         streamed: the stream that is under way, until it is recorded with its last event.
     """
 
@@ -40,8 +41,10 @@ class Sections:
         run_log: RunLog,
         write: Callable[[list[Step]], None],
         spent: Callable[[], None],
+        name: str,
     ) -> None:
         self.streamed: Due | None = None
+        self.name = name
         self._assembler = assembler
         self._journal = journal
         self._log = run_log
@@ -53,7 +56,7 @@ class Sections:
 
     def _begin(self) -> None:
         self._number += 1
-        self._yielded = Yielded()
+        self._yielded = Yielded(self.name)
         self._told = 0
         self._digest = hashlib.sha256()
         self._indexes: list[int] = []

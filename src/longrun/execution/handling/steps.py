@@ -133,7 +133,7 @@ class Steps:
         async with self._once.passage(due) as recorded:
             if recorded is not None:
                 response, indexes = decode_response(recorded)
-                again = replayed_events(response)
+                again = replayed_events(response, self._sections.name)
                 if indexes:
                     self._sections.pass_over(again)
                 for event in again:

@@ -8,6 +8,11 @@ from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
     ResponseContentPartAddedEvent,
+    ResponseMcpCallArgumentsDeltaEvent,
+    ResponseMcpCallArgumentsDoneEvent,
+    ResponseMcpCallCompletedEvent,
+    ResponseMcpCallFailedEvent,
+    ResponseMcpCallInProgressEvent,
     ResponseOutputItemAddedEvent,
     ResponseOutputItemDoneEvent,
     ResponseOutputMessage,
@@ -18,7 +23,7 @@ from openai.types.responses import (
 
 from longrun.assembly.kinds import WITH_CALL_ID, is_output
 from longrun.history.faces import PLACEHOLDER_ID
-from longrun.jsontext import loads
+from longrun.jsontext import dumps, loads
 
 _EVENTS: Final = {
     get_args(event.model_fields["type"].annotation)[0]: event
@@ -37,9 +42,14 @@ class NotYieldable(TypeError):
 
 
 class Yielded:
-    """Makes raw events of what one section of a handler yields."""
+    """Makes raw events of what one section of a handler yields.
 
-    def __init__(self) -> None:
+    Args:
+        name: of the handler.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._next_index = 0
         self._text: ResponseOutputMessage | None = None
         self._said: list[str] = []
@@ -103,6 +113,9 @@ class Yielded:
         item = {"id": PLACEHOLDER_ID, **item}
         if item["type"] == "message":
             item = _whole_message(item)
+        elif item["type"] == "mcp_call":
+            item = _whole_call(item, self._name)
+            yield from _events_of_call(item, index)
         yield _made(ResponseOutputItemDoneEvent, output_index=index, item=item)
 
     def _take_index(self) -> int:
@@ -134,9 +147,13 @@ def last_text(output: Iterable[str]) -> str | None:
     return "".join(part["text"] for part in parts if part.get("type") == "output_text")
 
 
-def replayed_events(response: Response) -> list[Any]:
-    """A recorded stream again: its items whole, as one delta each, and its end."""
-    told = Yielded()
+def replayed_events(response: Response, name: str) -> list[Any]:
+    """A recorded stream again: its items whole, as one delta each, and its end.
+
+    Args:
+        name: of the handler.
+    """
+    told = Yielded(name)
     events: list[Any] = []
     for item in response.output or ():
         text = getattr(item, "type", "") == "message" and "".join(
@@ -157,6 +174,39 @@ def _whole_message(item: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content, str):
         content = [{"type": "output_text", "text": content}]
     return {"role": "assistant", **item, "content": content}
+
+
+def _whole_call(item: dict[str, Any], name: str) -> dict[str, Any]:
+    """A call that has been executed, in the shape that clients expect of it."""
+    error, output = item.get("error"), item.get("output")
+    if isinstance(error, str):
+        content = [{"type": "text", "text": error}]
+        error = {"type": "mcp_tool_execution_error", "content": content}
+    if error is None and not isinstance(output, str):
+        output = "" if output is None else dumps(output).decode()
+    return {
+        "server_label": name,
+        "name": "",
+        "approval_request_id": None,
+        **item,
+        "arguments": item.get("arguments") or "{}",
+        "output": output if error is None else None,
+        "error": error,
+        "status": "completed" if error is None else "failed",
+    }
+
+
+def _events_of_call(item: dict[str, Any], index: int) -> Iterator[Any]:
+    """How a call gets on, up to its `done`."""
+    place = {"output_index": index, "item_id": item["id"]}
+    begun = {**item, "arguments": "", "output": None, "error": None, "status": "in_progress"}
+    yield _made(ResponseOutputItemAddedEvent, output_index=index, item=begun)
+    arguments = item["arguments"]
+    yield _made(ResponseMcpCallArgumentsDeltaEvent, **place, delta=arguments)
+    yield _made(ResponseMcpCallArgumentsDoneEvent, **place, arguments=arguments)
+    yield _made(ResponseMcpCallInProgressEvent, **place)
+    failed = item["status"] == "failed"
+    yield _made(ResponseMcpCallFailedEvent if failed else ResponseMcpCallCompletedEvent, **place)
 
 
 def _text_part(text: str) -> ResponseOutputText:
