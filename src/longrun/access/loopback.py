@@ -6,7 +6,7 @@ their `Origin`, and where it has its own name lead to 127.0.0.1 (DNS rebinding) 
 
 import ipaddress
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 
@@ -36,7 +36,8 @@ def check_page(headers: Headers, pages: Sequence[str]) -> None:
         Forbidden: it was sent under another name than this machine's, or by another page.
     """
     host = headers.get("host", "")
-    if host and not is_loopback(_name_of(f"//{host}")):
+    named = _split(f"//{host}")
+    if host and not is_loopback(named.hostname or "" if named else ""):
         raise Forbidden(
             f"This server has no keys, and so does not answer to the name {host[:200]!r}: only to "
             "localhost and 127.0.0.1. Behind a proxy it needs keys, or --no-auth."
@@ -44,15 +45,17 @@ def check_page(headers: Headers, pages: Sequence[str]) -> None:
     origin = headers.get("origin")
     if origin is None or "*" in pages or origin in pages:
         return
-    if urlsplit(origin).netloc.lower() != host.lower() or not host:
+    page = _split(origin)
+    if page is None or page.netloc.lower() != host.lower() or not host:
         raise Forbidden(
             f"Pages of {origin[:200]!r} may not call this server. Its operator can allow them "
             "with LONGRUN_CORS_ORIGINS."
         )
 
 
-def _name_of(url: str) -> str:
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL; None: it is none."""
     try:
-        return urlsplit(url).hostname or ""
+        return urlsplit(url)
     except ValueError:
-        return ""
+        return None

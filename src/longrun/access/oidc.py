@@ -115,7 +115,7 @@ class OIDCTokens:
         if not isinstance(name, str) or not name:
             raise Unauthorized(f"The token's claim {self._principal_claim!r} names nobody.")
         said = claims.get(self._scope_claim) or ()
-        listed = said.split() if isinstance(said, str) else said
+        listed = said.split() if isinstance(said, str) else said if isinstance(said, list) else ()
         scopes = SCOPES.intersection(each for each in listed if isinstance(each, str))
         try:
             return Caller(f"oidc:{name}", scopes or frozenset({"read", "write"}))
