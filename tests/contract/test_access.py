@@ -60,8 +60,8 @@ async def store(database: Server, guarded: list[Replica]) -> AsyncIterator[Keys]
         yield Keys(opened)
 
 
-@pytest.fixture
-async def callers(store: Keys, guarded: list[Replica]) -> Callers:
+async def made_callers(store: Keys) -> Callers:
+    """Keys of all kinds."""
     made = Callers({"none": "", "wrong": "sk-proj-0123456789", "nearly": ""})
     await made.make(store, "owner", "alice", "read write")
     await made.make(store, "other", "bob", "read write")
@@ -72,6 +72,12 @@ async def callers(store: Keys, guarded: list[Replica]) -> Callers:
     await made.make(store, "revoked", "alice", "read write")
     assert await store.revoke(made.prefixes["revoked"]) == [made.prefixes["revoked"]]
     made.keys["nearly"] = made.keys["owner"][:-1] + ("a" if made.keys["owner"][-1] != "a" else "b")
+    return made
+
+
+@pytest.fixture
+async def callers(store: Keys, guarded: list[Replica]) -> Callers:
+    made = await made_callers(store)
     await eventually(lambda: asks_for_keys(guarded))
     return made
 

@@ -24,6 +24,7 @@ from longrun.http.requests import CreateResponse
 from longrun.operations import operation_of
 from longrun.parameters import PARAMETERS
 from longrun.settings import Settings
+from tests.contract.test_access_matrix import MATRIX, PUBLIC
 from tests.openapi import Judge
 from tests.unit.test_any_request import body, item
 
@@ -69,6 +70,20 @@ class TestRoutes:
                     if method != "servers"
                 }
         assert described == served
+
+    def test_each_is_in_the_matrix_of_access(self, app: Longrun) -> None:
+        """A route that is new fails here until it is said who may call it."""
+        private, public = set(), set()
+        for route in app.routes:
+            assert isinstance(route, Route)
+            said = operation_of(route.endpoint)
+            path = re.sub(r":\w+\}", "}", route.path).removeprefix("/v1")
+            if said is not None and said.public:
+                public.add(path)
+            else:
+                private |= {(method, path) for method in (route.methods or set()) - {"HEAD"}}
+        assert private == MATRIX.keys()
+        assert {path for path in public if not path.startswith("/console/")} == PUBLIC
 
     def test_one_of_which_nothing_is_said(self) -> None:
         async def new(request: Request) -> Response:
