@@ -13,7 +13,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check clients format bench soak readme clean
+.PHONY: help install run demo test check clients format bench soak fuzz readme clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -91,6 +91,9 @@ bench: $(VENV)/.dev  ## Print each figure beside its floor
 
 soak: $(VENV)/.dev  ## Ten minutes of kills, freezes and restarts under load (SOAK=--bad-company)
 	$(BIN)/python -m tests.faults.soak $(SOAK)
+
+fuzz: $(VENV)/.dev  ## An hour of whatever comes, as two tenants (FUZZ=5 for minutes, FUZZ=--help)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 readme: $(VENV)/.dev  ## Write the tables of settings and parameters into the documents
 	$(BIN)/python -m tests.readme

@@ -55,7 +55,10 @@ class Script:
         """The script in the last user message, and how many turns were taken since."""
         if isinstance(items, str):
             items = [{"role": "user", "content": items}]
-        last = max(i for i, item in enumerate(items) if item.get("role") == "user")
+        asked = [i for i, item in enumerate(items) if item.get("role") == "user"]
+        if not asked:
+            return cls(deltas=1, delta="Nothing was asked."), 0
+        last = asked[-1]
         text = last_text(items)
         answered = sum(1 for item in items[last + 1 :] if item.get("type") == "function_call")
         try:

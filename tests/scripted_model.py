@@ -71,7 +71,9 @@ def last_text(items: str | list[Any]) -> str:
     if isinstance(items, str):
         return items
     content = [item["content"] for item in items if item.get("role") == "user"][-1]
-    return str(content if isinstance(content, str) else content[0]["text"])
+    if isinstance(content, str):
+        return content
+    return next((part["text"] for part in content if isinstance(part.get("text"), str)), "")
 
 
 # -- a turn's events ----------------------------------------------------------------------
