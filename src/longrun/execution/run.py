@@ -228,7 +228,7 @@ class Run:
                 group_id=self._steps.group_id,
                 workflow_name=agent.name,
                 model_settings=model_settings(parameters),
-                traced=self._settings.sdk_tracing,
+                traced=self._settings.sdk_tracing and self._request.stored,
             ),
         )
 

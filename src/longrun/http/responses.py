@@ -197,6 +197,7 @@ class ResponsesAPI:
             with_ids=False,
             send_timeout=self._settings.send_timeout,
             disconnected=disconnected,
+            ended=None if run_request.stored else partial(self._forget, response_id),
         )
 
     async def _wait_for_end(
@@ -215,13 +216,17 @@ class ResponsesAPI:
             await self._cancel(response_id, run_request.principal)
         stored = await self._responses.get_unscoped(response_id)
         if not run_request.stored and stored is not None and stored.finished:
-            with contextlib.suppress(LongrunError):
-                await self._responses.delete_unscoped(response_id)
+            await self._forget(response_id)
         if stored is None:
             raise NotFound("The response was deleted before it ended.")
         if not stored.finished and not gone:
             raise StillRunning(response_id)
         return JSONAnswer(as_response(stored))
+
+    async def _forget(self, response_id: str) -> None:
+        """Delete what was not to be stored. If Postgres is away, the retention does it later."""
+        with contextlib.suppress(LongrunError):
+            await self._responses.delete_unscoped(response_id)
 
     async def _until_ended(self, response_id: str) -> None:
         with self._tail(response_id, patient=True) as tail:

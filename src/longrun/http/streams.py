@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -38,6 +38,7 @@ class EventStream:
         keepalive_interval: seconds of silence after which a comment line is sent.
         with_ids: give each frame its `id:`, on GET streams.
         disconnected: called when the client goes away before the end.
+        ended: called when all events are sent, before `[DONE]`.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class EventStream:
         with_ids: bool,
         send_timeout: float,
         disconnected: Callable[[], object] = lambda: None,
+        ended: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._tail = tail
         self._keepalive_interval = keepalive_interval
         self._with_ids = with_ids
         self._send_timeout = send_timeout
         self._disconnected = disconnected
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
@@ -86,6 +89,8 @@ class EventStream:
                 while bodies:
                     if not await self._deliver(scope, send, bodies.pop()):
                         return
+        if tail.ended and self._ended is not None:
+            await self._ended()
         await self._deliver(scope, send, sse.DONE if tail.ended else b"", more=False)
 
     async def _deliver(self, scope: Scope, send: Send, body: bytes, more: bool = True) -> bool:

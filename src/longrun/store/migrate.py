@@ -120,8 +120,8 @@ async def _pending(database: Database) -> list[Migration]:
     except asyncpg.InsufficientPrivilegeError as error:
         raise ConfigurationError(
             f"the role in LONGRUN_DATABASE_URL has no right to use schema {queries.schema!r}: "
-            f"{error}. The schema's owner can grant it what it needs: `longrun migrate "
-            "--print-grants` prints the SQL"
+            f"{error}. It needs USAGE on the schema, and rights on its tables, which the schema's "
+            "owner can grant: `longrun migrate --print-grants` prints the SQL"
         ) from error
     return pending(known_migrations(), applied)
 
