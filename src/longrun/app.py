@@ -47,6 +47,7 @@ from longrun.http.intake import Intake
 from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, Started, of_routing
 from longrun.http.openapi import OpenAPI
+from longrun.http.proxies import ProxyHeaders
 from longrun.http.responses import ResponsesAPI
 from longrun.http.tokens import Tokens
 from longrun.settings import Settings
@@ -234,6 +235,8 @@ class Longrun:
             bodies=api.bodies,
         )
         middleware = [Middleware(RequestLog)]
+        if settings.proxy_headers:
+            middleware.insert(0, Middleware(ProxyHeaders, trusted=settings.proxy_headers))
         if settings.cors_origins:
             middleware.append(
                 Middleware(

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -338,6 +339,11 @@ class Settings(BaseSettings):
         default=(),
         description="Addresses or networks of the proxies whose trusted_header is believed.",
     )
+    proxy_headers: Strings = Field(
+        default=(),
+        description="Addresses or networks of the proxies whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` are believed.",
+    )
     oidc_issuer: str | None = Field(
         default=None,
         pattern=r"^https?://",
@@ -388,6 +394,7 @@ class Settings(BaseSettings):
         "parameter_limits",
         "forward_headers",
         "trusted_proxies",
+        "proxy_headers",
         "oidc_algorithms",
         mode="before",
     )
@@ -519,7 +526,15 @@ class Settings(BaseSettings):
             raise PydanticCustomError("tls", "{said}", {"said": problem})
         return self
 
-    @field_validator("trusted_proxies")
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            if each != "*" and (said := _origin_problem(each)) is not None:
+                raise PydanticCustomError("origin", "{said}", {"said": said})
+        return value
+
+    @field_validator("trusted_proxies", "proxy_headers")
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for each in value:
@@ -579,6 +594,32 @@ def _is_postgres_url(text: str) -> bool:
     return _POSTGRES_URL.fullmatch(text) is not None
 
 
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def _origin_problem(text: str) -> str | None:
+    """Why no browser sends this as its `Origin`, which is compared as it is."""
+    example = "an origin is scheme://host or scheme://host:port, such as https://app.example"
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return f"{text!r} is no origin: {example}"
+    if not host or not re.fullmatch(r"[a-z][a-z0-9+.-]*", parts.scheme):
+        return f"{text!r} is no origin: {example}"
+    if "*" in text:
+        return f"{text!r}: each origin is written out; only * alone stands for all"
+    try:
+        name = host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return f"{text!r} is no origin: {example}"
+    place = f"[{name}]" if ":" in name else name
+    if port is not None and port != _DEFAULT_PORTS.get(parts.scheme):
+        place += f":{port}"
+    right = f"{parts.scheme}://{place}"
+    return None if text == right else f"{text!r} is not as browsers send it: write {right}"
+
+
 def _line(problem: Any) -> str:
     """One problem: the variable, its value, and what is allowed."""
     if not problem["loc"]:
@@ -620,7 +661,11 @@ def _tls_problem(certfile: Path | None, keyfile: Path | None) -> str | None:
     files = {"tls_certfile": certfile, "tls_keyfile": keyfile}
     missing = [variable(name) for name, path in files.items() if path is None]
     if len(missing) == 1:
-        return f"{missing[0]} is not set: TLS needs both a certificate and its private key"
+        [given] = [variable(name) for name, path in files.items() if path is not None]
+        return (
+            f"{missing[0]} is not set: {given} is, and TLS needs both a certificate and its "
+            "private key"
+        )
     for name, path in files.items():
         try:
             if path is not None:

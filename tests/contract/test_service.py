@@ -3,11 +3,14 @@
 import json
 import re
 
+import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import servers
+from tests.postgres import Server
 from tests.reading import Wire, create, delete, eventually, in_background, metric, stream_url
 from tests.servers import Replica
 
@@ -106,3 +109,22 @@ class TestHealth:
             assert await metric(two[0], "longrun_readers") == 1
         await delete(two[0], response_id)
         await eventually(is_idle)
+
+
+async def test_behind_a_proxy_that_is_believed_others_are_not_this_machine(
+    database: Server, schema: str
+) -> None:
+    """A server without keys: whoever the proxy names is the client, and needs one."""
+    environment = {"LONGRUN_PROXY_HEADERS": "127.0.0.1"}
+    with servers.replicas(1, database.url, schema=schema, environment=environment) as (replica,):
+        async with httpx2.AsyncClient(base_url=replica.base_url) as client:
+            for forwarded, status in (
+                ({}, 200),
+                ({"x-forwarded-for": "203.0.113.9"}, 401),
+                ({"x-forwarded-for": "203.0.113.9, 127.0.0.1"}, 401),
+                ({"x-forwarded-for": "127.0.0.1"}, 200),
+            ):
+                answer = await client.get("/models", headers=forwarded)
+                assert answer.status_code == status, forwarded
+        counted = (await Wire.fetch(f"{replica.url}/metrics")).decode()
+        assert re.search('method="GET",route="list_models",status="200"} 2.0', counted)

@@ -295,6 +295,8 @@ class TestTLS:
     def test_both_or_none(self, tmp_path: Path) -> None:
         cert, key = certificate(tmp_path, "one")
         assert Settings.load(tls_certfile=cert, tls_keyfile=key).tls_keyfile == key
+        assert "LONGRUN_TLS_CERTFILE is, and TLS needs both" in refused(tls_certfile=cert)
+        assert "LONGRUN_TLS_KEYFILE is, and TLS needs both" in refused(tls_keyfile=key)
         assert refused(tls_certfile=cert).startswith("LONGRUN_TLS_KEYFILE is not set: ")
         assert refused(tls_keyfile=key).startswith("LONGRUN_TLS_CERTFILE is not set: ")
 
@@ -319,6 +321,46 @@ class TestTLS:
             message = refused(tls_certfile=pair[0], tls_keyfile=pair[1])
             assert message.startswith(f"LONGRUN_TLS_CERTFILE={str(pair[0])!r} and ")
             assert "cannot be used: " in message
+
+
+class TestOrigins:
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            *("*", "https://app.example", "http://localhost:5173", "http://[::1]:3000"),
+            *("chrome-extension://abcdef", "tauri://localhost", "https://xn--mller-kva.example"),
+        ],
+    )
+    def test_as_browsers_send_them(self, origin: str) -> None:
+        assert Settings.load(cors_origins=(origin,)).cors_origins == (origin,)
+
+    @pytest.mark.parametrize(
+        ("given", "right"),
+        [
+            ("https://app.example/", "https://app.example"),
+            ("https://app.example/path?a=b#c", "https://app.example"),
+            ("https://App.Example", "https://app.example"),
+            ("HTTPS://app.example", "https://app.example"),
+            ("https://app.example:443", "https://app.example"),
+            ("http://app.example:80/", "http://app.example"),
+            ("https://user@app.example", "https://app.example"),
+            ("http://[::1]:3000/", "http://[::1]:3000"),
+            ("https://müller.example", "https://xn--mller-kva.example"),
+        ],
+    )
+    def test_others_are_told_how_to_write_them(self, given: str, right: str) -> None:
+        assert refused(cors_origins=(given,)).endswith(
+            f"{given!r} is not as browsers send it: write {right}"
+        )
+
+    @pytest.mark.parametrize(
+        "given", ["app.example", "null", "https://", "//app", "http://a:b", "1://a"]
+    )
+    def test_what_is_none(self, given: str) -> None:
+        assert f"{given!r} is no origin: " in refused(cors_origins=(given,))
+
+    def test_no_patterns(self) -> None:
+        assert "each origin is written out" in refused(cors_origins=("https://*.example",))
 
 
 class TestEffective:

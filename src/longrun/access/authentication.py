@@ -21,6 +21,10 @@ from longrun.settings import Settings
 Authenticate = Callable[[HTTPConnection], Caller | Awaitable[Caller | None] | None]
 """An application's own: the caller of a request, or None for nobody it knows."""
 
+PEER: Final = "longrun.peer"
+"""Where a request's ASGI scope has who is at the other end of the connection, if the client of the
+scope is another, whom that one names."""
+
 _LOOKS_LIKE_A_KEY: Final = "lr_"
 
 _HOW: Final = "Send it as `Authorization: Bearer KEY`, as OpenAI's SDKs do with their api_key."
@@ -40,7 +44,8 @@ class Proxy:
 
     def caller(self, connection: HTTPConnection) -> Caller | None:
         said = connection.headers.getlist(self._header)
-        if not said or connection.client is None or not self._trusts(connection.client.host):
+        peer = connection.scope.get(PEER) or connection.client
+        if not said or peer is None or not self._trusts(peer[0]):
             return None
         if len(said) > 1 or not said[0].strip():
             raise Unauthorized(f"The header {self._header} must name one caller.")
