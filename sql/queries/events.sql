@@ -220,6 +220,33 @@ FROM (
 WHERE page.bytes_through - page.bytes < :limit
 ORDER BY page.last;
 
+-- name: read_stream
+-- What the stream of a principal's response begins with: its status, and chunks after a cursor as
+-- read_page has them. Nothing: it is not there, not theirs, or has nothing after the cursor.
+SELECT response.status, page.first, page.last, page.data
+FROM longrun.responses AS response
+CROSS JOIN LATERAL (
+    SELECT chunk.first, chunk.last, chunk.data, chunk.bytes,
+        sum(chunk.bytes) OVER (ORDER BY chunk.last) AS bytes_through
+    FROM (
+        SELECT chunk.first, chunk.last, chunk.data, octet_length(chunk.data)
+-- optional :sealed
+            + CASE WHEN get_byte(substring(chunk.data FOR 1), 0) = :sealed
+                THEN ('x' || encode(substring(chunk.data FROM 3 FOR 4), 'hex'))::bit(32)::integer
+                    - octet_length(chunk.data)
+                ELSE 0 END
+-- end
+            AS bytes
+        FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = response.id AND chunk.last > :cursor
+    ) AS chunk
+    ORDER BY chunk.last
+    LIMIT 2000
+) AS page
+WHERE response.id = :response_id AND response.principal = :principal AND response.stored
+    AND page.bytes_through - page.bytes < :limit
+ORDER BY page.last;
+
 -- name: read_length
 -- How many events the log has.
 SELECT last + 1 AS length FROM longrun.event_chunks

@@ -77,7 +77,7 @@ class MemoryLog:
 
     async def page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
         await self._travel()
-        found = self._page(response_id, cursor, limit)
+        found = self.page(response_id, cursor, limit)
         await self._travel(back=True)
         return found
 
@@ -91,7 +91,7 @@ class MemoryLog:
         await self._travel()
         found = {
             response_id: News(
-                response_id not in self.committed, self._page(response_id, position, limit)
+                response_id not in self.committed, self.page(response_id, position, limit)
             )
             for response_id, position in positions.items()
         }
@@ -108,7 +108,8 @@ class MemoryLog:
         await self._travel(back=True)
         return found
 
-    def _page(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
+    def page(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
+        """What `page_unscoped` answers."""
         found: list[Chunk] = []
         size = 0
         for chunk in self.committed.get(response_id, ()):
@@ -136,7 +137,14 @@ class Replica:
     hub: Hub
     page_bytes: int
 
-    def tail(self, cursor: int = -1, *, finished: bool = False, patient: bool = False) -> Tail:
+    def tail(
+        self,
+        cursor: int = -1,
+        *,
+        finished: bool = False,
+        begun: list[Chunk] | None = None,
+        patient: bool = False,
+    ) -> Tail:
         given: Any = self.log
         return Tail(
             self.hub,
@@ -144,6 +152,7 @@ class Replica:
             ID,
             cursor=cursor,
             finished=finished,
+            begun=begun,
             page_bytes=self.page_bytes,
             patient=patient,
         )

@@ -27,6 +27,7 @@ class Tail:
     Args:
         cursor: the sequence number of the last event that the reader has; -1 for none.
         finished: the response was finished before the tail began, so its log is complete.
+        begun: what comes after the cursor, as far as it was read already.
         page_bytes: about how much is taken at once, from the log or from the ring.
         patient: stay until the replica itself goes.
     """
@@ -39,6 +40,7 @@ class Tail:
         *,
         cursor: int = -1,
         finished: bool = False,
+        begun: list[Chunk] | None = None,
         page_bytes: int,
         patient: bool = False,
     ) -> None:
@@ -50,6 +52,7 @@ class Tail:
         self._log = event_log
         self._response_id = response_id
         self._finished = finished
+        self._begun = begun or []
         self._page_bytes = page_bytes
         self._subscription = hub.subscribe(response_id, patient=patient)
         self._reader: Reader
@@ -105,6 +108,9 @@ class Tail:
         """What comes after the cursor: from the ring if it reaches back so far, else the log.
         None: Postgres takes longer to answer, and the next call waits for the same answer; or it
         need not answer, as the reader leaves."""
+        if self._begun:
+            begun, self._begun = self._begun, []
+            return begun
         if self._reader.looking is None:
             ring = self._topic.ring
             if ring is not None and ring.covers(self.cursor):

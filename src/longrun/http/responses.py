@@ -38,10 +38,11 @@ from longrun.http.query import GetResponse
 from longrun.http.requests import CreateResponse
 from longrun.http.streams import EventStream, until_disconnected
 from longrun.operations import ListOf, operation
-from longrun.protocol import RunRequest, Status
+from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.settings import Settings
 from longrun.store.events import EventLog
 from longrun.store.keys import Keys
+from longrun.store.records import Chunk
 from longrun.store.responses import Responses, StoredResponse
 
 CANCEL_WAIT: Final = 10.0
@@ -247,17 +248,23 @@ class ResponsesAPI:
         query = GetResponse.parse(request)
         response_id = request.path_params["id"]
         reader = await reader_of(request, response_id, self._responses.owner_unscoped)
-        stored = await self._known(response_id, reader)
         if not query.stream and "last-event-id" not in request.headers:
-            return JSONAnswer(as_response(stored))
+            return JSONAnswer(as_response(await self._known(response_id, reader)))
         cursor = -1 if query.starting_after is None else query.starting_after
-        if stored.finished and "last-event-id" in request.headers:
-            end = await self._log.end_unscoped(response_id)
-            if end is not None and cursor >= end.last:
-                # Stops an EventSource, which would otherwise reconnect for ever.
-                return Response(status_code=204)
+        begun = None
+        if ids.is_response_id(response_id):
+            begun = await self._log.begin(response_id, reader, cursor, self._settings.page_bytes)
+        if begun is not None:
+            finished, chunks = is_terminal(begun.status), begun.chunks
+        else:
+            finished, chunks = (await self._known(response_id, reader)).finished, []
+            if finished and "last-event-id" in request.headers:
+                end = await self._log.end_unscoped(response_id)
+                if end is not None and cursor >= end.last:
+                    # Stops an EventSource, which would otherwise reconnect for ever.
+                    return Response(status_code=204)
         return EventStream(
-            self._tail(response_id, cursor, finished=stored.finished),
+            self._tail(response_id, cursor, finished=finished, begun=chunks),
             keepalive_interval=self._settings.keepalive_interval,
             with_ids=True,
             send_timeout=self._settings.send_timeout,
@@ -273,7 +280,13 @@ class ResponsesAPI:
         return stored
 
     def _tail(
-        self, response_id: str, cursor: int = -1, finished: bool = False, patient: bool = False
+        self,
+        response_id: str,
+        cursor: int = -1,
+        *,
+        finished: bool = False,
+        begun: list[Chunk] | None = None,
+        patient: bool = False,
     ) -> Tail:
         return Tail(
             self._hub,
@@ -281,6 +294,7 @@ class ResponsesAPI:
             response_id,
             cursor=cursor,
             finished=finished,
+            begun=begun,
             page_bytes=self._settings.page_bytes,
             patient=patient,
         )

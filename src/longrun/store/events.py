@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from longrun.errors import Unreadable
+from longrun.protocol import Status
 from longrun.store import sealing as places
 from longrun.store.database import Database, unavailable_if_gone
 from longrun.store.records import Chunk
@@ -18,6 +20,13 @@ class News:
     chunks: list[Chunk] = field(default_factory=list)
 
 
+class Begun(NamedTuple):
+    """What a stream begins with."""
+
+    status: Status
+    chunks: list[Chunk]
+
+
 class EventLog:
     """The event log as readers see it: committed chunks only, in order, opened where they are
     sealed. Every method that gives chunks may raise `Unreadable`, but for `news_unscoped`."""
@@ -27,6 +36,30 @@ class EventLog:
         self._lane = database.lane("hub")
         self._sealing = database.sealing
         self._sealed = places.VERSION if database.sealing.knows_keys else None
+
+    async def begin(
+        self, response_id: str, principal: str, cursor: int, limit: int
+    ) -> Begun | None:
+        """The first page of a stream of a principal's response, as `page_unscoped` has it, and the
+        status that the response had then: one statement before the first event. None: it is not
+        there, not theirs, or has nothing after the cursor.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        query = self._database.queries.bind(
+            "read_stream",
+            response_id=response_id,
+            principal=principal,
+            cursor=cursor,
+            limit=limit,
+            sealed=self._sealed,
+        )
+        rows = await self._database.fetch(*query)
+        if not rows:
+            return None
+        chunks = [self._chunk(response_id, *chunk) for _, *chunk in rows]
+        return Begun(rows[0]["status"], chunks)
 
     async def page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
         """The chunks that end after `cursor` (-1: from the start), about `limit` bytes of them.
