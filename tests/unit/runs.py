@@ -33,18 +33,21 @@ ServerTools = Literal["mcp_call", "function_call"]
 class Commits:
     """What runs of one response commit: the log writer, the event log and the claims in one.
 
-    Every entry is a commit of its own, at once, so each of them is a point at which a replica
-    may die.
+    Every entry is a commit of its own, so each of them is a point at which a replica may die. It is
+    made at once, or after so many turns of the loop: what comes meanwhile waits, and may be merged.
     """
 
     run_buffer_bytes: int = 1 << 20
     max_item_bytes: int = 1 << 24
     entries: list[Entry] = field(default_factory=list)
     dropped: set[int] = field(default_factory=set)
+    slowness: int = 0
 
     def died_after(self, commits: int) -> "Commits":
         """What Postgres holds if the replica dies after so many commits."""
-        return Commits(entries=self.entries[:commits], dropped=set(self.dropped))
+        return Commits(
+            entries=self.entries[:commits], dropped=set(self.dropped), slowness=self.slowness
+        )
 
     def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
         return RunLog(
@@ -57,6 +60,12 @@ class Commits:
         )
 
     def wake(self, run: RunLog) -> None:
+        self._take(run, self.slowness)
+
+    def _take(self, run: RunLog, turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(self._take, run, turns - 1)
+            return
         taken = run.next_entries(1 << 40)
         self.entries += taken
         run.settle(taken)

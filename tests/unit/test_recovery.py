@@ -83,9 +83,13 @@ def asked() -> RunRequest:
 
 @pytest.mark.parametrize("shown", ["mcp_call", "function_call"])
 class TestEveryCommit:
-    async def test_the_log_stays_one_response(self, shown: runs.ServerTools) -> None:
+    @pytest.mark.parametrize("slowness", [0, 5], ids=["at once", "merged"])
+    async def test_the_log_stays_one_response(self, shown: runs.ServerTools, slowness: int) -> None:
         given = asked()
-        whole = await runs.run(scripted()[0], given, server_tools=shown)
+        commits = runs.Commits(slowness=slowness)
+        whole = await runs.run(scripted()[0], given, server_tools=shown, commits=commits)
+        said = [line for line in whole.lines if b'"type":"response.output_text.delta"' in line]
+        assert len(said) == 4 if slowness == 0 else len(said) < 4
         assert len(whole.turns) == 3
         for commit in range(1, len(whole.entries)):
             commits = whole.died_after(commit)
