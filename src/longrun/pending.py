@@ -66,8 +66,9 @@ class Delta:
 
     def encode(self, number: int) -> bytes:
         """The event with this number, on one line."""
-        text = "".join(self.texts)
-        fields = {**self.fields, "sequence_number": number, "delta": text}
+        # A dict keeps the order in which its keys came first.
+        fields = self.fields.copy()
+        fields["sequence_number"], fields["delta"] = number, "".join(self.texts)
         if self._also is not None:
             logprobs = [each for one in self._also for each in one.get("logprobs") or ()]
             obfuscation = [str(one.get("obfuscation") or "") for one in self._also]

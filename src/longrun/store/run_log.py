@@ -211,7 +211,8 @@ class RunLog:
         entry.events.append(event)
         entry.size += len(event) - growing.size
         self._pending_bytes += len(event) - growing.size
-        metrics.deltas_merged.inc(len(growing.texts) - 1)
+        if len(growing.texts) > 1:
+            metrics.deltas_merged.inc(len(growing.texts) - 1)
 
     def _check_sizes(
         self,
