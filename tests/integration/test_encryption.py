@@ -97,7 +97,7 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
     conversations = Conversations(store)
     before = await responses.before_on(conversation_id, "")
     named = await responses.named_items(
-        await responses.before([]),
+        await responses.before([], ""),
         [
             {"type": "item_reference", "id": ids.item_id(response_id, 0, "message")},
             {"type": "item_reference", "id": ids.input_item_id(response_id, 0, "message")},
