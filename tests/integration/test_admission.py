@@ -133,7 +133,7 @@ async def test_what_is_being_created_is_not_taken_for_lost(
         monkeypatch.setattr(app._claims, "look_around", counted)
         monkeypatch.setattr(app._responses, "create", slow)
         request = asked("go")
-        assert await app._admission.submit(request) == "in_progress"
+        assert (await app._admission.submit(request)).status == "in_progress"
         await finish(app, [request.response_id])
         assert ((await row(app))["attempt"], (await row(app))["status"]) == (1, "completed")
         assert held.started == 1

@@ -4,13 +4,15 @@ import asyncio
 
 import pytest
 
+from longrun import ids
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.store.database import Database
 from longrun.store.events import EventLog
 from longrun.store.records import Ending
+from longrun.store.responses import NewResponse, Responses
 from tests.postgres import Server
-from tests.storing import add_response, event, log_of, migrated, writing
+from tests.storing import add_response, event, log_of, migrated, request_for, writing
 
 
 async def written(store: Database, *, ended: bool) -> str:
@@ -77,3 +79,14 @@ async def test_the_first_events_take_one_statement(
         assert tail.ended
         assert last.last == 101
         assert len(asked) == 1
+
+
+async def test_a_stream_of_a_creation_begins_with_what_its_log_has(
+    database: Server, schema: str
+) -> None:
+    async with migrated(database.url, schema) as store:
+        request = request_for(ids.new_response_id())
+        new = NewResponse(request, [event(0, "response.created"), event(1, "response.queued")])
+        await Responses(store).create(new)
+        log = EventLog(store)
+        assert await log.page_unscoped(request.response_id, -1, 1 << 20) == [new.chunk]

@@ -24,11 +24,12 @@ from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
 from longrun.execution.run import Start
 from longrun.pending import lines
-from longrun.protocol import RunRequest, Status
+from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
 from longrun.store.claims import Claim, Claims
 from longrun.store.log_writer import LogWriter
+from longrun.store.records import Submitted
 from longrun.store.responses import NewResponse, Responses
 
 log = logging.getLogger("longrun.execution.admission")
@@ -84,7 +85,7 @@ class Admission:
 
     # -- what http calls ------------------------------------------------------------------
 
-    async def submit(self, request: RunRequest) -> Status:
+    async def submit(self, request: RunRequest) -> Submitted:
         """Create a response, and start its run if there is room. When this returns, its first
         events are committed.
 
@@ -105,7 +106,7 @@ class Admission:
                 raise
             return await self._submit(request, starts=False)
 
-    async def _submit(self, request: RunRequest, *, starts: bool) -> Status:
+    async def _submit(self, request: RunRequest, *, starts: bool) -> Submitted:
         tools = client_tools(request.parameters, self._settings)
         assembler = Assembler(request.response_id, request.document, client_tools=tools)
         assembler.lifecycle("in_progress" if starts else "queued")
@@ -123,7 +124,7 @@ class Admission:
             if not self._lines.hold_back(request.agent):
                 self.work_waits = True
             self._announcer.tell("work")
-        return new.status
+        return Submitted(new.status, new.chunk)
 
     async def _start(self, new: NewResponse, assembler: Assembler) -> None:
         """Create a response in its own attempt, which from here on is like any other: a drain

@@ -38,11 +38,11 @@ from longrun.http.query import GetResponse
 from longrun.http.requests import CreateResponse
 from longrun.http.streams import EventStream, until_disconnected
 from longrun.operations import ListOf, operation
-from longrun.protocol import RunRequest, Status, is_terminal
+from longrun.protocol import RunRequest, is_terminal
 from longrun.settings import Settings
 from longrun.store.events import EventLog
 from longrun.store.keys import Keys
-from longrun.store.records import Chunk
+from longrun.store.records import Chunk, Submitted
 from longrun.store.responses import Responses, StoredResponse
 
 CANCEL_WAIT: Final = 10.0
@@ -52,7 +52,7 @@ CANCEL_WAIT: Final = 10.0
 class Runs(Protocol):
     """What starts and stops runs; the application hands it in."""
 
-    async def submit(self, request: RunRequest) -> Status: ...
+    async def submit(self, request: RunRequest) -> Submitted: ...
 
     async def cancel(self, response_id: str, principal: str) -> bool: ...
 
@@ -138,12 +138,13 @@ class ResponsesAPI:
         run_request = body.run_request(principal, agent, context, headers)
         await self._take_run(caller)
         run_request = replace(run_request, max_live=self._max_live(caller))
-        status = await self._runs.submit(run_request)
+        submitted = await self._runs.submit(run_request)
         response_id = run_request.response_id
         if body.stream:
-            return self._stream_of_creation(response_id, run_request)
+            return self._stream_of_creation(run_request, submitted.begun)
         if body.background:
-            return JSONAnswer({**run_request.document, "status": status, "output": []})
+            document = {**run_request.document, "status": submitted.status, "output": []}
+            return JSONAnswer(document)
         return await self._wait_for_end(response_id, run_request, request.receive)
 
     def _parse(self, caller: Caller, body: Any) -> CreateResponse:
@@ -187,13 +188,16 @@ class ResponsesAPI:
             code="model_not_found",
         )
 
-    def _stream_of_creation(self, response_id: str, run_request: RunRequest) -> EventStream:
+    def _stream_of_creation(self, run_request: RunRequest, begun: Chunk) -> EventStream:
+        """What was just committed goes out without another look at the log."""
+        response_id = run_request.response_id
+
         def disconnected() -> None:
             if not run_request.background and self._settings.cancel_on_disconnect:
                 self._runs.cancel_soon(response_id, run_request.principal)
 
         return EventStream(
-            self._tail(response_id),
+            self._tail(response_id, begun=[begun]),
             keepalive_interval=self._settings.keepalive_interval,
             with_ids=False,
             send_timeout=self._settings.send_timeout,

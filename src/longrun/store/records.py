@@ -14,6 +14,13 @@ class Chunk(NamedTuple):
     data: bytes
 
 
+class Submitted(NamedTuple):
+    """A response that was just created: its status then, and the first events of its log."""
+
+    status: Status
+    begun: Chunk
+
+
 class Step(NamedTuple):
     """One finished model turn or tool call (table `steps`)."""
 

@@ -21,6 +21,7 @@ from longrun.history.conversation import Before, Said
 from longrun.jsontext import dumps, loads
 from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.database import Database
+from longrun.store.records import Chunk
 from longrun.store.requests import columns_of, unreadable_document
 from longrun.store.sealing import (
     chunk_place,
@@ -48,6 +49,11 @@ class NewResponse:
     @property
     def status(self) -> Status:
         return "queued" if self.replica_id is None else "in_progress"
+
+    @property
+    def chunk(self) -> Chunk:
+        """Its first events, as its log has them."""
+        return Chunk(0, len(self.events) - 1, b"\n".join(self.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class Responses:
                 wait for it where the settings say so.
         """
         settings = self._database.settings
-        last = len(new.events) - 1
+        first, last, events = new.chunk
         may_wait = new.replica_id is None and settings.conversation_overlap == "queue"
         [row] = await self._database.fetch_once(
             *self._queries.bind(
@@ -150,7 +156,7 @@ class Responses:
                 replica_id=new.replica_id,
                 last=last,
                 events=self._sealing.seal(
-                    chunk_place(new.request.response_id, 0, last), b"\n".join(new.events)
+                    chunk_place(new.request.response_id, first, last), events
                 ),
                 run_timeout=min(
                     settings.run_timeout, new.request.timeout or inf, new.timeout or inf
