@@ -158,7 +158,7 @@ async def test_a_drain_waits_for_what_is_being_created(
         app.drain()
         await eventually(lambda: not app._host.hosting)
         draining.set()
-        assert await submitted == "in_progress"
+        assert (await submitted).status == "in_progress"
     left = await left_of(database.url, schema, request.response_id)
     assert left.status == "completed"
     assert held.started == 1
