@@ -4,6 +4,7 @@ requests, the table of parameters and the tree of errors."""
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from http import HTTPStatus
 from importlib.metadata import version
@@ -34,6 +35,9 @@ _OF_ALL: Final = (400, 431, 500, 503)
 _OF_CALLERS: Final = (401, 403)
 _OF_BODIES: Final = (408, 413, 415)
 """Statuses of errors: of every endpoint, of one that asks who is calling, of one with a body."""
+
+_OF_SERVER: Final = (errors.LongrunError, errors.Unreadable)
+"""Errors of status 500 that clients see; others of it end runs, or commands."""
 
 _ERROR_HEADERS: Final = {
     401: ("www-authenticate",),
@@ -76,8 +80,12 @@ class OpenAPI:
         """`GET /openapi.json`: this document."""
         async with self._making:
             if self._made is None:
-                # Half a second, once, and beside the event loop.
-                self._made = await asyncio.to_thread(document, self._routes)
+                # Half a second, once, and beside the event loop; not in the default executor, which
+                # is for tools, whose threads may all hang.
+                thread = ThreadPoolExecutor(1, thread_name_prefix="longrun-openapi")
+                loop = asyncio.get_running_loop()
+                self._made = await loop.run_in_executor(thread, document, self._routes)
+                thread.shutdown(wait=False)
         # Where it is mounted in another application, paths begin there.
         root = request.scope.get("root_path", "").rstrip("/")
         return JSONAnswer({**self._made, **_below(root, self._made)} if root else self._made)
@@ -229,7 +237,7 @@ def _error_answers() -> Iterator[tuple[str, dict[str, Any]]]:
     """By status: which errors have it, and their codes."""
     classes: dict[int, list[type[errors.LongrunError]]] = {}
     for each in _with_subclasses(errors.LongrunError):
-        if each.status != 500 or each is errors.LongrunError:
+        if each.status != 500 or each in _OF_SERVER:
             classes.setdefault(each.status, []).append(each)
     for status, found in sorted(classes.items()):
         codes = sorted({each.default_code for each in found if each.default_code})
