@@ -5,15 +5,11 @@ import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final
 
-from openai.types.responses import Response as OpenAIResponse
 from openai.types.responses import ResponseStreamEvent
-from pydantic import TypeAdapter
-from pydantic.json_schema import JsonSchemaMode
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -21,10 +17,8 @@ from starlette.routing import BaseRoute, Route
 from longrun import errors
 from longrun.http.access import ACTS_FOR
 from longrun.http.answers import JSONAnswer
-from longrun.http.requests import CreateResponse
+from longrun.http.openapi_schemas import Schemas, given_schema, with_subclasses
 from longrun.operations import Operation, operation, operation_of
-from longrun.parameters import NOT_ECHOED, PARAMETERS
-from longrun.protocol import Status
 
 PREFIX: Final = "/v1"
 """Paths of the API are served at the root and below this."""
@@ -55,8 +49,6 @@ _HEADERS: Final = {
 _ACTS_FOR: Final = (
     "The principal that the caller acts for: any for an admin, those below its own for others."
 )
-
-_Model = tuple[Any, JsonSchemaMode]
 
 
 class OpenAPI:
@@ -192,7 +184,12 @@ def _parameters(route: Route, said: Operation, schemas: "Schemas") -> Iterator[d
         whole = schemas.inner(said.query)
         for name, schema in whole.get("properties", {}).items():
             required = name in whole.get("required", ())
-            each = {"name": name, "in": "query", "required": required, "schema": _given(schema)}
+            each = {
+                "name": name,
+                "in": "query",
+                "required": required,
+                "schema": given_schema(schema),
+            }
             if each["schema"].get("type") == "object":
                 each.update(style="deepObject", explode=True)
             yield each
@@ -204,12 +201,6 @@ def _parameters(route: Route, said: Operation, schemas: "Schemas") -> Iterator[d
 
 def _header(name: str, does: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": does, "schema": {"type": "string"}}
-
-
-def _given(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of what is given: in a query nothing is null."""
-    kinds = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
-    return dict(kinds[0]) if len(kinds) == 1 else schema
 
 
 def _answers(
@@ -236,7 +227,7 @@ def _answers(
 def _error_answers() -> Iterator[tuple[str, dict[str, Any]]]:
     """By status: which errors have it, and their codes."""
     classes: dict[int, list[type[errors.LongrunError]]] = {}
-    for each in _with_subclasses(errors.LongrunError):
+    for each in with_subclasses(errors.LongrunError):
         if each.status != 500 or each in _OF_SERVER:
             classes.setdefault(each.status, []).append(each)
     for status, found in sorted(classes.items()):
@@ -251,117 +242,3 @@ def _error_answers() -> Iterator[tuple[str, dict[str, Any]]]:
                 "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
             },
         )
-
-
-def _with_subclasses(cls: type[errors.LongrunError]) -> Iterator[type[errors.LongrunError]]:
-    yield cls
-    for each in cls.__subclasses__():
-        yield from _with_subclasses(each)
-
-
-def _error_schema() -> dict[str, Any]:
-    """As `answers.error_answer` writes them (contract, "Errors")."""
-    text, either = {"type": "string"}, {"type": ["string", "null"]}
-    kinds = sorted({each.type for each in _with_subclasses(errors.LongrunError)})
-    inner = {"message": text, "type": {"enum": kinds}, "param": either, "code": either}
-    return _closed({"error": _closed(inner)})
-
-
-def _closed(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-# -- schemas --------------------------------------------------------------------------------------
-
-
-class Schemas:
-    """The schemas of all models that operations name, each once, in `components`."""
-
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self._models: list[_Model] = [
-            (OpenAIResponse, "serialization"),
-            (ResponseStreamEvent, "serialization"),
-            (CreateResponse, "validation"),
-            *((each.gives, "serialization") for each in operations if each.gives is not str),
-            *((each.body, "validation") for each in operations if each.body is not None),
-            *((each.query, "validation") for each in operations if each.query is not None),
-        ]
-        self._models = [each for each in self._models if not isinstance(each[0], str)]
-
-    @cached_property
-    def _made(self) -> tuple[dict[tuple[str, JsonSchemaMode], Any], dict[str, Any]]:
-        adapters = {(repr(model), mode): TypeAdapter(model) for model, mode in self._models}
-        made, shared = TypeAdapter.json_schemas(
-            [(name, mode, adapter) for (name, mode), adapter in adapters.items()],
-            ref_template="#/components/schemas/{model}",
-        )
-        return made, shared["$defs"]
-
-    def of(self, model: Any, mode: JsonSchemaMode = "serialization") -> dict[str, Any]:
-        """A reference to a model's schema, or the schema where it is none of its own."""
-        found: dict[str, Any] = self._made[0][repr(model), mode]
-        return found
-
-    def inner(self, model: Any) -> dict[str, Any]:
-        """The schema of a model that checks what clients give, itself."""
-        return self._at(self.of(model, "validation"))
-
-    @cached_property
-    def components(self) -> dict[str, Any]:
-        found = {**self._made[1], "Error": _error_schema()}
-        # In place: events hold responses too.
-        found[_name(self.of(OpenAIResponse))] = self._response()
-        given = found[_name(self.of(CreateResponse, "validation"))]["properties"]
-        for parameter in PARAMETERS:
-            whole, _, part = parameter.name.partition(".")
-            within = self._at(_given(given[whole]))["properties"] if part else given
-            name = part or whole
-            within[name] = {**within[name], "description": parameter.does}
-        return found
-
-    def _response(self) -> dict[str, Any]:
-        """The Response object: openai's, and of what a request says, what a request may say; it is
-        echoed. All fields that a response begins with are there at any status."""
-        said = self.inner(CreateResponse)["properties"]
-        response = self._at(self.of(OpenAIResponse))
-        begun = CreateResponse.parse({"input": "…"}).run_request("", "", None).document
-        echoed = {each.whole for each in PARAMETERS if each.name not in NOT_ECHOED} & begun.keys()
-        code, details = {"type": "string"}, {"reason": {"type": ["string", "null"]}}
-        properties = {
-            **response["properties"],
-            **{
-                name: said[name] if begun[name] is None else _never_null(said[name])
-                for name in echoed
-            },
-            # OpenAI's type has numbers.
-            "created_at": {"type": "integer"},
-            "completed_at": {"type": ["integer", "null"]},
-            "error": _or_null({"code": code, "message": {"type": "string"}}),
-            # Beside OpenAI's two: the names of our budgets.
-            "incomplete_details": _or_null(details),
-            "status": TypeAdapter(Status).json_schema(),
-        }
-        return {**response, "properties": properties, "required": [*begun, "output"]}
-
-    def _at(self, schema: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = self._made[1][_name(schema)] if "$ref" in schema else schema
-        return found
-
-
-def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
-    kinds = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
-    return {**schema, "anyOf": kinds} if kinds else schema
-
-
-def _or_null(properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": properties, "required": list(properties)}
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _name(reference: dict[str, Any]) -> str:
-    return str(reference["$ref"].rpartition("/")[2])
