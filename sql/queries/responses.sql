@@ -109,6 +109,11 @@ WHERE id = :id;
 -- name: get_owner_unscoped
 SELECT principal FROM longrun.responses WHERE id = $1;
 
+-- name: get_failure
+SELECT status, attempt, deaths, reason
+FROM longrun.responses
+WHERE id = $1 AND principal = $2 AND stored;
+
 -- name: show_response
 -- All that an operator may want to know of a response.
 SELECT id, principal, agent, status, background, stored, attempt, spent, deaths, handovers,

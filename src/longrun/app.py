@@ -43,6 +43,7 @@ from longrun.fanout.hub import Hub
 from longrun.http import health
 from longrun.http.access import Access
 from longrun.http.conversations import ConversationsAPI
+from longrun.http.failures import Failures
 from longrun.http.intake import Intake
 from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, Started, of_routing
@@ -259,6 +260,7 @@ class Longrun:
             *console_routes(),
             *api.routes(),
             *Lists(self._responses).routes(),
+            *Failures(self._responses, bool(settings.show_errors)).routes(),
             *ConversationsAPI(self._conversations, api.bodies).routes(),
             *tokens.routes(),
         ]

@@ -108,6 +108,37 @@ class TestRun:
         await expect(page.locator("[data-type=message] .state")).to_have_text("not finished")
         await expect(page.locator("#verdict")).to_have_text(WHOLE)
 
+    async def test_why_a_run_failed_is_shown_to_those_who_may_see_it(
+        self, page: Page, server: Replica, start_on: StartOn
+    ) -> None:
+        failed = start_run(server, deltas=5, fail=2)
+        await page.goto(f"{server.url}/#{failed}")
+        await expect(page.locator(".card.error")).to_contain_text("The agent failed.")
+        await expect(page.locator("#verdict")).to_have_text(WHOLE)
+        await expect(page.locator(".traceback")).to_have_count(0)
+        with start_on(free_port(), LONGRUN_SHOW_ERRORS="true") as operators:
+            await page.goto(f"{operators.url}/#{failed}")
+            reason = page.locator(".card.error .reason")
+            await expect(reason).to_contain_text("RuntimeError: secret internal text")
+            where = page.locator(".card.error .where")
+            await expect(where).to_have_text("in the model of agent 'scripted', attempt 1")
+            lines = page.get_by_role("region", name="Traceback")
+            await expect(lines).not_to_be_visible()
+            await page.get_by_text("Traceback", exact=True).click()
+            await expect(lines).to_contain_text("Traceback (most recent call last)")
+            await lines.focus()
+
+            evil = "<img src=x onerror=\"document.title='taken over'\">"
+            told = dict.fromkeys(("exception", "message", "step", "traceback"), evil)
+            await page.route(
+                "**/failure", lambda route: route.fulfill(json={"reason": {**told, "attempt": 1}})
+            )
+            await page.reload()
+            await expect(reason).to_have_text(f"{evil}: {evil}")
+            await expect(lines).to_have_text(evil)
+            await expect(page.locator("#output img")).to_have_count(0)
+            await expect(page).to_have_title("longrun")
+
     async def test_a_cancelled_run(self, page: Page, server: Replica) -> None:
         await page.goto(server.url)
         await run(page, "scripted", {"deltas": 2000, "pause": 0.05})

@@ -32,7 +32,7 @@ class Endpoint:
         admin: whether an admin sees it, whoever's it is, without saying for whom they act.
     """
 
-    needs: Literal["read", "write"]
+    needs: Literal["read", "write", "admin"]
     of: Literal["response", "conversation"] | None = None
     body: dict[str, Any] | None = None
     admin: bool = True
@@ -48,6 +48,7 @@ MATRIX: dict[tuple[str, str], Endpoint] = {
     ("POST", "/responses/{id}/cancel"): Endpoint("write", "response"),
     ("GET", "/responses/{id}/input_items"): Endpoint("read", "response"),
     ("POST", "/responses/{id}/stream_token"): Endpoint("read", "response", admin=False),
+    ("GET", "/responses/{id}/failure"): Endpoint("admin", "response"),
     ("POST", "/chat_tokens"): Endpoint("write", body={"model": "scripted", "user": "u"}),
     ("POST", "/conversations"): Endpoint("write", body={}),
     ("GET", "/conversations/{id}"): Endpoint("read", "conversation", admin=False),
@@ -148,7 +149,8 @@ async def test_anothers_is_what_never_was_at_each_endpoint(ask: Asking) -> None:
         texts = set()
         for each in (things, NOTHING):
             answer = await ask("other", method, path_of(path, endpoint, each), endpoint.body)
-            assert answer.status_code == 404, (method, path)
+            expected = 403 if endpoint.needs == "admin" else 404
+            assert answer.status_code == expected, (method, path)
             texts.add(re.sub(r"'\w+_\w+'", "…", answer.text))
         assert len(texts) == 1, (method, path)
     for id_ in (things["response"],):
@@ -161,7 +163,9 @@ async def test_anothers_is_what_never_was_at_each_endpoint(ask: Asking) -> None:
 async def test_scopes_at_each_endpoint(ask: Asking, kind: str) -> None:
     things = await ask.things()
     for (method, path), endpoint in MATRIX.items():
-        may = {"owner": True, "reader": endpoint.needs == "read", "admin": endpoint.needs == "read"}
+        reads = endpoint.needs == "read"
+        admins = endpoint.needs == "admin"
+        may = {"owner": not admins, "reader": reads, "admin": reads or admins}
         allowed = may.get(kind, endpoint.needs == "write")
         answer = await ask(kind, method, path_of(path, endpoint, things), endpoint.body)
         if not allowed:

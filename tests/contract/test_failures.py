@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
+import httpx2
 import pytest
 
 from tests import servers
@@ -19,6 +20,8 @@ from tests.provider.server import Provider
 from tests.reading import create, delete
 from tests.reading import script as scripted
 from tests.servers import Replica
+
+LONGRUN = (sys.executable, "-m", "longrun")
 
 SECRET = "secret internal text of the model's failure"
 
@@ -36,7 +39,7 @@ def show(replica: Replica, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`longrun show` beside a server."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("LONGRUN_")}
     return subprocess.run(
-        [sys.executable, "-m", "longrun", "show", *arguments],
+        [*LONGRUN, "show", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -111,9 +114,69 @@ async def test_clients_are_told_where_that_is_wanted(database: Server) -> None:
         1, database.url, schema="failures_shown", environment={"LONGRUN_SHOW_ERRORS": "true"}
     ) as (replica,):
         response = await create(replica, MODEL, model="scripted")
+        status, found = await failure(replica, response["id"])
+    assert (status, found["reason"]["message"]) == (200, SECRET)
     message = response["error"]["message"]
     assert message.startswith(f"The agent failed. RuntimeError: {SECRET} (in the model of agent")
     assert "scripted_model.py, line " in message or "scripted.py, line " in message
+
+
+async def failure(replica: Replica, response_id: str, key: str = "") -> tuple[int, dict[str, Any]]:
+    bearer = {"authorization": f"Bearer {key}"} if key else {}
+    async with httpx2.AsyncClient(base_url=replica.base_url, headers=bearer) as client:
+        answer = await client.get(f"/responses/{response_id}/failure")
+    return answer.status_code, answer.json()
+
+
+async def test_an_admin_is_told_why_and_others_are_not(replica: Replica, database: Server) -> None:
+    response = await create(replica, MODEL, model="scripted")
+    status, refused = await failure(replica, response["id"])
+    assert (status, refused["error"]["code"]) == (403, "forbidden")
+    schema = {"LONGRUN_SCHEMA": "failures_keys"}
+    with servers.replicas(1, database.url, schema="failures_keys") as (guarded,):
+        keys = {}
+        for name, scopes in (("owner", "read,write"), ("operator", "admin")):
+            made = subprocess.run(
+                [*LONGRUN, "keys", "create", name, "--scopes", scopes, "--json"],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
+                env={**os.environ, **guarded.environment, **schema},
+            )
+            keys[name] = json.loads(made.stdout)["key"]
+        async with httpx2.AsyncClient(base_url=guarded.base_url, timeout=30) as client:
+            failed, fine = [
+                (
+                    await client.post(
+                        "/responses",
+                        json={"model": "scripted", "input": said},
+                        headers={"authorization": f"Bearer {keys['owner']}"},
+                    )
+                ).json()
+                for said in (MODEL, "hello")
+            ]
+        assert (await failure(guarded, failed["id"], keys["owner"]))[0] == 403
+        status, found = await failure(guarded, failed["id"], keys["operator"])
+        assert status == 200
+        assert found["reason"].pop("traceback").endswith(f"RuntimeError: {SECRET}\n")
+        assert found == {
+            "object": "response.failure",
+            "id": failed["id"],
+            "status": "failed",
+            "attempts": 1,
+            "deaths": 0,
+            "reason": {
+                "exception": "RuntimeError",
+                "message": SECRET,
+                "step": "the model of agent 'scripted'",
+                "attempt": 1,
+            },
+        }
+        status, found = await failure(guarded, fine["id"], keys["operator"])
+        assert (status, found["status"], found["reason"]) == (200, "completed", None)
+        for unknown in ("resp_" + "0" * 32, "nothing"):
+            assert (await failure(guarded, unknown, keys["operator"]))[0] == 404
 
 
 async def test_what_a_tool_raised_is_logged_though_its_model_gets_words(

@@ -211,7 +211,7 @@ function judge() {
   const whole = follower.missing === 0 && follower.repeated === 0 && response;
   if (response) output.end(response);
   const same = whole && output.matches(response);
-  if (response?.error) output.error("The run failed", response.error.message);
+  if (response?.error) tellWhy(output.error("The run failed", response.error.message));
   const reason = response?.incomplete_details?.reason;
   if (reason) output.note(`Incomplete: ${reason}.`);
   const times = follower.connections.length;
@@ -223,6 +223,16 @@ function judge() {
   $("verdict").textContent = verdict;
   $("verdict").dataset.good = Boolean(same);
   say(verdict);
+}
+
+/** Why a run failed, for whom the server tells it: an admin, or everybody (LONGRUN_SHOW_ERRORS). */
+async function tellWhy(body) {
+  try {
+    const { reason } = await get(pathOf(shown.id, "/failure"));
+    if (reason && body.isConnected) output.reason(body, reason);
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+  }
 }
 
 function showLinks(known) {

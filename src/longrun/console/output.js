@@ -251,11 +251,27 @@ export class Output {
     this.#append(element("p", "note", text));
   }
 
-  /** An error, in words. */
+  /** An error, in words. Returns its card's body. */
   error(title, message) {
     const head = element("div", "card-head", "", element("span", "title", title));
     const body = element("div", "body", "", element("div", "text prose", message));
     this.#append(element("article", "card error", "", head, body));
+    return body;
+  }
+
+  /** Why a run failed, under the words that its client was told. */
+  reason(body, { exception, message, step, attempt, traceback }) {
+    const where = step ? `in ${step}, attempt ${attempt}` : `in attempt ${attempt}`;
+    const lines = element("pre", "text code", traceback);
+    lines.tabIndex = 0; // it scrolls
+    lines.setAttribute("role", "region");
+    lines.setAttribute("aria-label", "Traceback");
+    body.append(
+      element("div", "text prose reason", `${exception}: ${message}`),
+      element("p", "where", where),
+      element("details", "traceback", "", element("summary", "", "Traceback"), lines),
+    );
+    this.#show();
   }
 
   /** Take one event of the run. */

@@ -72,6 +72,15 @@ class StoredResponse:
         return is_terminal(self.status)
 
 
+class Failure(NamedTuple):
+    """How a response ended. `reason` is why it failed, as JSON text (`failures.reason_of`)."""
+
+    status: Status
+    attempts: int
+    deaths: int
+    reason: str | None
+
+
 @dataclass(frozen=True)
 class Exchange:
     """What a response was given (a JSON array of items) and gave (one JSON text an item, and what
@@ -228,6 +237,18 @@ class Responses:
             columns["document"] = dumps(unreadable_document(response_id, row["agent"])).decode()
             columns["reason"] = None
         return columns
+
+    async def failure(self, response_id: str, principal: str) -> Failure | None:
+        """Why a response failed, if it did; None if it is not there or not theirs."""
+        row = await self._database.fetch_row(self._queries.get_failure, response_id, principal)
+        if row is None:
+            return None
+        try:
+            place = column_place(response_id, "reason")
+            reason = self._sealing.open_some(place, row["reason"])
+        except Unreadable:
+            reason = None
+        return Failure(row["status"], row["attempt"], row["deaths"], reason)
 
     async def chain_end(self, response_id: str, principal: str) -> tuple[str | None, Status]:
         """Of the chain that ends with a response: the id that is missing from it, because it is
