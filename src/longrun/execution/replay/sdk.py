@@ -104,6 +104,11 @@ LIST_MCP_TOOLS: Final = _name(
 INVOKE_MCP_TOOL: Final = _name(
     "agents.mcp.util:MCPUtil", "invoke_mcp_tool", "server", "tool", "context", "input_json"
 )
+CHAT_STREAM: Final = _name(
+    "agents.models.chatcmpl_stream_handler:ChatCmplStreamHandler",
+    "handle_stream",
+    *("response", "stream"),
+)
 ACTIONS: Final = (
     _name(f"{_ACTIONS}:ComputerAction", "execute", "action", "config", "tool_output_committer"),
     *(
@@ -122,6 +127,7 @@ NAMES: Final = (
     *ACTIONS,
     LIST_MCP_TOOLS,
     INVOKE_MCP_TOOL,
+    CHAT_STREAM,
     _name("agents.mcp._logging", "get_mcp_server_log_name", "name"),
     _name("agents.mcp._compat", "is_mcp_timeout_error", "error"),
     _name("agents:FunctionTool", "_agent_instance"),

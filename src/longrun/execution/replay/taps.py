@@ -13,10 +13,12 @@ import agents
 from agents import Agent, Handoff, RunConfig
 from agents.items import ModelResponse
 from agents.models.interface import Model
+from openai.types.responses import Response
 
 from longrun.execution import mcp_servers
 from longrun.execution.contained import contained
 from longrun.execution.replay import sdk
+from longrun.execution.replay.cut_off import CutOff
 from longrun.execution.replay.place import Place, at, here, here_of, in_user_code
 from longrun.execution.replay.scope import ModelCall
 from longrun.execution.replay.tool_calls import tell_of_tool
@@ -49,6 +51,7 @@ def install(*, tracing: bool) -> None:
         sdk.wrap(guardrail, _tapped_guardrail)
     sdk.wrap(sdk.LIST_MCP_TOOLS, _tapped_listing)
     sdk.wrap(sdk.INVOKE_MCP_TOOL, _tapped_mcp_calls)
+    sdk.wrap(sdk.CHAT_STREAM, _told_of_cuts)
     _installed = True
 
 
@@ -64,6 +67,23 @@ def _tapped_models(original: Any) -> Any:
         return TappedModel(model, place, place.scope.next_turn(), agent.name)
 
     return get_model
+
+
+def _told_of_cuts(original: Any) -> Any:
+    async def handle_stream(
+        response: Response, stream: AsyncIterator[Any], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        place = here()
+        if place is None or place.scope.path:
+            # Of runs inside the run, the tool makes of it what it makes of any text.
+            async for event in original(response, stream, *args, **kwargs):
+                yield event
+            return
+        cut_off = CutOff(response, stream)
+        async for event in cut_off.events(original(response, cut_off.chunks(), *args, **kwargs)):
+            yield event
+
+    return handle_stream
 
 
 class TappedModel(Model):
