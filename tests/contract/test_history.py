@@ -104,6 +104,26 @@ class TestInputItems:
         assert [item.id for item in newest] == [item.id for item in reversed(oldest)]
         assert len({item.id for item in newest}) == 7
 
+    async def test_what_is_referred_to_is_shown_until_it_is_deleted(
+        self, clients: list[AsyncOpenAI]
+    ) -> None:
+        one = await ask(clients[0], "first")
+        said = one.output[-1]
+        reference = {"type": "item_reference", "id": said.id}
+        two = await ask(clients[1], [reference, {"role": "user", "content": "second"}])
+        page = await clients[0].responses.input_items.list(two.id, order="asc")
+        assert page.data[0].id == said.id
+        assert [text_of(item.model_dump()) for item in page.data] == [
+            text_of(said.model_dump()),
+            "second",
+        ]
+        assert page.data[0].type == "message"
+        page = await clients[0].responses.input_items.list(two.id, order="asc", after=said.id)
+        assert [text_of(item.model_dump()) for item in page.data] == ["second"]
+        await clients[1].responses.delete(one.id)
+        page = await clients[0].responses.input_items.list(two.id, order="asc")
+        assert str(page.data[0].type) == "item_reference"
+
     async def test_an_item_that_is_not_there(self, clients: list[AsyncOpenAI]) -> None:
         made = await ask(clients[0], "x")
         with pytest.raises(openai.BadRequestError, match="after"):

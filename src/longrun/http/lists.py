@@ -17,6 +17,8 @@ from starlette.routing import BaseRoute, Route
 
 from longrun import ids
 from longrun.errors import BadRequest, NotFound
+from longrun.history.cleaning import kind_of
+from longrun.history.conversation import Before
 from longrun.http.access import principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.problems import bad_request, shortened
@@ -124,7 +126,8 @@ class Lists:
 
     @operation(PageOf[ListedItem], query=ListQuery)
     async def list_input_items(self, request: Request) -> Response:
-        """`GET /responses/{id}/input_items`: what its own request brought."""
+        """`GET /responses/{id}/input_items`: what its own request brought, with what it referred
+        to in the place of references."""
         query = ListQuery.parse(request)
         response_id = request.path_params["id"]
         text = None
@@ -133,7 +136,15 @@ class Lists:
             text = await self.responses.input(response_id, reader)
         if text is None:
             raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
-        items = [as_input_item(item, response_id, place) for place, item in enumerate(loads(text))]
+        given = loads(text)
+        references = [item for item in given if kind_of(item) == "item_reference"]
+        found = await self.responses.named_items(Before.of([], []), references, reader)
+        items = [
+            as_item(found[item["id"]].item, item["id"])
+            if kind_of(item) == "item_reference" and item["id"] in found
+            else as_input_item(item, response_id, place)
+            for place, item in enumerate(given)
+        ]
         if query.order == "desc":
             items.reverse()
         return JSONAnswer(as_list(_after(items, query.after), query.limit))
