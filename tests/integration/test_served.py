@@ -56,7 +56,7 @@ class TestConcurrency:
             statuses = [await app._admission.submit(each) for each in few]
             assert statuses == ["in_progress", "queued", "queued", "queued"]
             await eventually(lambda: not app._admission.work_waits)
-            assert await app._admission.submit(of("others", "hello")) == "in_progress"
+            assert (await app._admission.submit(of("others", "hello"))).status == "in_progress"
             most = 0
             finishing = asyncio.create_task(finish(app, [each.response_id for each in few]))
             while not finishing.done():
@@ -88,7 +88,7 @@ class TestConcurrency:
                 await app._admission.submit(each)
             await eventually(lambda: app._host.idle or app._host.running("few") == 1)
             last = of("few", "hello")
-            assert await app._admission.submit(last) == "queued"
+            assert (await app._admission.submit(last)).status == "queued"
             await finish(app, [each.response_id for each in [*requests, last]])
 
 
