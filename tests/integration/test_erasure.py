@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 from longrun.store.migrate import known_migrations
 from longrun.store.queries import in_schema
 from longrun.store.responses import Responses
-from tests import servers
+from tests import postgres, servers
 from tests.postgres import Server
 from tests.reading import eventually
 from tests.storing import connected, opened
@@ -44,6 +44,13 @@ def body(name: str, **more: Any) -> dict[str, Any]:
         "user": said["user"],
         **more,
     }
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Server]:
+    """One of its own: all of its files are read."""
+    with postgres.embedded() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +127,9 @@ class Store:
         """The words of a name that stand in the files of the database, whatever row they are of."""
         await self.do("CHECKPOINT")
         found: set[str] = set()
-        for file in self._files.rglob("*"):
-            if file.is_file():
-                found.update(
-                    word for word in words(name).values() if word.encode() in file.read_bytes()
-                )
+        for file in filter(Path.is_file, self._files.rglob("*")):
+            content = file.read_bytes()
+            found.update(word for word in words(name).values() if word.encode() in content)
         return found
 
     async def vacuum(self, how: str = "VACUUM") -> None:
