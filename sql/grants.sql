@@ -92,13 +92,19 @@ BEGIN
     GRANT SELECT, INSERT, DELETE ON longrun.conversation_items TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.replicas TO "longrun_runtime";
     GRANT UPDATE (lease_until) ON longrun.replicas TO "longrun_runtime";
-    GRANT SELECT (prefix, hash, principal, scopes, max_runs, expires_at, revoked_at, agent, runs_left)
-        ON longrun.keys TO "longrun_runtime";
+    GRANT SELECT (
+        prefix, hash, principal, scopes, max_runs, max_requests, max_tokens, expires_at, revoked_at,
+        agent, runs_left
+    ) ON longrun.keys TO "longrun_runtime";
     GRANT INSERT, DELETE ON longrun.keys TO "longrun_runtime";
     GRANT UPDATE (runs_left) ON longrun.keys TO "longrun_runtime";
     GRANT SELECT, INSERT ON longrun.encryption_keys TO "longrun_runtime";
     GRANT UPDATE (used_at) ON longrun.encryption_keys TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.token_secrets TO "longrun_runtime";
+    GRANT SELECT, INSERT, DELETE ON longrun.tokens_spent TO "longrun_runtime";
+    GRANT UPDATE (tokens) ON longrun.tokens_spent TO "longrun_runtime";
+    GRANT SELECT, INSERT, DELETE ON longrun.request_rates TO "longrun_runtime";
+    GRANT UPDATE (level, rate, at) ON longrun.request_rates TO "longrun_runtime";
     GRANT EXECUTE ON FUNCTION longrun.is_busy(text) TO "longrun_runtime";
 END
 $$;

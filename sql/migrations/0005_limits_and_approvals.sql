@@ -77,3 +77,42 @@ EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'earlier statistics of what was said are kept: a superuser can remove them';
 END
 $$;
+
+-- Limits: how many requests a minute, and how many tokens a day.
+
+ALTER TABLE longrun.keys
+    -- How often a run may be asked for with it in a minute.
+    ADD COLUMN max_requests integer CHECK (max_requests >= 1),
+    -- How many tokens its principal may have spent in a day when it creates another response.
+    ADD COLUMN max_tokens bigint CHECK (max_tokens >= 1);
+
+-- Whose limits hold for the response, where its principal is another: who acted for that one.
+ALTER TABLE longrun.responses ADD COLUMN account text;
+
+-- How many somebody has that are queued or running.
+CREATE INDEX responses_live ON longrun.responses ((coalesce(account, principal)))
+    WHERE status IN ('queued', 'in_progress');
+
+-- The tokens of responses that ended on a day (UTC), by whom they count for. A session of Postgres
+-- adds to rows of its own, so that no end of a response ever waits for another.
+CREATE TABLE longrun.tokens_spent (
+    principal text COLLATE "C" NOT NULL,
+    day date NOT NULL,
+    session integer NOT NULL,
+    tokens bigint NOT NULL CHECK (tokens >= 0),
+    PRIMARY KEY (principal, day, session)
+);
+
+CREATE INDEX tokens_spent_by_day ON longrun.tokens_spent (day);
+
+-- What replicas tell each other of the requests of the last minute. Nothing of it is missed after
+-- a crash, so it is in no log of Postgres.
+CREATE UNLOGGED TABLE longrun.request_rates (
+    subject text COLLATE "C" PRIMARY KEY,
+    -- Requests that have not worn off; `rate` of them wear off in a second, since `at`.
+    level double precision NOT NULL,
+    rate double precision NOT NULL CHECK (rate > 0),
+    at timestamptz NOT NULL
+);
+
+CREATE INDEX request_rates_by_time ON longrun.request_rates (at);

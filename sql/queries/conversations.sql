@@ -15,6 +15,9 @@ WITH created AS (
 )
 SELECT created.id, created.metadata, created.created_at FROM durable CROSS JOIN created;
 
+-- name: get_conversation_owner_unscoped
+SELECT principal FROM longrun.conversations WHERE id = $1;
+
 -- name: get_conversation
 SELECT id, metadata, extract(epoch FROM created_at)::bigint AS created_at
 FROM longrun.conversations

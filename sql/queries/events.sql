@@ -7,7 +7,8 @@
 -- (`follows`): each chunk begins where the one before it ended, the first of them at the end of
 -- what is committed. Returns the runs that were held; all rows of the others are refused, and
 -- all rows of those that do not follow. An item that stands in a chunk of the batch is cut out of
--- it, by bytes, and does not come as a text besides. With the end of a response on a conversation
+-- it, by bytes, and does not come as a text besides. With the end of a response its tokens are
+-- counted (`spent`). With the end of a response on a conversation
 -- comes what it leaves there: each part by its place, an output index, or -1, -2, … in the
 -- response's own input. No text is sent for it that Postgres has already, and can read.
 WITH held AS MATERIALIZED (
@@ -94,8 +95,24 @@ WITH held AS MATERIALIZED (
         OFFSET 0  -- few: found first, and not by looking at every response of the batch
     ) AS ending
     WHERE response.id = ending.id
+    RETURNING ending.n, response.id, response.principal, response.account,
+        response.conversation_id, response.turn, response.input
+-- optional :spent_runs
+), spent AS (
+    INSERT INTO longrun.tokens_spent AS known (principal, day, session, tokens)
+    SELECT counted.principal, (now() AT TIME ZONE 'UTC')::date, pg_backend_pid(),
+        sum(counted.tokens)
+    FROM (
+        SELECT whose.principal, spending.tokens
+        FROM unnest(:spent_runs::integer[], :spent_tokens::bigint[]) AS spending (run, tokens)
+        JOIN ended ON ended.n = spending.run
+        CROSS JOIN LATERAL (SELECT ended.principal UNION SELECT ended.account) AS whose (principal)
+        WHERE whose.principal IS NOT NULL
+    ) AS counted
+    GROUP BY counted.principal
+    ON CONFLICT (principal, day, session) DO UPDATE SET tokens = known.tokens + excluded.tokens
+-- end
 -- optional :said_runs
-    RETURNING ending.n, response.id, response.conversation_id, response.turn, response.input
 ), part AS MATERIALIZED (
     SELECT ended.n AS run, ended.id AS response_id, ended.conversation_id, ended.turn,
         given.n, given.place, given.id, given.sent

@@ -1,17 +1,18 @@
 -- name: create_key
 -- Returns nothing where the name is taken.
 INSERT INTO longrun.keys
-    (prefix, hash, name, principal, scopes, max_runs, expires_at, agent, runs_left)
+    (prefix, hash, name, principal, scopes, max_runs, max_requests, max_tokens, expires_at, agent,
+        runs_left)
 VALUES (
-    :prefix, :hash, :name, :principal, :scopes, :max_runs,
-    now() + make_interval(secs => :expires_in::double precision), :agent, :runs_left
+    :prefix, :hash, :name, :principal, :scopes, :max_runs, :max_requests,
+    :max_tokens, now() + make_interval(secs => :expires_in::double precision), :agent, :runs_left
 )
 ON CONFLICT DO NOTHING
 RETURNING prefix;
 
 -- name: find_key
 -- A key that is valid, by its public part; `expires_in` in seconds, by Postgres's clock.
-SELECT prefix, hash, principal, scopes, agent, max_runs,
+SELECT prefix, hash, principal, scopes, agent, max_runs, max_requests, max_tokens,
     extract(epoch FROM expires_at - now())::double precision AS expires_in
 FROM longrun.keys
 WHERE prefix = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now());
@@ -21,7 +22,8 @@ WHERE prefix = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at >
 SELECT EXISTS (SELECT FROM longrun.keys WHERE agent IS NULL);
 
 -- name: list_keys
-SELECT prefix, name, principal, scopes, max_runs, created_at, expires_at, revoked_at,
+SELECT prefix, name, principal, scopes, max_runs, max_requests, max_tokens, created_at, expires_at,
+    revoked_at,
     CASE
         WHEN revoked_at IS NOT NULL THEN 'revoked'
         WHEN expires_at <= now() THEN 'expired'
@@ -44,7 +46,7 @@ UPDATE longrun.keys
 SET replaced = true,
     expires_at = least(expires_at, now() + make_interval(secs => $2::double precision))
 WHERE name = $1 AND revoked_at IS NULL AND NOT replaced
-RETURNING principal, scopes, max_runs;
+RETURNING principal, scopes, max_runs, max_requests, max_tokens;
 
 -- name: use_run
 -- A chat token is about to start a run. Returns nothing where it may start no more.

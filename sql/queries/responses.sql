@@ -3,18 +3,30 @@
 -- would have to wait and :max_queued wait already; nor, on a conversation that a live response is
 -- on (`busy`), unless it :may_wait. Of two requests at once the second waits for the row of the
 -- conversation, and is_busy then sees the response of the first. `busy` is null where there is no
--- such conversation. Nor where the principal has :max_live that are queued or running (`crowded`);
--- requests at the very same moment may each be the last.
+-- such conversation. Nor where as many are queued or running as :max_live (`crowded`), of the
+-- principal or of the account that acts for it, whose limits hold; requests at the very same moment
+-- may each be the last. Nor where either has spent :max_tokens today (`tokens`). When the queue is
+-- full, a principal of which nothing waits may still add a first one, until twice as many wait.
 WITH
+-- optional :max_tokens
+spent AS MATERIALIZED (
+    SELECT coalesce(max(whose.tokens), 0)::bigint AS tokens
+    FROM (
+        SELECT sum(tokens) AS tokens FROM longrun.tokens_spent
+        WHERE principal IN (:principal, :account) AND day = (now() AT TIME ZONE 'UTC')::date
+        GROUP BY principal
+    ) AS whose
+),
+-- end
 -- optional :max_live
 live AS MATERIALIZED (
-    SELECT :max_live <= (
-        SELECT count(*) FROM longrun.responses
-        WHERE status = 'in_progress' AND principal = :principal
-    ) + (
-        SELECT count(*) FROM longrun.responses
-        WHERE status = 'queued' AND principal = :principal
-    ) AS crowded
+    SELECT :max_live <= count(*) AS crowded
+    FROM (
+        SELECT FROM longrun.responses
+        WHERE status IN ('queued', 'in_progress')
+            AND coalesce(account, principal) = coalesce(:account, :principal)
+        LIMIT :max_live
+    ) AS own
 ),
 -- end
 -- optional :conversation_id
@@ -30,14 +42,14 @@ conversation AS (
 created AS (
     INSERT INTO longrun.responses
         (id, principal, agent, status, background, stored, attempt, spent, replica_id,
-         document, input, request, previous_id, metadata_hashes, deadline_at
+         document, input, request, previous_id, metadata_hashes, account, deadline_at
 -- optional :conversation_id
         , conversation_id, turn, context_end
 -- end
         )
     SELECT :id, :principal, :agent, :status, :background, :stored, :attempt::integer, :attempt,
         :replica_id, :document, :input, :request, :previous_id, :metadata_hashes::bigint[],
-        now() + make_interval(secs => :run_timeout)
+        :account, now() + make_interval(secs => :run_timeout)
 -- optional :conversation_id
         , :conversation_id, place.turns, CASE WHEN :status <> 'queued' THEN place.length END
     FROM place
@@ -45,12 +57,23 @@ created AS (
     WHERE (:status <> 'queued' OR :max_queued > (
         SELECT count(*)
         FROM (SELECT FROM longrun.responses WHERE status = 'queued' LIMIT :max_queued) AS waiting
+    ) OR (
+        NOT EXISTS (
+            SELECT FROM longrun.responses WHERE status = 'queued' AND principal = :principal
+        ) AND 2 * :max_queued > (
+            SELECT count(*) FROM (
+                SELECT FROM longrun.responses WHERE status = 'queued' LIMIT 2 * :max_queued
+            ) AS waiting
+        )
     ))
 -- optional :conversation_id
     AND (:may_wait OR NOT place.busy)
 -- end
 -- optional :max_live
     AND NOT (SELECT live.crowded FROM live)
+-- end
+-- optional :max_tokens
+    AND :max_tokens::bigint > (SELECT spent.tokens FROM spent)
 -- end
     RETURNING id, attempt
 ), durable AS MATERIALIZED (
@@ -68,6 +91,9 @@ SELECT EXISTS (SELECT FROM logged) AS created
 -- end
 -- optional :max_live
     , (SELECT live.crowded FROM live) AS crowded
+-- end
+-- optional :max_tokens
+    , (SELECT spent.tokens FROM spent) AS tokens
 -- end
 ;
 
@@ -264,6 +290,62 @@ SELECT response.id, agent, status, background, document,
 FROM unnest(:ids::text[]) WITH ORDINALITY AS wanted (id, place)
 JOIN longrun.responses AS response ON response.id = wanted.id
 WHERE principal = :principal AND stored
+ORDER BY wanted.place;
+
+-- name: list_newest_unscoped
+-- As list_newest, whoever's they are: for admins.
+SELECT id FROM longrun.responses
+WHERE stored
+    AND id < :after -- optional
+    AND status = :status -- optional
+    AND agent = :agent -- optional
+    AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+-- optional :sought_hashes
+    AND metadata_hashes && :any_hashes::bigint[]
+    AND EXISTS (
+        SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
+        WHERE metadata_hashes @> sought.hashes::bigint[]
+    )
+-- end
+ORDER BY id DESC
+LIMIT :limit;
+
+-- name: list_oldest_unscoped
+-- As list_oldest, whoever's they are: for admins.
+SELECT id FROM longrun.responses
+WHERE stored
+    AND id > :after -- optional
+    AND status = :status -- optional
+    AND agent = :agent -- optional
+    AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+-- optional :sought_hashes
+    AND metadata_hashes && :any_hashes::bigint[]
+    AND EXISTS (
+        SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
+        WHERE metadata_hashes @> sought.hashes::bigint[]
+    )
+-- end
+ORDER BY id
+LIMIT :limit;
+
+-- name: get_responses_unscoped
+-- As get_responses, whoever's they are, and whose: for admins.
+SELECT response.id, principal, agent, status, background, document,
+    ARRAY(
+        SELECT item.item FROM longrun.items AS item
+        WHERE item.response_id = response.id
+        ORDER BY item.output_index
+    ) AS output
+-- optional :indexed
+    , ARRAY(
+        SELECT item.output_index FROM longrun.items AS item
+        WHERE item.response_id = response.id AND :indexed
+        ORDER BY item.output_index
+    ) AS indexes
+-- end
+FROM unnest(:ids::text[]) WITH ORDINALITY AS wanted (id, place)
+JOIN longrun.responses AS response ON response.id = wanted.id
+WHERE stored
 ORDER BY wanted.place;
 
 -- name: lock_response_unscoped

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from longrun import ids, signals
 from longrun.access.authentication import Authenticate, configured
 from longrun.access.known_keys import KnownKeys
+from longrun.access.rates import Rates
 from longrun.access.stream_tokens import StreamTokens
 from longrun.console import routes as console_routes
 from longrun.execution import registry
@@ -49,6 +50,7 @@ from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, Started, of_routing
 from longrun.http.openapi import OpenAPI
 from longrun.http.proxies import ProxyHeaders
+from longrun.http.rates import RateLimits
 from longrun.http.responses import ResponsesAPI
 from longrun.http.tokens import Tokens
 from longrun.settings import Settings
@@ -60,6 +62,7 @@ from longrun.store.events import EventLog
 from longrun.store.grants import check_rights
 from longrun.store.keys import KEYS_CHANGED, Keys
 from longrun.store.lease import Lease
+from longrun.store.limits import SharedLimits
 from longrun.store.listener import Listener
 from longrun.store.log_writer import LogWriter
 from longrun.store.migrate import check_migrated, migrate
@@ -124,6 +127,8 @@ class Longrun:
         self._keys = Keys(self._database)
         self._known_keys = KnownKeys(self._keys, settings.key_cache_seconds)
         self._stream_tokens = StreamTokens(self._keys, settings.stream_token_seconds)
+        self._shared_limits = SharedLimits(self._database)
+        self._rates = Rates(self._shared_limits)
         self._event_log = EventLog(self._database)
         self._hub = Hub(
             self._event_log,
@@ -187,6 +192,7 @@ class Longrun:
         self._store_parts.add("hub", self._hub.run)
         self._store_parts.add("pulse", self._pulse.run)
         self._store_parts.add("ring_check", self._ring_check.run)
+        self._store_parts.add("rates", self._rates.run)
         self._server_parts = Supervisor()
         self._server_parts.add("mcp_servers", self._servers.run)
         self._work_parts = Supervisor()
@@ -195,7 +201,12 @@ class Longrun:
         self._work_parts.add(
             "retention",
             Retention(
-                self._responses, self._conversations, self._keys, settings, self._hub.reading
+                self._responses,
+                self._conversations,
+                self._keys,
+                self._shared_limits,
+                settings,
+                self._hub.reading,
             ).run,
         )
 
@@ -252,6 +263,14 @@ class Longrun:
         middleware.append(
             Middleware(
                 Access, authentication=self.authentication, stream_tokens=self._stream_tokens
+            )
+        )
+        middleware.append(
+            Middleware(
+                RateLimits,
+                rates=self._rates,
+                runs=settings.max_principal_requests_per_minute,
+                others=settings.max_principal_other_requests_per_minute,
             )
         )
         middleware.append(Middleware(Intake, timeout=settings.receive_timeout))

@@ -70,6 +70,22 @@ def create(
             "[dim]\\[default: no limit][/]",
         ),
     ] = None,
+    max_requests_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How often a run may be asked for with it in a minute. "
+            "[dim]\\[default: no limit][/]",
+        ),
+    ] = None,
+    max_tokens_per_day: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens of the principal in a day (UTC) after which it creates nothing more. "
+            "[dim]\\[default: no limit][/]",
+        ),
+    ] = None,
     database_url: DatabaseURL = None,
     json: AsJSON = False,
 ) -> None:
@@ -84,20 +100,20 @@ def create(
     wanted, lasts = scopes_of(scopes.split(",")), seconds_of(expires) if expires else None
     _check_principal(owner)
     key = new_key()
+    limits: dict[str, Any] = {
+        "max_runs": max_runs,
+        "max_requests": max_requests_per_minute,
+        "max_tokens": max_tokens_per_day,
+    }
+    new = KeyToStore(key.prefix, key.hash, name, owner, wanted, expires_in=lasts, **limits)
 
     async def store() -> bool:
         async with opened_keys(Settings.load(database_url=database_url)) as keys:
-            return await keys.create(
-                KeyToStore(
-                    *(key.prefix, key.hash, name, owner, wanted),
-                    expires_in=lasts,
-                    max_runs=max_runs,
-                )
-            )
+            return await keys.create(new)
 
     if not asyncio.run(store()):
         raise ConfigurationError(f"there is a key named {name!r}: rotate it, or revoke it first")
-    about = {"principal": owner, "scopes": sorted(wanted), "max_runs": max_runs}
+    about = {"principal": owner, "scopes": sorted(wanted), **limits}
     _show_new(key.text, {"name": name, **about}, json)
 
 
@@ -133,7 +149,7 @@ def rotate(
     database_url: DatabaseURL = None,
     json: AsJSON = False,
 ) -> None:
-    """Replace a key by a new one with its name, principal and scopes. The new one never expires.
+    """Replace a key by a new one with its name, principal, scopes and limits, which never expires.
 
     [bold]Example:[/] longrun keys rotate website --overlap 10m
     """
@@ -198,8 +214,9 @@ def _show_new(text: str, about: dict[str, Any], json: bool) -> None:
 
 def _print_table(found: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
-    for column in ("key", "name", "principal", "scopes", "runs", "created", "expires", "state"):
+    for column in ("key", "name", "principal", "scopes", "limits", "created", "expires"):
         table.add_column(column, overflow="fold")
+    table.add_column("state", no_wrap=True)
     for each in found:
         state = each["state"]
         table.add_row(
@@ -207,12 +224,17 @@ def _print_table(found: list[dict[str, Any]]) -> None:
             each["name"],
             each["principal"] or "(none)",
             ",".join(each["scopes"]),
-            str(each["max_runs"] or ""),
+            _limits(each),
             _day(each["created_at"]),
             _day(each["expires_at"]),
             f"[{_COLOURS[state]}]{state}[/]",
         )
     Console(highlight=False).print(table)
+
+
+def _limits(key: dict[str, Any]) -> str:
+    units = {"max_runs": "runs", "max_requests": "a minute", "max_tokens": "tokens a day"}
+    return "\n".join(f"{key[name]} {unit}" for name, unit in units.items() if key[name])
 
 
 def _day(moment: datetime | None) -> str:

@@ -14,6 +14,8 @@
     ├── UnsupportedMediaType     415  not JSON
     ├── HeadersTooLarge          431
     ├── TooManyRequests          429  with Retry-After
+    │   ├── RateLimited          429  more requests in a minute than are allowed
+    │   └── TokensSpent          429  the tokens of the day are spent
     ├── Unavailable              503  with Retry-After: Postgres is away, or the replica drains
     │   ├── NotRunning           503  the application was not started, or has stopped
     │   └── StillRunning         503  draining, while the run continues elsewhere: do not retry
@@ -31,7 +33,16 @@ Every response that is not 2xx has the body
 the client; the text of any other exception goes to the log and nowhere else.
 """
 
-from typing import ClassVar
+import math
+import time
+from typing import ClassVar, Final
+
+DAY: Final = 86_400
+
+
+def rest_of_day() -> int:
+    """Seconds until the next day begins, by UTC."""
+    return math.ceil(DAY - time.time() % DAY)
 
 
 class LongrunError(Exception):
@@ -41,7 +52,8 @@ class LongrunError(Exception):
         message: for the client; says what is wrong and what is allowed.
         param: the request parameter at fault, if any.
         code: machine-readable; overrides that of the class.
-        retry_after: for the `Retry-After` header, in seconds.
+        retry_after: for the `Retry-After` header, in seconds; where it is not a whole number, for
+            `retry-after-ms` too.
     """
 
     status: ClassVar[int] = 500
@@ -56,7 +68,7 @@ class LongrunError(Exception):
         *,
         param: str | None = None,
         code: str | None = None,
-        retry_after: int | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -146,6 +158,41 @@ class TooManyRequests(LongrunError):
     status = 429
     type = "too_many_requests"
     default_code = "queue_full"
+
+
+class RateLimited(TooManyRequests):
+    """As OpenAI says it: the type names what there was too much of.
+
+    Args:
+        limit: so many requests are allowed in a minute.
+        which: what they are, as in "that ask for a run".
+        retry_after: seconds until there is room for one.
+    """
+
+    type = "requests"
+    default_code = "rate_limit_exceeded"
+
+    def __init__(self, limit: int, which: str, retry_after: float) -> None:
+        super().__init__(
+            f"You have sent too many requests {which}: {limit} a minute are allowed. Try again in "
+            f"{max(retry_after, 0.001):.3g} s.",
+            retry_after=retry_after,
+        )
+
+
+class TokensSpent(TooManyRequests):
+    """The tokens of a day are spent, until it ends (UTC)."""
+
+    type = "tokens"
+    default_code = "rate_limit_exceeded"
+    should_retry = False
+
+    def __init__(self, limit: int, spent: int) -> None:
+        super().__init__(
+            f"You have spent {spent:,} tokens today, and {limit:,} a day are allowed. The next day "
+            "begins at 00:00 UTC.",
+            retry_after=rest_of_day(),
+        )
 
 
 class Unavailable(LongrunError):

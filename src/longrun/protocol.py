@@ -49,6 +49,23 @@ class Context:
     own: int = 0
 
 
+@dataclass(slots=True)
+class Allowance:
+    """What bounds the creation of a response, and what was found of it then.
+
+    Attributes:
+        max_live: how many responses may be queued or running at once; None: no limit.
+        max_tokens: how many tokens may have been spent today; None: no limit.
+        account: who acts for the principal, and whose limits hold; None: the principal.
+        tokens: how many were spent, as was found at the creation; None: nobody looked.
+    """
+
+    max_live: int | None = None
+    max_tokens: int | None = None
+    account: str | None = None
+    tokens: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """A response to be produced: what `http` understood of a request, and `execution` runs.
@@ -58,8 +75,7 @@ class RunRequest:
     where that was made already; `context` is what its run begins with, which is not stored with the
     response but read along the chain that begins at `previous_id`, or from the conversation (None:
     it was not read, and is the input alone). `parameters` are those of the request that a run acts
-    upon, by their names in the API. `max_live` is how many responses of the principal may be queued
-    or running at once, for its creation alone; None: no limit.
+    upon, by their names in the API. `allowance` is for its creation alone.
     """
 
     response_id: str
@@ -74,7 +90,7 @@ class RunRequest:
     conversation_id: str | None = None
     input_text: str | None = None
     context: Context | None = None
-    max_live: int | None = None
+    allowance: Allowance = field(default_factory=Allowance)
 
     @property
     def timeout(self) -> float | None:

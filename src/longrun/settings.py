@@ -174,6 +174,34 @@ class Settings(BaseSettings):
         description="Maximum number of responses of one principal that are queued or running; "
         "beyond it, 429. A key may have a lower one. Unset: no limit.",
     )
+    max_principal_requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Maximum number of `POST /responses` of one principal in a minute, on all "
+        "replicas together; beyond it, 429. A key may have a limit of its own besides. Unset: no "
+        "limit.",
+    )
+    max_principal_other_requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Maximum number of all other requests of one principal in a minute: polls, "
+        "streams, lists, cancels. Unset: no limit.",
+    )
+    max_principal_tokens_per_day: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**15,
+        description="Tokens of one principal in a day (UTC) after which it creates no more "
+        "responses, but gets 429. A key may have a lower limit. Unset: no limit.",
+    )
+    max_principal_streams: int | None = Field(
+        default=None,
+        ge=1,
+        description="Maximum number of streams that one principal has open on this replica; "
+        "beyond it, 429. Unset: no limit.",
+    )
     run_timeout: float = Field(
         default=1800.0,
         gt=0,
@@ -229,6 +257,31 @@ class Settings(BaseSettings):
     )
     tls_keyfile: Path | None = Field(default=None, description="Private key (PEM), unencrypted.")
     http2: bool = Field(default=True, description="Offer HTTP/2 to clients, where TLS is served.")
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Maximum number of client connections at once; others are closed. Unset: four "
+        "in five of the file descriptors that the process may have.",
+    )
+    max_header_bytes: int = Field(
+        default=64 * 1024,
+        ge=4096,
+        le=1024 * 1024,
+        description="Maximum size of the request line and all headers of a request; beyond it, "
+        "431.",
+    )
+    max_headers: int = Field(
+        default=200,
+        ge=20,
+        le=10_000,
+        description="Maximum number of headers of a request; beyond it, 431.",
+    )
+    idle_timeout: float = Field(
+        default=75.0,
+        gt=0,
+        le=YEAR,
+        description="How long a connection may stay open on which nothing is asked.",
+    )
     max_body_bytes: int = Field(
         default=32 * 1024 * 1024,
         ge=1024,
@@ -243,6 +296,12 @@ class Settings(BaseSettings):
         default=100_000,
         ge=1000,
         description="Maximum number of list elements and object members in a request body.",
+    )
+    max_json_depth: int = Field(
+        default=200,
+        ge=10,
+        le=200,
+        description="Maximum number of levels of lists and objects in a request parameter.",
     )
     max_input_items: int = Field(
         default=10_000, ge=1, description="Maximum number of input items in a request."

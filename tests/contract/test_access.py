@@ -210,6 +210,67 @@ class TestAdmins:
         assert (await call(guarded[1], "DELETE", path, operator, None, as_alice)).is_success
         assert (await call(guarded[1], "GET", path, callers.keys["owner"])).status_code == 404
 
+    async def test_they_list_what_is_everybodys_when_they_say_so(
+        self, guarded: list[Replica], callers: Callers
+    ) -> None:
+        kinds = ("owner", "owner", "other")
+        _, *theirs = [await created(guarded[0], callers.keys[kind]) for kind in kinds]
+        everybody = {"longrun-principal": "*"}
+
+        async def listed(query: str, kind: str = "admin") -> httpx2.Response:
+            path = f"/responses?{query}"
+            return await call(guarded[1], "GET", path, callers.keys[kind], None, everybody)
+
+        newest = (await listed("limit=2")).json()
+        assert [each["id"] for each in newest["data"]] == theirs[::-1]
+        assert [each["principal"] for each in newest["data"]] == ["bob", "alice"]
+        assert newest["has_more"]
+        after = (
+            await listed(f"order=asc&after={theirs[0]}&status=completed&model=scripted")
+        ).json()
+        assert [each["id"] for each in after["data"]] == theirs[1:]
+        # Whoever is no admin gets nothing by it, and to change something one names somebody.
+        assert (await listed("limit=2", "owner")).status_code == 403
+        path = f"/responses/{theirs[0]}"
+        assert (
+            await call(guarded[0], "GET", path, callers.keys["admin"], None, everybody)
+        ).is_success
+        assert (
+            await call(guarded[0], "GET", path, callers.keys["other"], None, everybody)
+        ).status_code == 403
+
+    async def test_for_everybody_nothing_is_changed(
+        self, guarded: list[Replica], callers: Callers, store: Keys
+    ) -> None:
+        await callers.make(store, "operator", "root", "admin read write")
+        theirs = await created(guarded[0], callers.keys["owner"])
+        everybody = {"longrun-principal": "*"}
+        for method, path in (("DELETE", f"/responses/{theirs}"), ("POST", "/responses")):
+            body = {"model": "scripted", "input": "x"} if method == "POST" else None
+            key = callers.keys["operator"]
+            answer = await call(guarded[0], method, path, key, body, everybody)
+            assert answer.status_code == 400
+            assert "must name a principal" in answer.json()["error"]["message"]
+
+    async def test_they_read_conversations_and_change_none(
+        self, guarded: list[Replica], callers: Callers
+    ) -> None:
+        body = {"items": [{"role": "user", "content": "hello"}]}
+        made = await call(guarded[0], "POST", "/conversations", callers.keys["owner"], body)
+        path = f"/conversations/{made.json()['id']}"
+        for kind, status in (("admin", 200), ("other", 404)):
+            for each in (path, f"{path}/items"):
+                answer = await call(guarded[1], "GET", each, callers.keys[kind])
+                assert answer.status_code == status, (kind, each)
+        [item] = (await call(guarded[1], "GET", f"{path}/items", callers.keys["admin"])).json()[
+            "data"
+        ]
+        one = f"{path}/items/{item['id']}"
+        assert (await call(guarded[1], "GET", one, callers.keys["admin"])).is_success
+        for each in (path, one):
+            answer = await call(guarded[0], "DELETE", each, callers.keys["admin"])
+            assert answer.status_code == 403
+
     async def test_nobody_else_may(self, guarded: list[Replica], callers: Callers) -> None:
         headers = {"longrun-principal": "alice"}
         for kind in ("other", "reader"):

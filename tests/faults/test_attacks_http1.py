@@ -247,6 +247,21 @@ class TestConnections:
         assert places == sorted(places)
         connection.close()
 
+    async def test_more_than_there_may_be(self, database: Server, schema: str) -> None:
+        environment = {"LONGRUN_MAX_CONNECTIONS": "3", "LONGRUN_IDLE_TIMEOUT": "1"}
+        with servers.replicas(1, database.url, schema=schema, environment=environment) as (few,):
+            await eventually(lambda: not open_connections(few))
+            kept = [await connect(few) for _ in range(3)]
+            await eventually(lambda: open_connections(few) == 3)
+            with await connect(few) as one_more:
+                assert await asyncio.get_running_loop().sock_recv(one_more, 1) == b""
+            # Those on which nothing is asked go by themselves, and make room.
+            await eventually(lambda: not open_connections(few))
+            async with await raw(few, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n") as wire:
+                assert wire.status == 200
+            for each in kept:
+                each.close()
+
     async def test_more_than_there_are_descriptors(self, database: Server) -> None:
         """1,003 of them killed a replica that may have 1,024, without a line in its log."""
         replica = servers.start(database.url, schema="attacks_http1", wait=False)
@@ -282,6 +297,18 @@ REFUSED = {
         400,
     ),
     "a large header": (b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 70_000, 431),
+    "many headers": (
+        b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+        + b"x: y\r\n" * 201
+        + b"\r\n",
+        431,
+    ),
+    "large headers": (
+        b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+        + (b"x: " + b"y" * 997 + b"\r\n") * 66
+        + b"\r\n",
+        431,
+    ),
     "another encoding": (
         b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip\r\n\r\n",
         501,

@@ -286,6 +286,13 @@ class TestFrames:
             await peer.send(frame(CONTINUATION, 1, b"\x40\x01a\x7f\x80\x20" + b"x" * 4000))
         await peer.until(lambda: peer.closed)
 
+    async def test_many_headers_are_refused(self, peer: Peer) -> None:
+        many = peer.request("/healthz", headers=[(f"x-{n}", "y") for n in range(201)])
+        await peer.flush()
+        await peer.until(lambda: many in peer.ended)
+        assert peer.statuses[many] == 431
+        assert await peer.get("/healthz") == 200
+
     async def test_priorities_in_circles_and_chains(self, target: Target, peer: Peer) -> None:
         """The tree of priorities could be led into loops, and into a chain too deep to go down."""
         chain = b"".join(

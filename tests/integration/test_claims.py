@@ -362,6 +362,24 @@ class TestTheQueue:
         found = sorted([claim.id for claim in await claims.queued(3)])
         assert found == [f"resp_{n:032}" for n in (2, 3, 4)]
 
+    async def test_ten_thousand_of_one_do_not_delay_the_first_of_another(
+        self, store: Database
+    ) -> None:
+        await store.execute(
+            f'INSERT INTO "{store.settings.db_schema}".responses (id, principal, agent, status,'
+            " background, stored, attempt, spent, document, input, request, deadline_at)"
+            " SELECT 'resp_' || lpad(n::text, 32, '0'), 'many', 'scripted', 'queued', true, true,"
+            " 0, 0, '{\"id\": \"\"}', '[]', '{}', now() + interval '1 hour'"
+            " FROM generate_series(0, 9999) AS n"
+        )
+        late = [await add_response(store, principal=f"late {n}", status="queued") for n in range(3)]
+        claims = Claims(store, "mine")
+        # All four principals have no run yet, and who waits longest comes first; then the others.
+        taken = [claim.id for _ in range(5) for claim in await claims.queued(1)]
+        assert taken == [f"resp_{0:032}", *late, f"resp_{1:032}"]
+        latest = await add_response(store, principal="latest", status="queued")
+        assert [claim.id for claim in await claims.queued(1)] == [latest]
+
     async def test_what_is_not_served_here_is_passed_over(self, store: Database) -> None:
         ids = [
             await add_response(store, principal=f"p{n % 5}", status="queued", attempt=0)

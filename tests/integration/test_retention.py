@@ -11,6 +11,7 @@ from longrun.store.conversations import Conversations
 from longrun.store.database import Database
 from longrun.store.events import EventLog
 from longrun.store.keys import Keys
+from longrun.store.limits import SharedLimits
 from longrun.store.records import Ending
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
@@ -59,7 +60,9 @@ async def test_what_is_read_on_any_replica_stays_until_its_readers_are_gone(
     event_log = EventLog(store)
     hub = Hub(event_log, ring_bytes=1000, poll_interval=60)
     async with asyncio.TaskGroup() as group:
-        retention_ = Retention(here, Conversations(store), Keys(store), settings, hub.reading)
+        retention_ = Retention(
+            here, Conversations(store), Keys(store), SharedLimits(store), settings, hub.reading
+        )
         group.create_task(retention_.run(stop))
         with Tail(hub, event_log, response_id, finished=True, page_bytes=1) as tail:
             assert await tail.next(10)

@@ -16,7 +16,7 @@ import pytest
 from longrun import ids
 from longrun.errors import ConversationNotFound, TooManyRequests
 from longrun.history.conversation import Before
-from longrun.protocol import RunRequest
+from longrun.protocol import Allowance, RunRequest
 from longrun.store.claims import Claims
 from longrun.store.conversations import ConversationItem, Conversations
 from longrun.store.database import Database
@@ -181,12 +181,18 @@ async def test_9_pages_and_requests_say_whose_they_are(store: Database, theirs: 
         await create(responses, on)
     assert await everything(store) == before
     # What is live of the owner's counts for nobody else.
-    await create(responses, replace(request_for(ids.new_response_id(), OTHER), max_live=2))
+    await create(
+        responses,
+        replace(request_for(ids.new_response_id(), OTHER), allowance=Allowance(max_live=2)),
+    )
     with pytest.raises(TooManyRequests):
-        await create(responses, replace(request_for(ids.new_response_id(), OTHER), max_live=2))
-    queued = replace(request_for(ids.new_response_id(), OWNER), max_live=2)
+        await create(
+            responses,
+            replace(request_for(ids.new_response_id(), OTHER), allowance=Allowance(max_live=2)),
+        )
+    queued = replace(request_for(ids.new_response_id(), OWNER), allowance=Allowance(max_live=2))
     await responses.create(NewResponse(queued, [event(0, "response.created")]))
-    more = replace(request_for(ids.new_response_id(), OTHER), max_live=3)
+    more = replace(request_for(ids.new_response_id(), OTHER), allowance=Allowance(max_live=3))
     await create(responses, more)
     # The same questions, of the owner's, find something.
     assert len(await responses.page(Page(OWNER, 10))) == 3

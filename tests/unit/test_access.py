@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from longrun.access import known_keys
 from longrun.access.authentication import Authentication, Proxy
@@ -15,7 +16,9 @@ from longrun.access.callers import ANYONE, Caller, scopes_of
 from longrun.access.keys import NewKey, hash_of, matches, new_key, prefix_of
 from longrun.access.known_keys import KnownKeys
 from longrun.access.loopback import check_page, is_loopback
+from longrun.access.stream_tokens import StreamTokens
 from longrun.errors import ConfigurationError, Forbidden, Unauthorized, Unavailable
+from longrun.http.access import Access
 from longrun.settings import Settings
 from longrun.store.keys import StoredKey
 
@@ -279,3 +282,65 @@ class TestSettings:
 def test_a_hash_is_of_the_whole_key() -> None:
     assert hash_of("lr_a") != hash_of("lr_b")
     assert len(hash_of("")) == 32
+
+
+class TestWhoseLimitsHold:
+    def test_ones_own_whomever_one_acts_for(self) -> None:
+        website = Caller("website")
+        assert website.limited_as == "website"
+        assert website.acting_for("website/alice").limited_as == "website"
+        assert website.acting_for("website/alice").acting_for("website/bob").limited_as == "website"
+        assert Caller("", frozenset({"admin"})).acting_for("alice").limited_as == ""
+
+    async def test_of_a_chat_token_its_creators(self) -> None:
+        stored, key = Stored(), new_key()
+        stored.add(key, agent="scripted")
+        stored.keys[key.prefix] = replace(stored.keys[key.prefix], principal="a/b/user")
+        caller = await KnownKeys(stored, 60).caller(key.text)
+        assert caller is not None
+        assert (caller.principal, caller.limited_as) == ("a/b/user", "a/b")
+
+
+class TestPaths:
+    @pytest.mark.parametrize("mounted", ["", "/agents"])
+    async def test_public_ones_ask_nobody_wherever_it_is_mounted(self, mounted: str) -> None:
+        """Mounted, everything needed a key: health checks, and the page that asks for one."""
+        stored, reached = Stored(), []
+        stored.add(new_key())
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            reached.append(scope["path"])
+
+        access = Access(
+            app,
+            authentication=Authentication(KnownKeys(stored, 60)),
+            stream_tokens=StreamTokens(NoSecrets(), 60),
+        )
+
+        async def ask(path: str) -> None:
+            scope = {
+                "type": "http",
+                "method": "GET",
+                "path": mounted + path,
+                "root_path": mounted,
+                "query_string": b"",
+                "headers": [],
+                "client": ("127.0.0.1", 1),
+            }
+            await access(scope, _nothing, _nothing)
+
+        public = ["/", "/healthz", "/console/console.js"]
+        for path in public:
+            await ask(path)
+        assert reached == [mounted + path for path in public]
+        with pytest.raises(Unauthorized):
+            await ask("/models")
+
+
+class NoSecrets:
+    async def secrets(self, fresh: str) -> list[str]:
+        return [fresh]
+
+
+async def _nothing(*_: Any) -> Any:
+    raise AssertionError("nothing is read or sent")

@@ -24,6 +24,8 @@ MAY_BE_UNSCOPED: Final = {
     "Responses.get_unscoped": "of the very request that created the response",
     "Responses.delete_unscoped": "the same, of what is not to be stored",
     "Responses.owner_unscoped": "for an admin, and then asked again for its owner",
+    "Responses.page_unscoped": "for an admin, who lists what is everybody's",
+    "Conversations.owner_unscoped": "for an admin, and then asked again for its owner",
     "EventLog.end_unscoped": "after `Responses.get` for the principal",
 }
 """What HTTP calls of methods that ask for no principal, and why it may."""

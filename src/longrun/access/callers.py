@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from longrun.errors import ConfigurationError, Forbidden
@@ -14,7 +14,8 @@ SCOPES: Final[frozenset[str]] = frozenset(get_args(Scope))
 
 LONGEST_PRINCIPAL: Final = 200
 
-_PRINCIPAL: Final = re.compile(rf"[^\x00-\x1f\x7f]{{0,{LONGEST_PRINCIPAL}}}")
+_PRINCIPAL: Final = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{0,{LONGEST_PRINCIPAL}}}")
+"""Surrogates are no text that Postgres takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,9 @@ class Caller:
         key: the public part of the key that was shown.
         agent: the only one that they may run; None: all.
         max_runs: live responses of the principal beyond which they create none; None: no limit.
+        max_requests: how often they may ask for a run in a minute; None: no limit.
+        max_tokens: tokens of the principal in a day beyond which they create none; None: no limit.
+        account: whose limits hold, whomever they act for; None: the principal's.
     """
 
     principal: str
@@ -34,11 +38,15 @@ class Caller:
     key: str | None = None
     agent: str | None = None
     max_runs: int | None = None
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    account: str | None = None
 
     def __post_init__(self) -> None:
         if not _PRINCIPAL.fullmatch(self.principal):
             raise ValueError(
-                f"a principal has at most {LONGEST_PRINCIPAL} characters and no control characters"
+                f"a principal has at most {LONGEST_PRINCIPAL} characters, and neither control "
+                "characters nor surrogates"
             )
         if not self.scopes <= SCOPES:
             raise ValueError(f"scopes are of {sorted(SCOPES)}, not {sorted(self.scopes)}")
@@ -46,6 +54,20 @@ class Caller:
     @property
     def is_admin(self) -> bool:
         return "admin" in self.scopes
+
+    @property
+    def limited_as(self) -> str:
+        """The principal whose limits hold. Those below it have none of their own: whoever may act
+        for any number of them would have any number of limits."""
+        return self.principal if self.account is None else self.account
+
+    def acting_for(self, principal: str) -> "Caller":
+        """The caller, for another principal.
+
+        Raises:
+            ValueError: there can be no such principal.
+        """
+        return replace(self, principal=principal, account=self.limited_as)
 
     def may_act_for(self, principal: str) -> bool:
         """Whether they may do for a principal what they may do for their own: an admin for all,

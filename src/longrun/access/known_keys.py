@@ -92,7 +92,17 @@ class KnownKeys:
         key = await self._find(prefix)
         if not matches(text, _NOBODYS if key is None else key.hash) or key is None:
             return None
-        return Caller(key.principal, key.scopes, key.prefix, key.agent, key.max_runs)
+        return Caller(
+            key.principal,
+            key.scopes,
+            key.prefix,
+            key.agent,
+            max_runs=key.max_runs,
+            max_requests=key.max_requests,
+            max_tokens=key.max_tokens,
+            # A chat token's user is below the principal that created it, and has no `/` in it.
+            account=None if key.agent is None else key.principal.rpartition("/")[0],
+        )
 
     async def _find(self, prefix: str) -> StoredKey | None:
         now = asyncio.get_running_loop().time()

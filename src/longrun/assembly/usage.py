@@ -26,6 +26,10 @@ class UsageSum:
         self.cache_write_tokens += _count(read, "cache_write_tokens")
         self.reasoning_tokens += _count(wrote, "reasoning_tokens")
 
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
     def as_json(self) -> dict[str, Any]:
         """The `usage` of a Response object."""
         return {
@@ -36,7 +40,7 @@ class UsageSum:
             },
             "output_tokens": self.output_tokens,
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
-            "total_tokens": self.input_tokens + self.output_tokens,
+            "total_tokens": self.total_tokens,
         }
 
 

@@ -52,7 +52,14 @@ async def end_response(
         ]
     if assembler.refused:
         await run_log.flush()
-    ending = Ending(outcome.status, document, said, outcome.reason, assembler.refused)
+    ending = Ending(
+        outcome.status,
+        document,
+        said,
+        outcome.reason,
+        assembler.refused,
+        assembler.usage.total_tokens,
+    )
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
     await run_log.flush()
     metrics.runs_finished.labels(outcome.status).inc()

@@ -1,12 +1,12 @@
 """Every request but those for public paths is somebody's, and may do what they may do.
 
-An admin sees what is any principal's, under its id; for lists, or to change something, they say for
-whom they act, in the header `longrun-principal`. Others may act for principals below theirs.
+An admin sees what is any principal's, under its id, and lists what is everybody's with the header
+`longrun-principal: *`; to change something they say there for whom they act. Others may act for
+principals below theirs.
 """
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
 from starlette.requests import HTTPConnection, Request
@@ -23,6 +23,9 @@ _CALLER: Final = "longrun.caller"
 """Where a request's ASGI scope has who sent it."""
 
 ACTS_FOR: Final = "longrun-principal"
+
+EVERYBODY: Final = "*"
+"""What an admin says there to read whatever is anybody's."""
 
 _PUBLIC: Final = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
 """Nothing of a principal's is there."""
@@ -49,19 +52,29 @@ class Access:
         self._stream_tokens = stream_tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_public(scope["path"]):
+        if scope["type"] == "http" and not _is_public(path_of(scope)):
             scope[_CALLER] = await self._caller(HTTPConnection(scope))
         await self._app(scope, receive, send)
 
     async def _caller(self, connection: HTTPConnection) -> Caller:
-        method, path = connection.scope["method"], connection.scope["path"]
+        method, path = connection.scope["method"], path_of(connection.scope)
         token, response = connection.query_params.get("token"), _RESPONSE.fullmatch(path)
         if token and response and method == "GET" and await self._authentication.is_required():
             return await self._stream_tokens.caller(token, response[1])
         caller = _acting(connection, await self._authentication.caller(connection))
         reads = method in _READS or _STREAM_TOKEN.fullmatch(path)
         caller.require("read" if reads else "write")
+        if connection.headers.get(ACTS_FOR) == EVERYBODY and method not in _READS:
+            raise BadRequest(
+                f"The header {ACTS_FOR} must name a principal here: {EVERYBODY!r} is for reading."
+            )
         return caller
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request within this application, which may be mounted in another."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _is_public(path: str) -> bool:
@@ -78,12 +91,20 @@ def _acting(connection: HTTPConnection, caller: Caller) -> Caller:
     principal = connection.headers.get(ACTS_FOR)
     if principal is None:
         return caller
+    if principal == EVERYBODY and caller.is_admin:
+        return caller
     if not caller.may_act_for(principal):
         raise Forbidden(f"This key may not act for the principal {shortened(principal)!r}.")
     try:
-        return replace(caller, principal=principal)
+        return caller.acting_for(principal)
     except ValueError as error:
         raise BadRequest(f"The header {ACTS_FOR}: {error}.") from None
+
+
+def known_caller(scope: Scope) -> Caller | None:
+    """Who sent a request, where that was asked."""
+    caller: Caller | None = scope.get(_CALLER)
+    return caller
 
 
 def caller_of(request: Request) -> Caller:
@@ -92,21 +113,31 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
+def for_everybody(request: Request) -> bool:
+    """Whether a request is an admin's, to read what is everybody's."""
+    return caller_of(request).is_admin and request.headers.get(ACTS_FOR) == EVERYBODY
+
+
 def principal_of(request: Request) -> str:
     """Whom a request is made for: they own what it creates, and see what is theirs."""
     return caller_of(request).principal
 
 
 async def reader_of(
-    request: Request, response_id: str, owner: Callable[[str], Awaitable[str | None]]
+    request: Request,
+    id_: str,
+    owner: Callable[[str], Awaitable[str | None]],
+    is_id: Callable[[str], bool] = ids.is_response_id,
 ) -> str:
-    """Whose responses a request may read when it asks for one: an admin's are everybody's.
+    """Whose responses or conversations a request may read when it asks for one: an admin's are
+    everybody's.
 
     Args:
-        owner: says whose a response is.
+        owner: says whose the one with this id is.
     """
     caller = caller_of(request)
-    if not caller.is_admin or ACTS_FOR in request.headers or not ids.is_response_id(response_id):
+    acts = ACTS_FOR in request.headers and not for_everybody(request)
+    if not caller.is_admin or acts or not is_id(id_):
         return caller.principal
-    found = await owner(response_id)
+    found = await owner(id_)
     return caller.principal if found is None else found

@@ -1,9 +1,11 @@
 """Answers: JSON, and errors in the contract's shape."""
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from starlette.responses import Response
+from starlette.types import Scope
 
 from longrun.errors import LongrunError
 from longrun.jsontext import Encoded, dumps, loads
@@ -25,11 +27,29 @@ def as_response(stored: StoredResponse) -> dict[str, Any]:
     return {**loads(stored.document), "status": stored.status, "output": output}
 
 
+_ALSO_SAID: Final = "longrun.headers"
+"""Where a request's ASGI scope has headers that its answer has besides its own, whatever it is."""
+
+
+def also_say(scope: Scope, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Give the answer of a request these headers, an error's too."""
+    scope.setdefault(_ALSO_SAID, []).extend(headers)
+
+
+def also_said(scope: Scope) -> Sequence[tuple[bytes, bytes]]:
+    """The headers that `also_say` was given."""
+    said: Sequence[tuple[bytes, bytes]] = scope.get(_ALSO_SAID, ())
+    return said
+
+
 def error_answer(error: LongrunError, headers: Mapping[str, str] | None = None) -> Response:
     """`{"error": {"message", "type", "param", "code"}}`, all four keys (contract, "Errors")."""
     all_headers = dict(headers or {})
     if error.retry_after is not None:
-        all_headers["retry-after"] = str(error.retry_after)
+        all_headers["retry-after"] = str(math.ceil(error.retry_after))
+        if error.retry_after % 1:
+            # Read by OpenAI's SDKs, which otherwise wait for whole seconds.
+            all_headers["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
     if error.status == 401:
         all_headers["www-authenticate"] = "Bearer"
     if error.should_retry is not None:

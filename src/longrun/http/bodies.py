@@ -71,10 +71,14 @@ class Share:
 
 
 class Bodies:
-    """Reads and decodes the JSON bodies of a replica's requests."""
+    """Reads and decodes the JSON bodies of a replica's requests.
+
+    Attributes:
+        limits: what they may hold.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._budget = Budget(limits.bodies_bytes)
         # One thread: large bodies wait for each other and not for tools, which have the default
         # executor, and take the interpreter from the event loop one at a time.
@@ -94,8 +98,8 @@ class Bodies:
             BadRequest: not JSON, too many values, or what `parse` raises.
         """
         _check_media_type(request)
-        too_large = BodyTooLarge(f"The body exceeds {self._limits.body_bytes} bytes.")
-        if _declared(request) > self._limits.body_bytes:
+        too_large = BodyTooLarge(f"The body exceeds {self.limits.body_bytes} bytes.")
+        if _declared(request) > self.limits.body_bytes:
             raise too_large
         with self._budget.share() as share:
             try:
@@ -115,14 +119,14 @@ class Bodies:
         body, tally = bytearray(), Tally()
         async for part in parts:
             size = len(body) + len(part)
-            if size > self._limits.body_bytes:
+            if size > self.limits.body_bytes:
                 raise too_large
             share.grow_to(size)
             body += part
             tally.add(part)
-            if tally.values > self._limits.values or tally.escapes > MOST_ESCAPES:
+            if tally.values > self.limits.values or tally.escapes > MOST_ESCAPES:
                 raise await asyncio.get_running_loop().run_in_executor(
-                    self._thread, _too_much, body, tally, self._limits.values
+                    self._thread, _too_much, body, tally, self.limits.values
                 )
         return body
 

@@ -13,11 +13,11 @@ from starlette.routing import BaseRoute, Route
 
 from longrun import ids
 from longrun.errors import BadRequest, NotFound
-from longrun.http.access import principal_of
+from longrun.http.access import principal_of, reader_of
 from longrun.http.answers import JSONAnswer
 from longrun.http.bodies import Bodies
 from longrun.http.items import CheckedItems, checked_items
-from longrun.http.limits import DEEPEST, MOST_PARAMETERS, is_too_deep
+from longrun.http.limits import MOST_PARAMETERS, is_too_deep
 from longrun.http.lists import Item, ListedItem, ListQuery, as_item, as_list
 from longrun.http.problems import bad_request, shortened
 from longrun.http.requests import Metadata
@@ -100,14 +100,14 @@ class ConversationsAPI:
             ids.new_conversation_id(),
             principal_of(request),
             dumps(body.metadata).decode(),
-            new_items(body.items),
+            new_items(body.items, self.bodies.limits.depth),
         )
         return JSONAnswer(as_conversation(made))
 
     @operation(ConversationObject)
     async def get(self, request: Request) -> Response:
         """`GET /conversations/{id}`: a conversation, without its items."""
-        return JSONAnswer(as_conversation(await self._known(request)))
+        return JSONAnswer(as_conversation(await self._known(request, await self._reader(request))))
 
     @operation(ConversationObject, body=UpdateConversation)
     async def update(self, request: Request) -> Response:
@@ -133,7 +133,7 @@ class ConversationsAPI:
     async def add_items(self, request: Request) -> Response:
         """`POST /conversations/{id}/items`: add items at its end."""
         body = await self.bodies.read(request, AddItems.parse)
-        items = new_items(body.items)
+        items = new_items(body.items, self.bodies.limits.depth)
         if not await self.conversations.add(_id_in(request), principal_of(request), items):
             _missing(request)
         return JSONAnswer(as_list([shown(item) for item in items], MOST_ITEMS))
@@ -143,10 +143,11 @@ class ConversationsAPI:
         """`GET /conversations/{id}/items`: a page of its items."""
         # All that is known of an item is shown, so `include` has nothing to add.
         query = ListQuery.parse(request)
-        await self._known(request)
+        reader = await self._reader(request)
+        await self._known(request, reader)
         found = await self.conversations.items(
             _id_in(request),
-            principal_of(request),
+            reader,
             # One more than is shown tells whether there are more.
             limit=query.limit + 1,
             newest_first=query.order == "desc",
@@ -159,30 +160,36 @@ class ConversationsAPI:
     @operation(ListedItem)
     async def get_item(self, request: Request) -> Response:
         """`GET /conversations/{id}/items/{item_id}`: one of its items."""
-        await self._known(request)
-        found = await self.conversations.item(
-            _id_in(request), principal_of(request), _item_id_in(request)
-        )
+        reader = await self._reader(request)
+        await self._known(request, reader)
+        found = await self.conversations.item(_id_in(request), reader, _item_id_in(request))
         return JSONAnswer(shown(found or _missing_item(request)))
 
     @operation(ConversationObject)
     async def delete_item(self, request: Request) -> Response:
         """`DELETE /conversations/{id}/items/{item_id}`: delete one of its items."""
-        conversation = await self._known(request)
+        conversation = await self._known(request, principal_of(request))
         if not await self.conversations.delete_item(
             conversation.id, principal_of(request), _item_id_in(request)
         ):
             _missing_item(request)
         return JSONAnswer(as_conversation(conversation))
 
-    async def _known(self, request: Request) -> Conversation:
-        """The caller's conversation; the same error whether it is unknown or another's."""
-        found = await self.conversations.get(_id_in(request), principal_of(request))
+    async def _reader(self, request: Request) -> str:
+        owner = self.conversations.owner_unscoped
+        return await reader_of(request, _id_in(request), owner, ids.is_conversation_id)
+
+    async def _known(self, request: Request, principal: str) -> Conversation:
+        """A principal's conversation; the same error whether it is unknown or another's."""
+        found = await self.conversations.get(_id_in(request), principal)
         return found or _missing(request)
 
 
-def new_items(given: Sequence[Any]) -> list[ConversationItem]:
+def new_items(given: Sequence[Any], depth: int) -> list[ConversationItem]:
     """Items to be added, each with an id of ours.
+
+    Args:
+        depth: how many levels of objects and lists they may have, their own list included.
 
     Raises:
         BadRequest: there are too many, or one of them is wrong.
@@ -193,8 +200,8 @@ def new_items(given: Sequence[Any]) -> list[ConversationItem]:
             param="items",
             code="array_above_max_length",
         )
-    if is_too_deep(given):
-        raise BadRequest(f"items: nested deeper than {DEEPEST} levels.", param="items")
+    if is_too_deep(given, depth):
+        raise BadRequest(f"items: nested deeper than {depth} levels.", param="items")
     return [
         ConversationItem(ids.new_item_id(item.get("type", "message")), dumps(item).decode())
         for item in checked_items(list(given), "items")

@@ -6,9 +6,6 @@ from typing import Any, Final, Self
 
 from longrun.settings import Settings
 
-DEEPEST: Final = 200
-"""Levels of objects and lists in a parameter; JSON encoders have limits not far above."""
-
 MOST_PARAMETERS: Final = 1000
 """Names in an object whose names are looked at: the body itself, a tool, `reasoning`, `text`."""
 
@@ -40,6 +37,7 @@ class Limits:
     tools: int
     unknown_bytes: int
     echoed_bytes: int
+    depth: int
     forbidden: frozenset[str] = frozenset()
     bounds: Mapping[str, float] = field(default_factory=dict)
 
@@ -53,6 +51,7 @@ class Limits:
             tools=settings.max_tools,
             unknown_bytes=settings.max_unknown_bytes,
             echoed_bytes=settings.max_echoed_bytes,
+            depth=settings.max_json_depth,
             forbidden=frozenset(settings.forbidden_parameters),
             bounds=settings.bounds,
         )
@@ -114,10 +113,10 @@ class Tally:
         return single.replace(b'\\"', b"")
 
 
-def is_too_deep(value: Any) -> bool:
-    """Whether a value has more than `DEEPEST` levels."""
+def is_too_deep(value: Any, most: int) -> bool:
+    """Whether a value has more levels of objects and lists."""
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(most):
         level = [
             inner
             for outer in level

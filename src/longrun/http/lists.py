@@ -1,4 +1,4 @@
-"""Lists, page by page: a principal's responses, and the input items of one response.
+"""Lists, page by page: responses, of a principal or of all, and the input items of one response.
 
 A page is what comes after an id, in the order of the ids, so that it stays the same while new
 responses come in (keyset paging).
@@ -19,7 +19,7 @@ from longrun import ids
 from longrun.errors import BadRequest, NotFound
 from longrun.history.cleaning import kind_of
 from longrun.history.conversation import Before
-from longrun.http.access import principal_of, reader_of
+from longrun.http.access import for_everybody, principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.problems import bad_request, shortened
 from longrun.http.query import OF_DIGITS, Text
@@ -111,8 +111,9 @@ class Lists:
         query = ListResponses.parse(request)
         if query.after is not None and not ids.is_response_id(query.after):
             raise BadRequest("after must be the id of a response.", param="after")
+        everybodys = for_everybody(request)
         wanted = Page(
-            principal=principal_of(request),
+            principal="" if everybodys else principal_of(request),
             # One more than is shown tells whether there are more.
             limit=query.limit + 1,
             newest_first=query.order == "desc",
@@ -121,7 +122,11 @@ class Lists:
             agent=query.model,
             metadata=query.metadata,
         )
-        found = [as_response(stored) for stored in await self.responses.page(wanted)]
+        if everybodys:
+            pairs = await self.responses.page_unscoped(wanted)
+            found = [{**as_response(stored), "principal": whose} for whose, stored in pairs]
+        else:
+            found = [as_response(stored) for stored in await self.responses.page(wanted)]
         return JSONAnswer(as_list(found, query.limit))
 
     @operation(PageOf[ListedItem], query=ListQuery)

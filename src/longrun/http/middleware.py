@@ -20,7 +20,7 @@ from longrun.errors import (
     NotServed,
     Unreadable,
 )
-from longrun.http.answers import error_answer
+from longrun.http.answers import also_said, error_answer
 from longrun.loglines import one_line
 
 log = logging.getLogger("longrun.http")
@@ -149,6 +149,7 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                headers += also_said(scope)
                 message["headers"] = headers if _NOSNIFF in headers else [*headers, _NOSNIFF]
             await send(message)
 

@@ -23,7 +23,6 @@ from longrun.errors import BadRequest
 from longrun.http.formats import FORMAT_SCHEMA, check_tool_choice, checked_format
 from longrun.http.items import CheckedItems, checked_items
 from longrun.http.limits import (
-    DEEPEST,
     DEFAULT_LIMITS,
     MOST_PARAMETERS,
     Limits,
@@ -385,9 +384,9 @@ def _check_size(body: dict[str, Any], limits: Limits) -> None:
                 code="array_above_max_length",
             )
     for name, value in body.items():
-        if isinstance(value, dict | list) and is_too_deep(value):
+        if isinstance(value, dict | list) and is_too_deep(value, limits.depth):
             param = shortened(name)
-            raise BadRequest(f"{param}: nested deeper than {DEEPEST} levels.", param=param)
+            raise BadRequest(f"{param}: nested deeper than {limits.depth} levels.", param=param)
 
 
 def _check_echoed(echoed: dict[str, Any], limits: Limits) -> None:

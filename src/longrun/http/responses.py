@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, Protocol
@@ -35,10 +35,11 @@ from longrun.http.contexts import Contexts
 from longrun.http.limits import Limits
 from longrun.http.problems import shortened
 from longrun.http.query import GetResponse
+from longrun.http.rates import say_tokens
 from longrun.http.requests import CreateResponse
-from longrun.http.streams import EventStream, until_disconnected
+from longrun.http.streams import EventStream, OpenStreams, until_disconnected
 from longrun.operations import ListOf, operation
-from longrun.protocol import RunRequest, is_terminal
+from longrun.protocol import Allowance, RunRequest, is_terminal
 from longrun.settings import Settings
 from longrun.store.events import EventLog
 from longrun.store.keys import Keys
@@ -102,6 +103,7 @@ class ResponsesAPI:
         self._own_limits = {
             name: self._limits.narrowed(*each) for name, each in (own_limits or {}).items()
         }
+        self._streams = OpenStreams(settings.max_principal_streams)
         self.bodies = Bodies(self._limits)
         self._started = int(time.time())
 
@@ -136,16 +138,23 @@ class ResponsesAPI:
         context = await self._contexts.of(body, principal)
         headers = forwarded(request, self._settings.forward_headers)
         run_request = body.run_request(principal, agent, context, headers)
-        await self._take_run(caller)
-        run_request = replace(run_request, max_live=self._max_live(caller))
-        submitted = await self._runs.submit(run_request)
-        response_id = run_request.response_id
-        if body.stream:
-            return self._stream_of_creation(run_request, submitted.begun)
+        allowance = self._allowance(caller)
+        run_request = replace(run_request, allowance=allowance)
+        with contextlib.ExitStack() as open_stream:
+            if body.stream:
+                open_stream.enter_context(self._streams.one_more(caller.limited_as))
+            await self._take_run(caller)
+            try:
+                submitted = await self._runs.submit(run_request)
+            finally:
+                say_tokens(request.scope, allowance)
+            if body.stream:
+                closed = open_stream.pop_all().close
+                return self._stream_of_creation(run_request, submitted.begun, closed)
         if body.background:
             document = {**run_request.document, "status": submitted.status, "output": []}
             return JSONAnswer(document)
-        return await self._wait_for_end(response_id, run_request, request.receive)
+        return await self._wait_for_end(run_request.response_id, run_request, request.receive)
 
     def _parse(self, caller: Caller, body: Any) -> CreateResponse:
         model = body.get("model") if isinstance(body, dict) else None
@@ -165,10 +174,13 @@ class ResponsesAPI:
         if not await self._keys.use_run(caller.key):
             raise Forbidden("This token may start no more runs.", code="no_runs_left")
 
-    def _max_live(self, caller: Caller) -> int | None:
-        """How many live responses the caller's principal may have; None: no limit."""
-        bounds = (caller.max_runs, self._settings.max_principal_runs)
-        return min((bound for bound in bounds if bound is not None), default=None)
+    def _allowance(self, caller: Caller) -> Allowance:
+        settings = self._settings
+        return Allowance(
+            max_live=_closest(caller.max_runs, settings.max_principal_runs),
+            max_tokens=_closest(caller.max_tokens, settings.max_principal_tokens_per_day),
+            account=None if caller.limited_as == caller.principal else caller.limited_as,
+        )
 
     def _models_of(self, caller: Caller) -> Sequence[str]:
         if caller.agent is None:
@@ -188,7 +200,9 @@ class ResponsesAPI:
             code="model_not_found",
         )
 
-    def _stream_of_creation(self, run_request: RunRequest, begun: Chunk) -> EventStream:
+    def _stream_of_creation(
+        self, run_request: RunRequest, begun: Chunk, closed: Callable[[], object]
+    ) -> EventStream:
         """What was just committed goes out without another look at the log."""
         response_id = run_request.response_id
 
@@ -203,6 +217,7 @@ class ResponsesAPI:
             send_timeout=self._settings.send_timeout,
             disconnected=disconnected,
             ended=None if run_request.stored else partial(self._forget, response_id),
+            closed=closed,
         )
 
     async def _wait_for_end(
@@ -267,12 +282,15 @@ class ResponsesAPI:
                 if end is not None and cursor >= end.last:
                     # Stops an EventSource, which would otherwise reconnect for ever.
                     return Response(status_code=204)
-        return EventStream(
-            self._tail(response_id, cursor, finished=finished, begun=chunks),
-            keepalive_interval=self._settings.keepalive_interval,
-            with_ids=True,
-            send_timeout=self._settings.send_timeout,
-        )
+        with contextlib.ExitStack() as open_stream:
+            open_stream.enter_context(self._streams.one_more(caller_of(request).limited_as))
+            return EventStream(
+                self._tail(response_id, cursor, finished=finished, begun=chunks),
+                keepalive_interval=self._settings.keepalive_interval,
+                with_ids=True,
+                send_timeout=self._settings.send_timeout,
+                closed=open_stream.pop_all().close,
+            )
 
     async def _known(self, response_id: str, principal: str) -> StoredResponse:
         """The principal's response; the same error whether it is unknown or another's."""
@@ -350,6 +368,11 @@ class ResponsesAPI:
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "longrun"}
+
+
+def _closest(*limits: int | None) -> int | None:
+    """The lowest of some limits; None: there is none."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def forwarded(request: Request, names: Iterable[str]) -> dict[str, str]:

@@ -1,13 +1,15 @@
 """An event stream as an ASGI response: a tail, framed, with heartbeats and clean cuts."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
 from longrun import metrics
+from longrun.errors import TooManyRequests
 from longrun.fanout.tail import Tail
 from longrun.http import sse
 
@@ -39,6 +41,7 @@ class EventStream:
         with_ids: give each frame its `id:`, on GET streams.
         disconnected: called when the client goes away before the end.
         ended: called when all events are sent, before `[DONE]`.
+        closed: called when the stream is over, in whatever way.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class EventStream:
         send_timeout: float,
         disconnected: Callable[[], object] = lambda: None,
         ended: Callable[[], Awaitable[None]] | None = None,
+        closed: Callable[[], object] = lambda: None,
     ) -> None:
         self._tail = tail
         self._keepalive_interval = keepalive_interval
@@ -57,8 +61,15 @@ class EventStream:
         self._send_timeout = send_timeout
         self._disconnected = disconnected
         self._ended = ended
+        self._closed = closed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self._closed()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
@@ -107,6 +118,40 @@ class EventStream:
             log.info("a reader did not take a part for %.0f s: left", self._send_timeout)
             return False
         return True
+
+
+class OpenStreams:
+    """How many streams each principal has open on this replica.
+
+    Args:
+        most: of one; None: no limit.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._open: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def one_more(self, principal: str) -> Iterator[None]:
+        """Count a stream while it is open.
+
+        Raises:
+            TooManyRequests: the principal has as many as it may have.
+        """
+        count = self._open.get(principal, 0)
+        if self._most is not None and count >= self._most:
+            raise TooManyRequests(
+                f"You have {count} streams open here, as many as you may have at once.",
+                code="too_many_streams",
+                retry_after=5,
+            )
+        self._open[principal] = count + 1
+        try:
+            yield
+        finally:
+            self._open[principal] -= 1
+            if not self._open[principal]:
+                del self._open[principal]
 
 
 async def until_disconnected(receive: Receive) -> None:

@@ -12,9 +12,6 @@ INBOX: Final = 64 * 1024
 """Bytes of a body that wait for the application; then nothing more is read (HTTP/1.1), or the
 stream's window stays shut (HTTP/2)."""
 
-KEEP_ALIVE: Final = 75
-"""Seconds that a connection may be idle."""
-
 DISCARD_BYTES: Final = 64 * 1024 * 1024
 """How much of a body is read and dropped that was answered before its end: clients that read only
 when they have sent all would otherwise see a reset, and no answer."""
@@ -37,15 +34,18 @@ class Bounds(Config):
         send_timeout: seconds in which a client has to take something of what waits for it.
         receive_timeout: seconds for the head of a request, from its first byte, and for the rest
             of a body that is answered already.
+        max_headers: how many headers a request may have.
+        max_header_bytes: how large they may be together, with the request line.
     """
 
-    keep_alive_timeout = KEEP_ALIVE
     h2_max_concurrent_streams = STREAMS
     ssl_handshake_timeout = 10.0
     include_server_header = False
     accesslog = None
     send_timeout: float
     receive_timeout: float
+    max_headers: int
+    max_header_bytes: int
 
 
 class Pace:

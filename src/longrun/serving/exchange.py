@@ -16,7 +16,7 @@ from longrun import ids
 from longrun.errors import BadRequest, HeadersTooLarge, LongrunError, NotServed, RequestTimeout
 from longrun.http.answers import error_answer
 from longrun.http.streams import SILENCE_IS_TIMED
-from longrun.serving.bounds import INBOX, SLICE
+from longrun.serving.bounds import INBOX, SLICE, Bounds
 
 _REFUSALS: Final[dict[int, LongrunError]] = {
     400: BadRequest("The request is not valid HTTP."),
@@ -125,6 +125,8 @@ class Exchange(HTTPStream):
         finished: the application has returned.
     """
 
+    config: Bounds
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.finished = False
@@ -160,6 +162,10 @@ class Exchange(HTTPStream):
             "state": request.state.copy(),  # type: ignore[typeddict-item]
             "extensions": {SILENCE_IS_TIMED: {}},
         }
+        if self._has_large_head(request):
+            # As if the application did it: reading goes on, whether or not the client takes it.
+            self.task_group.spawn(self._refuse, 431)
+            return
         self.task_group.spawn(
             _handle,
             self.app,
@@ -170,6 +176,17 @@ class Exchange(HTTPStream):
             _no_threads,
             _no_threads,
         )
+
+    def _has_large_head(self, request: Request) -> bool:
+        """What came in one piece was not counted before."""
+        headers, most = request.headers, self.config
+        size = len(request.raw_path) + sum([len(name) + len(value) for name, value in headers])
+        return size > most.max_header_bytes or len(headers) > most.max_headers
+
+    async def _refuse(self, status_code: int) -> None:
+        await self._send_error_response(status_code)
+        await self.send(StreamClosed(self.stream_id))
+        self.finished = True
 
     async def app_send(self, message: Any) -> None:
         if message is None:

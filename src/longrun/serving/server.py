@@ -123,7 +123,8 @@ async def _listening(
 ) -> AsyncIterator[Connections]:
     """Serve on a socket. At the end take nothing new, and wait for the answers under way."""
     loop, context, config = asyncio.get_running_loop(), WorkerContext(None), _config(settings)
-    connections = Connections(sockets.raise_limit())
+    most = sockets.raise_limit()
+    connections = Connections(min(most, settings.max_connections or most))
     wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -194,6 +195,11 @@ def _config(settings: Settings) -> Bounds:
     config = Bounds()
     config.send_timeout = settings.send_timeout
     config.receive_timeout = settings.receive_timeout
+    config.keep_alive_timeout = settings.idle_timeout
+    config.max_headers = settings.max_headers
+    config.max_header_bytes = settings.max_header_bytes
+    config.h11_max_incomplete_size = settings.max_header_bytes
+    config.h2_max_header_list_size = settings.max_header_bytes
     config.errorlog = logging.getLogger("longrun.hypercorn")
     config.alpn_protocols = ["h2", "http/1.1"] if settings.http2 else ["http/1.1"]
     config.certfile = str(settings.tls_certfile) if settings.tls_certfile else None

@@ -10,6 +10,7 @@ from longrun.store.run_log import Entry, RunLog
 
 _SAID: Final = ("said_runs", "said_places", "said_ids")
 _ENDINGS: Final = ("ending_statuses", "ending_documents", "ending_reasons")
+_SPENT: Final = ("spent_runs", "spent_tokens")
 _REFUSED: Final = ("refused_runs", "refused_indexes")
 _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 _CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
@@ -126,6 +127,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
     endings: list[Sequence[object]] = []
     said: list[Sequence[object]] = []
     refused: list[Sequence[object]] = []
+    spent: list[Sequence[object]] = []
     for n, share in enumerate(batch, 1):
         for piece in share.pieces:
             if piece.cuts:
@@ -140,6 +142,8 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
                 endings.append((n, end.status, end.document, end.reason))
                 said += [(n, part.place, part.id) for part in entry.ending.said]
                 refused += [(n, index) for index in entry.ending.refused]
+                if end.tokens:
+                    spent.append((n, end.tokens))
     return {
         "response_ids": [share.run.response_id for share in batch],
         "attempts": [share.run.attempt for share in batch],
@@ -150,6 +154,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         **_named(endings, "ending_runs", *_ENDINGS),
         **(_named(said, *_SAID) if said else dict.fromkeys(_SAID)),
         "said_items": None,  # Postgres has them, unless they are sealed (sealed_batch)
+        **(_named(spent, *_SPENT) if spent else dict.fromkeys(_SPENT)),
         **(_named(refused, *_REFUSED) if refused else dict.fromkeys(_REFUSED)),
     }
 

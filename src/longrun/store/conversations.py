@@ -59,6 +59,12 @@ class Conversations:
         )
         return self._opened(row) if row else None
 
+    async def owner_unscoped(self, conversation_id: str) -> str | None:
+        """Whose a conversation is: for callers who may see everybody's."""
+        query = self._queries.get_conversation_owner_unscoped
+        row = await self._database.fetch_row(query, conversation_id)
+        return row["principal"] if row else None
+
     async def update(
         self, conversation_id: str, principal: str, metadata: str
     ) -> Conversation | None:

@@ -17,6 +17,8 @@ class StoredKey:
     Attributes:
         agent: the only one that may be run with it, for a chat token.
         max_runs: live responses of its principal beyond which it creates none; None: no limit.
+        max_requests: how often a run may be asked for with it in a minute; None: no limit.
+        max_tokens: tokens of its principal in a day beyond which it creates none; None: no limit.
         expires_in: seconds from now; None: it does not expire.
     """
 
@@ -27,6 +29,8 @@ class StoredKey:
     agent: str | None
     max_runs: int | None
     expires_in: float | None
+    max_requests: int | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class KeyToStore:
         expires_in: seconds; None: never.
         agent: the only one that may be run with it: it is a chat token then, for a page.
         runs: how many of them.
-        max_runs: as of `StoredKey`.
+        max_runs, max_requests, max_tokens: as of `StoredKey`.
     """
 
     prefix: str
@@ -49,6 +53,8 @@ class KeyToStore:
     agent: str | None = None
     runs: int | None = None
     max_runs: int | None = None
+    max_requests: int | None = None
+    max_tokens: int | None = None
 
 
 class Keys:
@@ -88,19 +94,18 @@ class Keys:
             agent=key.agent,
             runs_left=key.runs,
             max_runs=key.max_runs,
+            max_requests=key.max_requests,
+            max_tokens=key.max_tokens,
         )
 
     async def rotate(self, name: str, prefix: str, hash_: bytes, overlap: float) -> bool:
-        """Give a key's name, principal and scopes to a new one. The old one stays valid for
+        """Give a key's name, principal, scopes and limits to a new one. The old one stays valid for
         `overlap` more seconds; the new one does not expire. False: no key has this name."""
         async with self._database.transaction() as connection:
             old = await connection.fetchrow(self._queries.replace_key, name, overlap)
             if old is None:
                 return False
-            scopes = frozenset(old["scopes"])
-            new = KeyToStore(
-                prefix, hash_, name, old["principal"], scopes, max_runs=old["max_runs"]
-            )
+            new = KeyToStore(prefix, hash_, name, **{**old, "scopes": frozenset(old["scopes"])})
             await connection.fetchrow(*self._insert(new))
             await self._tell(connection)
         return True

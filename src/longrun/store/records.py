@@ -47,7 +47,7 @@ class Ending(NamedTuple):
     """What a response becomes with its terminal event, and what it leaves in its conversation.
 
     `reason`: of a failure, for operators. `refused`: the output indexes of items that do not stay;
-    they have to be committed before.
+    they have to be committed before. `tokens`: what the response has used in all.
     """
 
     status: Status
@@ -55,3 +55,4 @@ class Ending(NamedTuple):
     said: Sequence[Part] = ()
     reason: str | None = None
     refused: Sequence[int] = ()
+    tokens: int = 0

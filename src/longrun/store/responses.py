@@ -12,6 +12,7 @@ from longrun import ids
 from longrun.errors import (
     ConversationLocked,
     ConversationNotFound,
+    TokensSpent,
     TooManyRequests,
     Unreadable,
 )
@@ -149,11 +150,12 @@ class Responses:
             Unavailable: Postgres is away; whether it was created is not known.
             TooManyRequests: it would have to wait, and too many wait already; or its principal has
                 as many as they may have.
+            TokensSpent: its principal has spent the tokens of the day.
             ConversationNotFound: the principal has no such conversation.
             ConversationLocked: another response is on the conversation; one that is queued may
                 wait for it where the settings say so.
         """
-        settings = self._database.settings
+        settings, allowance = self._database.settings, new.request.allowance
         first, last, events = new.chunk
         may_wait = new.replica_id is None and settings.conversation_overlap == "queue"
         [row] = await self._database.fetch_once(
@@ -172,9 +174,12 @@ class Responses:
                 ),
                 max_queued=settings.max_queued,
                 may_wait=may_wait,
-                max_live=new.request.max_live,
+                max_live=allowance.max_live,
+                max_tokens=allowance.max_tokens,
+                account=allowance.account,
             )
         )
+        allowance.tokens = row.get("tokens")
         if row["created"]:
             return
         conversation_id = new.request.conversation_id
@@ -182,13 +187,16 @@ class Responses:
             raise ConversationNotFound(conversation_id)
         if conversation_id is not None and row["busy"] and not may_wait:
             raise ConversationLocked()
-        if new.request.max_live is not None and row["crowded"]:
+        if allowance.max_live is not None and row["crowded"]:
             raise TooManyRequests(
-                f"You have {new.request.max_live} responses that are queued or running, as many as "
+                f"You have {allowance.max_live} responses that are queued or running, as many as "
                 "you may have at once.",
                 code="too_many_runs",
                 retry_after=5,
             )
+        spent, most = allowance.tokens, allowance.max_tokens
+        if spent is not None and most is not None and spent >= most:
+            raise TokensSpent(most, spent)
         raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
@@ -209,6 +217,7 @@ class Responses:
 
     def _stored(self, row: Record) -> StoredResponse:
         columns = dict(row)
+        columns.pop("principal", None)
         id_, open_text = columns["id"], self._sealing.open_text
         columns["document"] = open_text(column_place(id_, "document"), columns["document"])
         indexes = columns.pop("indexes", None) or range(len(columns["output"]))
@@ -391,10 +400,44 @@ class Responses:
 
     async def page(self, wanted: Page) -> list[StoredResponse]:
         """A page of a principal's responses; stable while new ones come in."""
+        traits = {"principal": wanted.principal, **self._traits(wanted)}
+        rows = await self._database.fetch(
+            *(
+                self._queries.bind("list_newest", **traits)
+                if wanted.newest_first
+                else self._queries.bind("list_oldest", **traits)
+            )
+        )
+        listed = [row["id"] for row in rows]
+        found = await self._database.fetch(
+            *self._queries.bind(
+                "get_responses", ids=listed, principal=wanted.principal, indexed=self._indexed
+            )
+        )
+        return [self._listed(row) for row in found]
+
+    async def page_unscoped(self, wanted: Page) -> list[tuple[str, StoredResponse]]:
+        """A page of everybody's responses, each with whose it is; the page's principal counts for
+        nothing. For callers who may see everybody's."""
+        traits = self._traits(wanted)
+        rows = await self._database.fetch(
+            *(
+                self._queries.bind("list_newest_unscoped", **traits)
+                if wanted.newest_first
+                else self._queries.bind("list_oldest_unscoped", **traits)
+            )
+        )
+        listed = [row["id"] for row in rows]
+        found = await self._database.fetch(
+            *self._queries.bind("get_responses_unscoped", ids=listed, indexed=self._indexed)
+        )
+        return [(row["principal"], self._listed(row)) for row in found]
+
+    def _traits(self, wanted: Page) -> dict[str, Any]:
+        """The parameters of the queries that list, but for the principal."""
         by_key = self._sealing.sought_hashes(wanted.metadata.items()) if wanted.metadata else []
         several = len(by_key) > 1
-        traits = {
-            "principal": wanted.principal,
+        return {
             "after": wanted.after,
             "status": wanted.status,
             "agent": wanted.agent,
@@ -403,19 +446,6 @@ class Responses:
             "any_hashes": [hash_ for each in by_key for hash_ in each] if several else None,
             "limit": wanted.limit,
         }
-        query = (
-            self._queries.bind("list_newest", **traits)
-            if wanted.newest_first
-            else self._queries.bind("list_oldest", **traits)
-        )
-        rows = await self._database.fetch(*query)
-        listed = [row["id"] for row in rows]
-        found = await self._database.fetch(
-            *self._queries.bind(
-                "get_responses", ids=listed, principal=wanted.principal, indexed=self._indexed
-            )
-        )
-        return [self._listed(row) for row in found]
 
     def _listed(self, row: Record) -> StoredResponse:
         """As `_stored`; one that cannot be opened does not hide the others of its page."""

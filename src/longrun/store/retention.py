@@ -15,6 +15,7 @@ from longrun.backoff import jittered, sleep_unless
 from longrun.settings import Settings
 from longrun.store.conversations import Conversations
 from longrun.store.keys import Keys
+from longrun.store.limits import SharedLimits
 from longrun.store.responses import Responses
 
 log = logging.getLogger("longrun.store.retention")
@@ -37,6 +38,7 @@ class Retention:
         responses: Responses,
         conversations: Conversations,
         keys: Keys,
+        limits: SharedLimits,
         settings: Settings,
         reading: Callable[[], Iterable[str]],
     ) -> None:
@@ -44,6 +46,7 @@ class Retention:
         self._conversations = conversations
         self._unused_seconds = settings.conversation_retention
         self._keys = keys
+        self._limits = limits
         self._seconds = settings.retention_days * 86_400
         self._reading = reading
 
@@ -56,6 +59,7 @@ class Retention:
                 look_at = loop.time() + jittered(INTERVAL)
                 await self._expire(stop)
                 await self._keys.forget_chat_tokens()
+                await self._limits.forget(self._seconds)
 
     async def _expire(self, stop: asyncio.Event) -> None:
         while (expired := await self._responses.expire(self._seconds)) and not stop.is_set():
