@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, BadRequestError
 
+from longrun.store.sealing import item_place, said_place
 from tests import postgres
 from tests.faults.ground import Ground, ground, script
 from tests.reading import create, eventually
 from tests.servers import Replica
-from tests.storing import waiting_for_locks
+from tests.storing import SEALING, waiting_for_locks
 
 PARALLEL = 20
 
@@ -60,9 +61,10 @@ async def check_items(found: Ground, conversation_id: str, ids: list[str]) -> No
         row = await found.row(id_)
         assert row["context_end"] == len(expected)
         items = await found.sql(
-            "SELECT item FROM items WHERE response_id = $1 ORDER BY output_index", id_
+            "SELECT output_index, item FROM items WHERE response_id = $1 ORDER BY output_index", id_
         )
-        output = [json.loads(item["item"])["id"] for item in items]
+        opened = [SEALING.open_text(item_place(id_, *row), item) for *row, item in items]
+        output = [json.loads(item)["id"] for item in opened]
         assert len(output) == 3, "two calls, a message"
         expected += [f"msg_{id_.removeprefix('resp_')}800000", *output]
     assert [row["id"] for row in rows] == expected
@@ -175,9 +177,10 @@ async def test_it_is_free_when_the_time_of_its_response_is_over(refusing: Ground
     await refusing.all_finished([late])
     assert (await refusing.row(late))["status"] == "failed"
     items = await refusing.sql(
-        "SELECT item FROM conversation_items WHERE conversation_id = $1 ORDER BY position", on
+        "SELECT id, item FROM conversation_items WHERE conversation_id = $1 ORDER BY position", on
     )
-    kinds = [json.loads(row["item"]).get("type", "message") for row in items]
+    opened = [SEALING.open_text(said_place(on, id_), item) for id_, item in items]
+    kinds = [json.loads(item).get("type", "message") for item in opened]
     assert kinds == ["message", "mcp_call"]
     next_one = await begin(two, on)
     await refusing.all_finished([next_one])

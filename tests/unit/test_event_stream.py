@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from longrun.errors import Unreadable
 from longrun.http import sse
 from longrun.http.streams import FIRST_SILENCE, EventStream
 from tests.unit import clock
@@ -120,3 +121,25 @@ def test_a_finished_stream_past_its_end_is_done_alone() -> None:
         return client.body
 
     assert clock.run(scene()) == sse.DONE
+
+
+def test_a_log_that_cannot_be_read_any_further_is_not_done() -> None:
+    """A chunk of it is encrypted with a key that is not here: the stream ends, and others go on."""
+
+    class Unopened(MemoryLog):
+        async def page_unscoped(self, response_id: str, cursor: int, limit: int) -> Any:
+            if cursor > 0:
+                raise Unreadable()
+            return await super().page_unscoped(response_id, cursor, limit)
+
+    async def scene() -> Client:
+        log, client = Unopened(rows=1), Client()
+        for chunk in chunks_of([2, 2]):
+            log.commit(ID, chunk)
+        async with replica(log) as one:
+            await stream(one, client, finished=True)
+        return client
+
+    body = clock.run(scene()).body
+    assert body.count(b"\nid: ") == 2
+    assert b"[DONE]" not in body
