@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from longrun.store.sealing import chunk_place
 from tests.bench.agents import NAME, Length, Pace
 from tests.bench.reader import Stream
 from tests.servers import Replica
+from tests.storing import SEALING
 
 
 class Logged(NamedTuple):
@@ -91,23 +93,46 @@ def wait_for_ends(url: str, schema: str, ids: Sequence[str], timeout: float = 60
         time.sleep(0.1)
 
 
-def logged(url: str, schema: str, ids: Sequence[str]) -> Logged:
-    """Look whether each log has its events numbered 0, 1, 2, …, the last terminal."""
-    rows = query(
+def _read(url: str, schema: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """What each log has, opened where it is encrypted."""
+    ended = query(
         url,
-        "SELECT response.id, response.status,"
-        " extract(epoch FROM response.finished_at)::float AS finished_at,"
-        " count(*) AS events, min(event.sequence_number) AS first,"
-        " max(event.sequence_number) AS last,"
-        " count(DISTINCT event.sequence_number) AS numbers,"
-        " coalesce(sum(length(event.event ->> 'delta')), 0) AS characters,"
-        " sum(length(event.event::text) + 1) AS size,"
-        " (array_agg(event.type ORDER BY event.sequence_number DESC))[1] AS end"
-        f" FROM {schema}.responses AS response"
-        f" JOIN {schema}.events AS event ON event.response_id = response.id"
-        " WHERE response.id = ANY($1) GROUP BY response.id",
+        "SELECT id, extract(epoch FROM finished_at)::float AS finished_at"
+        f" FROM {schema}.responses WHERE id = ANY($1)",
         list(ids),
     )
+    lines: dict[str, list[bytes]] = {}
+    for id_, first, last, data in query(
+        url,
+        "SELECT response_id, first, last, data"
+        f" FROM {schema}.event_chunks WHERE response_id = ANY($1) ORDER BY response_id, last",
+        list(ids),
+    ):
+        opened = SEALING.open(chunk_place(id_, first, last), data)
+        lines.setdefault(id_, []).extend(opened.split(b"\n"))
+    found = []
+    for id_, finished_at in ended:
+        events = [json.loads(line) for line in lines.get(id_, ())]
+        numbers = [event["sequence_number"] for event in events]
+        found.append(
+            {
+                "id": id_,
+                "finished_at": finished_at,
+                "events": len(events),
+                "first": min(numbers, default=None),
+                "last": max(numbers, default=-1),
+                "numbers": len(set(numbers)),
+                "characters": sum(len(event.get("delta", "")) for event in events),
+                "size": sum(len(line) + 1 for line in lines.get(id_, ())),
+                "end": events[-1]["type"] if events else None,
+            }
+        )
+    return found
+
+
+def logged(url: str, schema: str, ids: Sequence[str]) -> Logged:
+    """Look whether each log has its events numbered 0, 1, 2, …, the last terminal."""
+    rows = _read(url, schema, ids)
     found = {row["id"]: row for row in rows}
     problems = [f"{id_} has no log" for id_ in ids if id_ not in found]
     for row in rows:
