@@ -53,7 +53,7 @@ class TestConcurrency:
         served = [Served(agent("few"), concurrency=1), agent("others")]
         async with replica(served, database, schema) as app:
             few = [of("few") for _ in range(4)]
-            statuses = [await app._admission.submit(each) for each in few]
+            statuses = [(await app._admission.submit(each)).status for each in few]
             assert statuses == ["in_progress", "queued", "queued", "queued"]
             await eventually(lambda: not app._admission.work_waits)
             assert (await app._admission.submit(of("others", "hello"))).status == "in_progress"
@@ -148,7 +148,7 @@ async def test_handlers_can_be_served_so_as_well(database: postgres.Server, sche
 
     async with replica(Served(answer, concurrency=1), database, schema) as app:
         requests = [of("handler", "hello") for _ in range(2)]
-        statuses = [await app._admission.submit(each) for each in requests]
+        statuses = [(await app._admission.submit(each)).status for each in requests]
         assert statuses == ["in_progress", "queued"]
         await finish(app, [each.response_id for each in requests])
         left = await left_of(database.url, schema, requests[1].response_id)
