@@ -7,9 +7,9 @@ second, or sooner, when that is a twentieth of the limit. At a tenth it waits to
 together take at most a tenth of the limit each (two requests, where that is more) beyond it, and
 nothing in the long run: what was too much has to wear off first.
 
-On two replicas of one machine, a limit of 600 a minute that both were asked for as fast as they
-could answer was exceeded by no more than 2 in 100 (tests/integration/test_rates.py), and a request
-took 5 µs longer; asking Postgres for each would take some 400 µs.
+Three replicas that were flooded from the first moment on allowed 20 in 100 more than 600 a minute,
+and 12 more than 6,000; two of them 10 and 6. Telling takes Postgres 0.1 ms for one subject, 0.5 ms
+for a hundred. A request took 10 µs longer (20,000 calls in one process, two busy cores).
 """
 
 import asyncio
