@@ -135,7 +135,7 @@ class TestRun:
             )
             await page.reload()
             await expect(reason).to_have_text(f"{evil}: {evil}")
-            await expect(lines).to_have_text(evil)
+            await expect(page.locator(".traceback pre")).to_have_text(evil)
             await expect(page.locator("#output img")).to_have_count(0)
             await expect(page).to_have_title("longrun")
 
