@@ -116,3 +116,12 @@ CREATE UNLOGGED TABLE longrun.request_rates (
 );
 
 CREATE INDEX request_rates_by_time ON longrun.request_rates (at);
+
+-- When a run that was handed over last recorded a step: those that did most recently are resumed
+-- first. Null: it was never handed over, or by an older version.
+ALTER TABLE longrun.responses ADD COLUMN active_at timestamptz;
+
+-- The queue: the oldest that wait, whoever's they are, and how many runs of a principal there are.
+CREATE INDEX responses_waiting ON longrun.responses (id) INCLUDE (principal, agent)
+    WHERE status = 'queued';
+CREATE INDEX responses_running ON longrun.responses (principal) WHERE status = 'in_progress';

@@ -3,50 +3,80 @@
 
 -- name: claim_queued
 -- The oldest that wait, fair between principals: who has fewer runs and is earlier in the line
--- of its own comes first. However many wait, only so much of them is looked at: the first of
--- each principal, found one after the other by the index where these are few, else in one pass
--- (of 10,000 principals, 13 ms instead of 44); then the lines of as many principals as can have
--- anything among the next, and of each no more than that. A hundred more than are
--- wanted, for those that other replicas are claiming at this moment. Of the responses on one
--- conversation only the first is looked at that has not ended: its turn was committed before those
--- after it were given theirs, so whoever sees a turn sees all before it.
-WITH RECURSIVE each AS (
+-- of its own comes first. What it costs depends neither on how many wait nor on how many run: of the
+-- lines it looks at those of the oldest that wait, and at as many more from a principal on ($5; any
+-- will do), so that nobody is hidden by one with a long line. Of each it looks at no more than can
+-- be wanted, and at $4 besides, for those that other replicas are claiming at this moment; and of
+-- those that run, at no more than 50 of a principal. With up to 40 lines all are looked at. Of the
+-- responses on one conversation only the first is looked at that has not ended: its turn was
+-- committed before those after it were given theirs, so whoever sees a turn sees all before it.
+WITH RECURSIVE oldest AS MATERIALIZED (
+    SELECT response.principal, response.id FROM longrun.responses AS response
+    WHERE response.status = 'queued' AND ($3::text[] IS NULL OR response.agent = ANY($3))
+    ORDER BY response.id
+    LIMIT 40
+), onward AS (
     (
-        SELECT response.principal, response.id FROM longrun.responses AS response
-        WHERE response.status = 'queued'
+        SELECT response.principal, response.id, 1 AS n FROM longrun.responses AS response
+        WHERE response.status = 'queued' AND response.principal >= $5
             AND ($3::text[] IS NULL OR response.agent = ANY($3))
         ORDER BY response.principal, response.id
         LIMIT 1
     )
     UNION ALL
-    SELECT next.principal, next.id
-    FROM each
+    SELECT next.principal, next.id, onward.n + 1
+    FROM onward
     CROSS JOIN LATERAL (
         SELECT response.principal, response.id FROM longrun.responses AS response
-        WHERE response.status = 'queued' AND response.principal > each.principal
+        WHERE response.status = 'queued' AND response.principal > onward.principal
             AND ($3::text[] IS NULL OR response.agent = ANY($3))
         ORDER BY response.principal, response.id
         LIMIT 1
     ) AS next
-), few AS MATERIALIZED (
-    -- Postgres looks for no more of them than are taken here.
-    SELECT principal, id FROM each LIMIT 300
-), first AS (
-    SELECT principal, id FROM few WHERE (SELECT count(*) FROM few) < 300
+    WHERE onward.n < 40
+), around AS (
+    -- Past the last principal it goes on with the first.
+    (
+        SELECT response.principal, response.id, 1 AS n FROM longrun.responses AS response
+        WHERE response.status = 'queued' AND response.principal < $5
+            AND ($3::text[] IS NULL OR response.agent = ANY($3))
+            AND (SELECT count(*) FROM onward) < 40
+        ORDER BY response.principal, response.id
+        LIMIT 1
+    )
     UNION ALL
-    SELECT principal, min(id) FROM longrun.responses
-    WHERE status = 'queued' AND ($3::text[] IS NULL OR agent = ANY($3))
-        AND (SELECT count(*) FROM few) = 300
-    GROUP BY principal
-), busy AS (
-    SELECT principal, count(*) AS runs FROM longrun.responses
-    WHERE status = 'in_progress' GROUP BY principal
+    SELECT next.principal, next.id, around.n + 1
+    FROM around
+    CROSS JOIN LATERAL (
+        SELECT response.principal, response.id FROM longrun.responses AS response
+        WHERE response.status = 'queued'
+            AND response.principal > around.principal AND response.principal < $5
+            AND ($3::text[] IS NULL OR response.agent = ANY($3))
+        ORDER BY response.principal, response.id
+        LIMIT 1
+    ) AS next
+    WHERE around.n < 40 - (SELECT count(*) FROM onward)
 ), near AS (
-    SELECT first.principal, coalesce(busy.runs, 0) AS runs
-    FROM first
-    LEFT JOIN busy ON busy.principal = first.principal
-    ORDER BY coalesce(busy.runs, 0), first.id
-    LIMIT $2 + 100
+    SELECT first.principal, busy.runs
+    FROM (
+        SELECT principal, min(id) AS id FROM (
+            SELECT principal, id FROM oldest
+            UNION ALL
+            SELECT principal, id FROM onward
+            UNION ALL
+            SELECT principal, id FROM around
+        ) AS found
+        GROUP BY principal
+    ) AS first
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS runs FROM (
+            SELECT FROM longrun.responses AS running
+            WHERE running.status = 'in_progress' AND running.principal = first.principal
+            LIMIT 50
+        ) AS counted
+    ) AS busy
+    ORDER BY busy.runs, first.id
+    LIMIT $2::bigint + $4::bigint
 ), line AS (
     SELECT queued.id, queued.place + near.runs AS turn
     FROM near
@@ -62,10 +92,10 @@ WITH RECURSIVE each AS (
                     AND earlier.status IN ('queued', 'in_progress')
             ))
         ORDER BY response.id
-        LIMIT $2 + 100
+        LIMIT $2::bigint + $4::bigint
     ) AS queued
     ORDER BY turn, queued.id
-    LIMIT $2 + 100
+    LIMIT $2::bigint + $4::bigint
 ), next AS (
     SELECT response.id
     FROM line
@@ -83,7 +113,8 @@ SET status = 'in_progress', attempt = response.attempt + 1, spent = response.spe
     )
 FROM next
 WHERE response.id = next.id
-RETURNING response.id, response.attempt;
+RETURNING response.id, response.attempt,
+    coalesce((SELECT max(principal) FROM around), (SELECT max(principal) FROM onward)) AS onward;
 
 -- name: count_deaths
 -- Runs of replicas that are gone are handed over, and each death is counted for each of them. It
@@ -146,20 +177,37 @@ WITH lost AS MATERIALIZED (
 )
 UPDATE longrun.responses AS response
 SET replica_id = NULL, ending_at = NULL, deaths = judged.deaths, died_on = judged.died_on,
-    spent = coalesce(judged.spent, response.spent)
+    spent = coalesce(judged.spent, response.spent),
+    active_at = coalesce(
+        (SELECT max(recorded_at) FROM longrun.steps WHERE response_id = response.id),
+        response.created_at
+    )
 FROM judged
 WHERE response.id = judged.id;
 
 -- name: claim_orphans
 -- Runs that were handed over, of agents that are served here: while a new version is rolled out,
 -- not all serve the same. Not those that were under way in two deaths (claim_suspect), unless
--- they are only to be ended.
-WITH next AS (
+-- they are only to be ended. First come those that got on most recently. Where $5 is true, only
+-- this replica's share of them: each replica that is alive, which its lease and its lock tell,
+-- has the runs whose id's hash falls to its place among them, whatever others have taken since.
+WITH alive AS MATERIALIZED (
+    SELECT greatest(count(*), 1) AS replicas, count(*) FILTER (WHERE replica.id < $1) AS place
+    FROM longrun.replicas AS replica
+    WHERE $5::boolean AND replica.lease_until > now() AND (
+        replica.id = $1 OR hashtextextended('longrun replica ' || replica.id, 0) IN (
+            SELECT held.classid::bigint << 32 | held.objid::bigint FROM pg_locks AS held
+            WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+        )
+    )
+), next AS (
     SELECT id FROM longrun.responses
     WHERE status = 'in_progress' AND replica_id IS NULL
         AND ($3::text[] IS NULL OR agent = ANY($3) OR cancelled)
         AND (deaths < 2 OR cancelled OR deadline_at < now() OR spent > $4)
-    ORDER BY id
+        AND (NOT $5::boolean OR (hashtextextended(id, 0) & 65535) % (SELECT replicas FROM alive)
+            = (SELECT place % replicas FROM alive))
+    ORDER BY active_at DESC NULLS LAST, id
     LIMIT $2
     FOR UPDATE SKIP LOCKED
 )
@@ -245,22 +293,24 @@ SELECT response.id, response.principal, response.agent, response.background, res
 FROM unnest($1::text[], $2::integer[]) WITH ORDINALITY AS claim (id, attempt, place)
 JOIN longrun.responses AS response
     ON response.id = claim.id AND response.attempt = claim.attempt
-ORDER BY claim.place;
+ORDER BY response.active_at DESC NULLS LAST, claim.place;
 
 -- name: release
 -- Hand runs over: whoever has room resumes them, with the next attempt. One that recorded a step
 -- got on: it is suspected of no death.
 UPDATE longrun.responses AS response
 SET replica_id = NULL, ending_at = NULL,
+    active_at = coalesce(run.active_at, response.created_at),
     handovers = CASE WHEN run.got_on THEN 1 ELSE response.handovers + 1 END,
     deaths = CASE WHEN run.got_on THEN 0 ELSE response.deaths END,
     died_on = CASE WHEN run.got_on THEN NULL ELSE response.died_on END
 FROM (
-    SELECT run.id, run.attempt, EXISTS (
-            SELECT FROM longrun.steps AS step
-            WHERE step.response_id = run.id AND step.attempt = run.attempt
-        ) AS got_on
+    SELECT run.id, run.attempt, coalesce(recorded.got_on, false) AS got_on, recorded.active_at
     FROM unnest($1::text[], $2::integer[]) AS run (id, attempt)
+    CROSS JOIN LATERAL (
+        SELECT bool_or(step.attempt = run.attempt) AS got_on, max(step.recorded_at) AS active_at
+        FROM longrun.steps AS step WHERE step.response_id = run.id
+    ) AS recorded
 ) AS run
 WHERE response.id = run.id AND response.attempt = run.attempt
     AND response.status = 'in_progress';
@@ -268,6 +318,51 @@ WHERE response.id = run.id AND response.attempt = run.attempt
 -- name: list_own
 SELECT id, attempt FROM longrun.responses
 WHERE status = 'in_progress' AND replica_id = $1;
+
+-- name: read_journals
+-- What earlier attempts left of these responses, in one query: steps, finished items, the chunks in
+-- which items begin or end ($3 occurs in them, or they begin with the byte $4 and say so after it,
+-- as in read_page), and the end of each log. Of a response that has more
+-- than $2 bytes there is no row: it is read by itself, in pages.
+WITH whole AS MATERIALIZED (
+    SELECT wanted.id FROM unnest($1::text[]) AS wanted (id)
+    WHERE $2 >= (
+        SELECT coalesce(sum(octet_length(fingerprint) + octet_length(result)), 0)
+        FROM longrun.steps WHERE response_id = wanted.id
+    ) + (
+        SELECT coalesce(sum(octet_length(item)), 0)
+        FROM longrun.items WHERE response_id = wanted.id
+    ) + (
+        SELECT coalesce(sum(octet_length(data)), 0)
+        FROM longrun.event_chunks WHERE response_id = wanted.id
+    )
+)
+SELECT whole.id, 'end' AS part, log.last AS number, NULL::bigint AS last, NULL::bytea AS data,
+    NULL::text AS scope, NULL::text AS kind, NULL::text AS key, NULL::text AS fingerprint,
+    NULL::text AS result
+FROM whole
+LEFT JOIN LATERAL (
+    SELECT chunk.last FROM longrun.event_chunks AS chunk
+    WHERE chunk.response_id = whole.id ORDER BY chunk.last DESC LIMIT 1
+) AS log ON true
+UNION ALL
+SELECT whole.id, 'step', NULL, NULL, NULL, scope, kind, key, fingerprint, result
+FROM whole JOIN longrun.steps AS step ON step.response_id = whole.id
+UNION ALL
+SELECT whole.id, 'item', output_index, NULL, NULL, NULL, NULL, NULL, NULL, item
+FROM whole JOIN longrun.items AS item ON item.response_id = whole.id
+UNION ALL
+SELECT whole.id, 'chunk', page.first, page.last, page.data, NULL, NULL, NULL, NULL, NULL
+FROM whole
+CROSS JOIN LATERAL (
+    SELECT first, last, data FROM longrun.event_chunks AS chunk
+    WHERE chunk.response_id = whole.id AND (
+        position($3 IN chunk.data) > 0
+        OR get_byte(substring(chunk.data FOR 1), 0) = $4::integer
+            AND get_byte(substring(chunk.data FROM 2 FOR 1), 0) & 2 > 0
+    )
+    ORDER BY chunk.last
+) AS page;
 
 -- name: list_items
 SELECT output_index, item FROM longrun.items WHERE response_id = $1 ORDER BY output_index;

@@ -1,7 +1,9 @@
 """What a claim takes and what it leaves, as Postgres decides: deaths, suspects, handovers, ends."""
 
 import asyncio
+import base64
 import collections
+import json
 import random
 from typing import Any
 
@@ -11,14 +13,27 @@ import pytest
 from longrun.execution.outcomes import instead_of_a_run
 from longrun.ids import new_replica_id
 from longrun.settings import Settings
+from longrun.store import claims as module
 from longrun.store.claims import Claims
 from longrun.store.database import Database
+from longrun.store.events import EventLog
 from longrun.store.records import Step
 from longrun.store.responses import Responses
+from longrun.store.run_log import RunLog
 from tests.postgres import Server
-from tests.storing import add_response, locked, log_of, writing
+from tests.storing import (
+    REPLICA,
+    add_response,
+    connected,
+    event,
+    locked,
+    log_of,
+    migrated,
+    writing,
+)
 
 SETTINGS = Settings.load()
+KEYS = f"one:{base64.b64encode(bytes(32)).decode()}"
 
 
 async def row(store: Database, response_id: str) -> asyncpg.Record:
@@ -248,6 +263,89 @@ class TestHandovers:
         assert outcome.error is not None
         assert (outcome.status, outcome.error["code"]) == ("failed", "server_error")
         assert "handed over 101 times" in outcome.error["message"]
+
+
+class TestShares:
+    """Of what a dead replica leaves, and in which order it is taken."""
+
+    async def orphans(self, store: Database, count: int) -> list[str]:
+        ids = [await add_response(store) for _ in range(count)]
+        await Claims(store, "next").count_deaths([REPLICA])
+        return ids
+
+    async def test_each_that_is_alive_takes_one(self, store: Database, database: Server) -> None:
+        """Whatever the others have taken by then. Whose lock is free is not alive any more, though
+        its lease is not over."""
+        names = [f"replica_{name}" for name in "abc"]
+        ids = await self.orphans(store, 60)
+        for name in (*names, "replica_dead"):
+            await store.execute(store.queries.renew_lease, name, "host", 1, "1", 60.0)
+        async with connected(database.url) as locks:
+            for name in names:
+                assert await locks.fetchval(store.queries.hold_replica_lock, name)
+            shares = [await Claims(store, name).orphans(100, share=True) for name in names]
+        taken = [[claim.id for claim in share] for share in shares]
+        assert sorted(id_ for share in taken for id_ in share) == ids
+        assert all(taken)
+
+    async def test_one_alone_takes_all(self, store: Database) -> None:
+        ids = await self.orphans(store, 5)
+        taken = await Claims(store, "replica_a").orphans(100, share=True)
+        assert sorted(claim.id for claim in taken) == ids
+
+    @pytest.mark.parametrize("handed_over", [False, True])
+    async def test_who_got_on_last_is_first(self, store: Database, handed_over: bool) -> None:
+        long_ago, never, just_now = [await add_response(store) for _ in range(3)]
+        for response_id in (long_ago, just_now):
+            await record_step(store, response_id, 1)
+        schema = store.settings.db_schema
+        await store.execute(
+            f"UPDATE \"{schema}\".steps SET recorded_at = now() - interval '1 hour'"
+            " WHERE response_id = $1",
+            long_ago,
+        )
+        await change(store, never, "created_at = now() - interval '10 minutes'")
+        claims = Claims(store, "next")
+        if handed_over:
+            await claims.release(dict.fromkeys((long_ago, never, just_now), 1))
+        else:
+            await claims.count_deaths([REPLICA])
+        # An older version hands over without saying when.
+        unknown = await add_response(store)
+        await change(store, unknown, "replica_id = NULL")
+        found = [claim.id for claim in await claims.orphans(10)]
+        assert found == [just_now, never, long_ago, unknown]
+
+
+class TestJournals:
+    @pytest.mark.parametrize("keys", [None, KEYS], ids=["plain", "sealed"])
+    async def test_those_of_many_are_read_together(
+        self, database: Server, schema: str, monkeypatch: pytest.MonkeyPatch, keys: str | None
+    ) -> None:
+        """As each is by itself; but one that has too much is not among them."""
+        monkeypatch.setattr(module, "JOURNAL_BYTES", 2000)
+        async with migrated(database.url, schema, encryption_keys=keys) as store:
+            small, large, empty = [await add_response(store) for _ in range(3)]
+            async with writing(store) as writer:
+                await self.write(log_of(writer, small), "x")
+                # Of noise, which is sealed without being made smaller.
+                await self.write(log_of(writer, large), random.Random(1).randbytes(2000).hex())
+            claims, log = Claims(store, "next"), EventLog(store)
+            found = await claims.left([large, empty, small, "resp_none"])
+            assert found.keys() == {empty, small, "resp_none"}
+            left = found[small]
+            assert left.steps == await claims.steps(small) != []
+            assert left.items == await claims.items(small) != {}
+            assert left.chunks == await log.item_page_unscoped(small, -1, 10**6) != []
+            assert [found[id_].end for id_ in (small, empty, "resp_none")] == [3, 0, -1]
+
+    async def write(self, run: RunLog, text: str) -> None:
+        item = {"id": "msg_1", "text": text}
+        done = event(2, "response.output_item.done", output_index=0, item=item)
+        run.append([event(1, "response.other"), done], items=[(0, json.dumps(item))])
+        await run.flush()
+        run.append([event(3)], steps=[Step("", "tool", "call_1", "{}", "{}")])
+        await run.flush()
 
 
 class TestEnds:

@@ -46,8 +46,9 @@ class Admission:
     async def reconcile(self) -> None:
         self.asked.append("reconcile")
 
-    async def take_orphans(self) -> None:
+    async def take_orphans(self) -> bool:
         self.asked.append("take_orphans")
+        return False
 
     async def take_suspect(self) -> None:
         self.asked.append("take_suspect")

@@ -40,6 +40,15 @@ ROOM_WAIT: Final = 5.0
 """Seconds in which the runs of a replica that makes room may end; those that do not are handed
 over at their next step boundary, so that a run that is to be alone does not wait for them."""
 
+MOMENT: Final = 0.2
+"""Seconds that the other replicas have to take their shares of runs that were handed over."""
+
+FEW: Final = 4
+"""Runs of their shares that are taken first, after that."""
+
+SHARED_FOR: Final = 1.0
+"""Seconds after which that begins anew."""
+
 
 class Admission:
     """One per replica.
@@ -81,6 +90,7 @@ class Admission:
         self._check = check
         self._differed: set[tuple[str, int]] = set()
         self.work_waits = False
+        self._rest, self._rest_at = FEW, -math.inf
         self._makes_room_since: float | None = None
 
     # -- what http calls ------------------------------------------------------------------
@@ -199,12 +209,43 @@ class Admission:
         return self._host.attempts | self._ends.under_way
 
     async def count_deaths(self, dead: Sequence[str]) -> None:
-        """Hand over the runs of dead replicas."""
-        await self._claims.count_deaths(dead)
+        """Hand over the runs of dead replicas, and have all others take their share of them now."""
+        if await self._claims.count_deaths(dead):
+            self._announcer.tell("work")
 
-    async def take_orphans(self) -> None:
-        """Resume runs that were handed over."""
-        await self._take_lines(self._claims.orphans)
+    async def take_orphans(self) -> bool:
+        """Resume runs that were handed over: this replica's share of them at once. What is left
+        of the others' shares a moment later, since those who are full or do not serve these agents
+        take nothing: few at first, then twice as many each time.
+
+        Returns:
+            Whether there may be more in a moment.
+        """
+        if self.room <= 0:
+            return False
+        found = await self._take_share(self.room, share=True)
+        now = time.monotonic()
+        if now - self._rest_at > SHARED_FOR:
+            self._rest, self._rest_at = FEW, now + MOMENT
+            return True
+        if now >= self._rest_at:
+            rest = await self._take_share(self._rest, share=False)
+            self._rest = 2 * self._rest if rest else FEW
+            self._rest_at = now + MOMENT
+            found += rest
+        return found > 0
+
+    async def _take_share(self, most: int, *, share: bool) -> int:
+        """How many runs that were handed over this has resumed."""
+        taken = 0
+        for line in self._lines.in_any_order():
+            room = min(self.room, self._lines.room(line), most - taken)
+            if room > 0:
+                found = await self._claims.orphans(int(room), line.agents, share=share)
+                await self._take(found)
+                taken += len(found)
+            line.held_back = line.held_back or self._lines.room(line) <= 0
+        return taken
 
     async def take_suspect(self) -> None:
         """Resume a run that was under way in two deaths, once nothing else is executed here: if it
@@ -276,12 +317,13 @@ class Admission:
             # The drain began while Postgres was asked.
             await self._attempts.hand_over({claim.id: claim.attempt for claim in claims})
             return
+        journals = self._attempts.journals(claims)
         for claim in claims:
             self._supersede(claim)
             served = self._registry.served(claim.request.agent)
             outcome = instead_of_a_run(claim, self._settings, served)
             if outcome is None:
-                resume = functools.partial(self._attempts.resume, claim)
+                resume = functools.partial(self._attempts.resume, claim, journals)
                 self._host.begin(claim.request, claim.attempt, resume, alone=alone)
             else:
                 end = functools.partial(self._ends.end, claim, outcome)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from agents import Agent
@@ -21,6 +21,7 @@ from longrun.execution.last_word import who_begins
 from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
+from longrun.execution.replays import Journals, Replays
 from longrun.execution.run import Run, Start
 from longrun.execution.takeover import read_position
 from longrun.protocol import RunRequest
@@ -72,6 +73,9 @@ class Attempts:
         self._settings = settings
         self._application = application
         self._servers = servers
+        self._replays = Replays()
+        self._leaving: dict[str, int] = {}
+        self._handing_over = asyncio.Lock()
         self.state: Any = None
 
     async def create(self, new: NewResponse, start: Start, handle: Handle) -> None:
@@ -89,26 +93,47 @@ class Attempts:
                 request = await self._responses.with_context(request)
             await self._run(handle, request, start)
 
-    async def resume(self, claim: Claim, handle: Handle) -> None:
+    def journals(self, claims: Sequence[Claim]) -> Journals:
+        """What is left of these, to be resumed in this order."""
+        return Journals([claim.id for claim in claims], self._claims.left)
+
+    async def resume(self, claim: Claim, journals: Journals, handle: Handle) -> None:
         """Run a claimed response from its finished steps."""
         async with self._ending_in_words(handle):
             tools = client_tools(claim.request.parameters, self._settings)
-            position = await read_position(claim, self._claims, self._event_log, client_tools=tools)
+            position = await read_position(
+                claim,
+                self._claims,
+                self._event_log,
+                client_tools=tools,
+                left=await journals.take(claim.id),
+            )
             position.assembler.lifecycle("in_progress")
             run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
-            start = Start(position.assembler, run_log, position.steps)
             handle.prepared.set_result(None)
             request = await self._responses.with_context(claim.request)
-            await self._run(handle, request, start)
+            with self._replays.one() as replay:
+                start = Start(position.assembler, run_log, position.steps, replay=replay)
+                await self._run(handle, request, start)
 
     async def hand_over(self, held: Mapping[str, int]) -> None:
-        """Give responses away, by id, as they are held: whoever has room resumes them.
+        """Give responses away, by id, as they are held: whoever has room resumes them. Of a drain,
+        all that leave while one statement is under way go with the next one.
 
         Raises:
             Unavailable: Postgres is away.
         """
-        if held:
-            await self._claims.release(held)
+        self._leaving |= held
+        async with self._handing_over:
+            leaving, self._leaving = self._leaving, {}
+            if not leaving:
+                return
+            try:
+                await self._claims.release(leaving)
+            except BaseException:
+                # The next one takes them along.
+                self._leaving = leaving | self._leaving
+                raise
             self._announcer.tell("work")
 
     async def _run(self, handle: Handle, request: RunRequest, start: Start) -> None:

@@ -53,6 +53,7 @@ from longrun.execution.replay.model_turns import ReplayedTurn
 from longrun.execution.replay.session import JournaledSession
 from longrun.execution.replay.steps import Steps
 from longrun.execution.replay.tool_calls import ToolEnds
+from longrun.execution.replays import Replay
 from longrun.execution.served import AgentFactory, made
 from longrun.execution.takeover import add_recorded_usage
 from longrun.history.continuation import told
@@ -73,12 +74,14 @@ class Start:
     """Where a run starts: the end of its log, its items so far, its finished steps.
 
     `begins_with` is the name of the agent that begins it, if that is not the one that is asked for.
+    `replay` is its turn to be replayed, of one that is taken over.
     """
 
     assembler: Assembler
     run_log: RunLog
     steps: Sequence[Step] = ()
     begins_with: str | None = None
+    replay: Replay | None = None
 
 
 class Run:
@@ -111,6 +114,7 @@ class Run:
         self._servers = servers
         self._display = Display(start.assembler, start.run_log, handle.got_on)
         self._begins_with = start.begins_with
+        self._replay = start.replay
         self._journal = Journal(start.steps)
         self._budget = Budget(request.parameters, self._assembler.usage)
         self._demands = Demands(request.parameters, self._budget)
@@ -126,6 +130,7 @@ class Run:
             self._display,
             self._assembler.usage.add,
             start.assembler.withdrawn_calls,
+            self._replayed,
         )
         self._assembler.given_call_ids = self._steps.call_ids.given
 
@@ -137,10 +142,17 @@ class Run:
             CancelledError: its task was cancelled.
         """
         self._display.write()
+        if self._replay is not None:
+            await self._replay.begin()
         outcome = await self._outcome()
         # Of an agent tool that is known to have failed, say, the turns are not passed again.
         add_recorded_usage(self._assembler, self._journal.left("model"))
         await end_response(self._request, self._assembler, self._log, outcome, ran=True)
+
+    def _replayed(self) -> None:
+        """What comes now is done for the first time."""
+        if self._replay is not None:
+            self._replay.over()
 
     async def _at_boundary(self) -> None:
         """Between two steps: where a run is handed over at drain, so that none is done twice.

@@ -28,7 +28,7 @@ from longrun.execution.replay.results import decode_indexes, recorded_usage
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
-from longrun.store.records import Chunk, Step
+from longrun.store.records import Chunk, Left, Step
 
 _Page = Callable[[str, int, int], Awaitable[list[Chunk]]]
 
@@ -95,6 +95,7 @@ async def read_position(
     *,
     client_tools: Collection[str] | None = None,
     to_end: bool = False,
+    left: Left | None = None,
 ) -> Position:
     """Read what earlier attempts of a claimed response left; drop what does not stay of it.
 
@@ -104,21 +105,30 @@ async def read_position(
     Args:
         client_tools: as the assembler has them.
         to_end: the response is ended and not run: the steps are its model turns alone.
+        left: what was read of it already, together with others.
 
     Raises:
         Unavailable: Postgres is away.
     """
-    recorded = await (claims.model_turns(claim.id) if to_end else claims.steps(claim.id))
-    items = await claims.items(claim.id)
+    if left is None:
+        recorded = await (claims.model_turns(claim.id) if to_end else claims.steps(claim.id))
+        items = await claims.items(claim.id)
+    else:
+        recorded, items = left.steps, left.items
     steps = resolve(recorded, items)
     turns = [decode_indexes(step.result) for step in _own_turns(steps)]
     calls = {call_id: call for _, made in turns for call_id, call in made.items()}
     kept = _kept(items, {index for indexes, _ in turns for index in indexes})
     found = _Items(kept, {call.output_index for call in calls.values()})
-    async for chunk in _pages(event_log.item_page_unscoped, claim.id):
-        found.read(chunk)
-    end = await event_log.end_unscoped(claim.id)
-    next_sequence = end.last + 1 if end else 0
+    if left is None:
+        async for chunk in _pages(event_log.item_page_unscoped, claim.id):
+            found.read(chunk)
+        end = await event_log.end_unscoped(claim.id)
+        next_sequence = end.last + 1 if end else 0
+    else:
+        for chunk in left.chunks:
+            found.read(chunk)
+        next_sequence = left.end + 1
     assembler = Assembler(
         claim.id,
         claim.request.document,

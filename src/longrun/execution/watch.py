@@ -13,7 +13,7 @@ from typing import Final
 
 from longrun.backoff import jittered
 from longrun.errors import LongrunError
-from longrun.execution.admission import Admission
+from longrun.execution.admission import MOMENT, Admission
 from longrun.execution.host import Host
 from longrun.store.claims import SETTLING, Claims, Surroundings
 
@@ -58,6 +58,7 @@ class Watch:
         self._blind_until = 0.0
         self._was_connected = False
         self._work = asyncio.Event()
+        self._more_soon = False
 
     def told(self, message: str) -> None:
         """A message of the control channel. A hint: sets flags only."""
@@ -119,6 +120,7 @@ class Watch:
         if around.own != admission.own_summary:
             await admission.reconcile()
         dead = self._dead(around)
+        self._more_soon = False
         if not self._fit():
             return
         if dead:
@@ -127,8 +129,7 @@ class Watch:
         if admission.makes_room and not {*around.unlocked, *around.expired}.difference(dead):
             # Of those that are dying, one may be about to explain what this one is suspected of.
             await admission.take_suspect()
-        if dead or around.waiting:
-            await admission.take_orphans()
+        self._more_soon = bool(dead or around.waiting) and await admission.take_orphans()
         if around.waiting or admission.work_waits:
             await admission.take_queued()
 
@@ -147,6 +148,8 @@ class Watch:
         pause = jittered(INTERVAL, spread=0.15)
         ends = [since + FORGIVEN - now for since in self._free_since.values()]
         pause = min([pause, *(end for end in ends if end > 0)])
+        if self._more_soon:
+            pause = min(pause, MOMENT)
         freed = self._host.slot_freed
         waits = [stop.wait(), self._work.wait()]
         admission = self._admission

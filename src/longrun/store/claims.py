@@ -1,15 +1,25 @@
 """Claims: how a replica comes to execute a response, and how it gives one away."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
+
+import asyncpg
 
 from longrun.errors import Unreadable
 from longrun.protocol import RunRequest
 from longrun.store.database import Database
-from longrun.store.records import Step
+from longrun.store.records import Chunk, Left, Step
 from longrun.store.requests import request_of, unreadable_request_of
-from longrun.store.sealing import Sealing, item_place, step_place
+from longrun.store.sealing import ITEM_EVENT, VERSION, Sealing, chunk_place, item_place, step_place
+
+OTHERS_CLAIM: Final = (10, 100)
+"""Waiting responses that other replicas may be claiming at this moment: if nothing else is found
+among so many more than are wanted, it is looked at more of them."""
+
+JOURNAL_BYTES: Final = 256 * 1024
+"""Of the steps, items and log of a response that is read together with others."""
 
 SETTLING: Final = 3.0
 """Seconds that all replicas have to renew their leases and locks after Postgres was away, or
@@ -51,6 +61,8 @@ class Surroundings:
     own: str
     replicas: int
     steady: bool
+    free: list[str] = field(default_factory=list)
+    said_room: bool | None = None
 
 
 class Claims:
@@ -69,6 +81,7 @@ class Claims:
         self._queries = database.queries
         self._sealing = database.sealing
         self._replica_id = replica_id
+        self._onward = ""
 
     async def look_around(self) -> Surroundings:
         row = await self._database.fetch_row(
@@ -81,21 +94,44 @@ class Claims:
         assert row is not None
         return Surroundings(**row)
 
-    async def count_deaths(self, dead: Sequence[str]) -> None:
-        """Hand over what these dead replicas were executing, and count their deaths."""
-        await self._database.execute(self._queries.count_deaths, list(dead))
+    @property
+    def replica_id(self) -> str:
+        """Who claims."""
+        return self._replica_id
+
+    async def tell_room(self, has_room: bool) -> None:
+        """Tell the others whether this replica would take more runs."""
+        await self._database.execute(self._queries.tell_room, self._replica_id, has_room)
+
+    async def count_deaths(self, dead: Sequence[str]) -> int:
+        """Hand over what these dead replicas were executing, and count their deaths. How many
+        responses changed hands by it, or what is said of them."""
+        done = await self._database.execute(self._queries.count_deaths, list(dead))
+        return int(done.rpartition(" ")[2])
 
     async def queued(self, limit: int, agents: Sequence[str] | None = None) -> list[Claim]:
         """The next responses that wait, at most `limit`, of these agents or of all."""
         of = self._agents if agents is None else list(agents)
-        return await self._claim(self._queries.claim_queued, limit, of)
+        for besides in OTHERS_CLAIM:
+            query = self._queries.claim_queued
+            rows = await self._claim_rows(query, limit, of, besides, self._onward)
+            if rows:
+                self._onward = rows[0]["onward"] or ""
+                return await self._read(rows)
+        return []
 
-    async def orphans(self, limit: int, agents: Sequence[str] | None = None) -> list[Claim]:
+    async def orphans(
+        self, limit: int, agents: Sequence[str] | None = None, *, share: bool = False
+    ) -> list[Claim]:
         """Runs that were handed over, by their replicas or by the death of these; at most
-        `limit`, of these agents or of all."""
+        `limit`, of these agents or of all. First those that got on most recently.
+
+        Args:
+            share: only what falls to this replica of what falls to each that is alive.
+        """
         most = self._database.settings.max_attempts
         of = self._agents if agents is None else list(agents)
-        return await self._claim(self._queries.claim_orphans, limit, of, most)
+        return await self._claim(self._queries.claim_orphans, limit, of, most, share)
 
     async def suspect(self) -> Claim | None:
         """A run that was under way in two deaths, to be executed alone."""
@@ -125,13 +161,48 @@ class Claims:
         rows = await self._database.fetch(self._queries.list_own, self._replica_id)
         return {row["id"]: row["attempt"] for row in rows}
 
+    async def left(self, response_ids: Sequence[str]) -> dict[str, Left]:
+        """What earlier attempts left of each of these responses, in one query; without those that
+        have more than `JOURNAL_BYTES`."""
+        rows = await self._database.fetch(
+            self._queries.read_journals,
+            list(response_ids),
+            JOURNAL_BYTES,
+            ITEM_EVENT,
+            VERSION if self._sealing.knows_keys else None,
+        )
+        of: dict[str, list[asyncpg.Record]] = {}
+        for row in rows:
+            of.setdefault(row["id"], []).append(row)
+        found = {}
+        for id_, parts in of.items():
+            # What cannot be opened ends by itself, when it is read by itself.
+            with contextlib.suppress(Unreadable):
+                found[id_] = self._left(id_, parts)
+        return found
+
+    def _left(self, response_id: str, rows: Sequence[asyncpg.Record]) -> Left:
+        """Its rows of `read_journals`, opened."""
+        steps, items, chunks, end = [], {}, [], -1
+        for _, part, number, last, data, *step in rows:
+            if part == "end":
+                end = -1 if number is None else number
+            elif part == "step":
+                steps.append(self._step(response_id, *step))
+            elif part == "item":
+                items[number] = self._item(response_id, number, step[-1])
+            else:
+                place = chunk_place(response_id, number, last)
+                chunks.append(Chunk(number, last, self._sealing.open(place, data)))
+        return Left(steps, items, sorted(chunks), end)
+
     async def items(self, response_id: str) -> dict[int, str]:
         """Finished items by output index."""
         rows = await self._database.fetch(self._queries.list_items, response_id)
-        return {
-            index: self._sealing.open_text(item_place(response_id, index), item)
-            for index, item in rows
-        }
+        return {index: self._item(response_id, index, item) for index, item in rows}
+
+    def _item(self, response_id: str, index: int, item: str) -> str:
+        return self._sealing.open_text(item_place(response_id, index), item)
 
     async def steps(self, response_id: str) -> list[Step]:
         return await self._steps(self._queries.list_steps, response_id)
@@ -141,19 +212,20 @@ class Claims:
         return await self._steps(self._queries.list_model_turns, response_id)
 
     async def _steps(self, query: str, response_id: str) -> list[Step]:
+        rows = await self._database.fetch(query, response_id)
+        return [self._step(response_id, *row) for row in rows]
+
+    def _step(
+        self, response_id: str, scope: str, kind: str, key: str, fingerprint: str, result: str
+    ) -> Step:
         open_text = self._sealing.open_text
-        return [
-            Step(
-                scope,
-                kind,
-                key,
-                open_text(step_place(response_id, scope, kind, key, "fingerprint"), fingerprint),
-                open_text(step_place(response_id, scope, kind, key, "result"), result),
-            )
-            for scope, kind, key, fingerprint, result in await self._database.fetch(
-                query, response_id
-            )
-        ]
+        return Step(
+            scope,
+            kind,
+            key,
+            open_text(step_place(response_id, scope, kind, key, "fingerprint"), fingerprint),
+            open_text(step_place(response_id, scope, kind, key, "result"), result),
+        )
 
     async def drop_items(self, claim: Claim, indexes: Sequence[int]) -> None:
         """Remove items, if the claim still holds."""
@@ -169,10 +241,15 @@ class Claims:
         await self._database.execute(self._queries.forget_replicas)
 
     async def _claim(self, query: str, *args: object) -> list[Claim]:
+        return await self._read(await self._claim_rows(query, *args))
+
+    async def _claim_rows(self, query: str, *args: object) -> list[asyncpg.Record]:
         # Not tried again when its answer is lost: a claim that committed unseen is found among
         # this replica's own (Worker.reconcile). And one statement by itself: a replica that
         # freezes within a transaction would keep its rows locked.
-        rows = await self._database.fetch_once(query, self._replica_id, *args)
+        return await self._database.fetch_once(query, self._replica_id, *args)
+
+    async def _read(self, rows: Sequence[asyncpg.Record]) -> list[Claim]:
         if not rows:
             return []
         # What they are is read apart, so that it is written down once for all kinds of claims.

@@ -31,6 +31,19 @@ class Step(NamedTuple):
     result: str
 
 
+class Left(NamedTuple):
+    """What earlier attempts left of a response.
+
+    `items` by output index; `chunks` are those in which items begin or end; `end` is the sequence
+    number of the last event, -1 where there is none.
+    """
+
+    steps: list[Step]
+    items: dict[int, str]
+    chunks: list[Chunk]
+    end: int
+
+
 class Part(NamedTuple):
     """A part of what a response leaves in its conversation, under the id that it has there.
 

@@ -9,9 +9,10 @@ from tests.bench.figures.faults import FAULTS
 from tests.bench.figures.insert import INSERT
 from tests.bench.figures.latency import LATENCY
 from tests.bench.figures.replay import REPLAY
+from tests.bench.figures.takeover import TAKEOVER
 from tests.bench.figures.throughput import THROUGHPUT
 
 FIGURES: Final[dict[str, Figure]] = {
     figure.name: figure
-    for figure in (LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS)
+    for figure in (LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS, TAKEOVER)
 }

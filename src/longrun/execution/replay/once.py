@@ -29,14 +29,20 @@ class Once:
 
     Args:
         at_boundary: called before a step is begun.
+        replayed: called before the first thing that is done and not replayed.
     """
 
     def __init__(
-        self, journal: Journal, run_log: RunLog, at_boundary: Callable[[], Awaitable[None]]
+        self,
+        journal: Journal,
+        run_log: RunLog,
+        at_boundary: Callable[[], Awaitable[None]],
+        replayed: Callable[[], None],
     ) -> None:
         self._journal = journal
         self._log = run_log
         self._at_boundary = at_boundary
+        self._replayed = replayed
         self._holds_response = False
         self._under_way = 0
         self._none_under_way = asyncio.Event()
@@ -114,6 +120,7 @@ class Once:
         claim is committed, so no later attempt had the response by then. A replica that slept
         after its claim would else run a tool that another one is running."""
         if not self._holds_response:
+            self._replayed()
             await self._log.flush()
             self._holds_response = True
 

@@ -25,6 +25,7 @@ class Steps:
         display: shows what becomes of the tools of the run's own.
         spent: told what each model turn of a run inside the run has used.
         shown: the call ids that clients saw of calls that do not stay.
+        replayed: called before the first thing that is done and not replayed.
 
     Attributes:
         once: what all steps come through.
@@ -45,12 +46,13 @@ class Steps:
         display: Display,
         spent: Callable[[Any], None],
         shown: Iterable[str] = (),
+        replayed: Callable[[], None] = lambda: None,
     ) -> None:
         self.group_id = current.response_id
         self.demands = demands
         self.taken_over = current.attempt > 1
         self._log = run_log
-        self.once = Once(journal, run_log, at_boundary)
+        self.once = Once(journal, run_log, at_boundary, replayed)
         self.tools = ToolCalls(self.once, journal, run_log, current, display)
         self.call_ids = CallIds(current.response_id, journal.recorded("model"), shown)
         for origin, given in border.calls.items():
