@@ -125,3 +125,6 @@ ALTER TABLE longrun.responses ADD COLUMN active_at timestamptz;
 CREATE INDEX responses_waiting ON longrun.responses (id) INCLUDE (principal, agent)
     WHERE status = 'queued';
 CREATE INDEX responses_running ON longrun.responses (principal) WHERE status = 'in_progress';
+
+-- Whether a replica would take more runs, as it said last. Null: an older version does not say.
+ALTER TABLE longrun.replicas ADD COLUMN has_room boolean;

@@ -8,6 +8,10 @@ INSERT INTO longrun.replicas (id, hostname, pid, version, lease_until)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
 ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
 
+-- name: tell_room
+-- Whether this replica would take more runs: one that has too much wakes only one that would.
+UPDATE longrun.replicas SET has_room = $2 WHERE id = $1;
+
 -- name: find_replica
 SELECT EXISTS (SELECT FROM longrun.replicas WHERE id = $1);
 
@@ -17,39 +21,47 @@ UPDATE longrun.replicas SET lease_until = now() WHERE id = $1;
 -- name: look_around
 -- Everything that a replica has to notice, in one query: of the others that hold responses,
 -- whose lease ran out and whose lock is free; what waits, what is overdue, what of its own is no
--- longer its own; how many replicas are alive. `suspects`: one waits that was under way in two
+-- longer its own; how many replicas are alive, and which others have room (`free`), as they said. `suspects`: one waits that was under way in two
 -- deaths and runs alone, on the one replica that is `chosen` for these: which executes one, or
 -- else has the fewest runs. `steady`: Postgres itself has been up for some time, so that leases
 -- and locks mean something.
-WITH others AS (
+-- What it costs grows with the replicas and with the runs of this one, not with what is live.
+WITH others AS MATERIALIZED (
     SELECT replica.id, replica.lease_until FROM longrun.replicas AS replica
-    WHERE replica.id <> $1 AND EXISTS (
-        SELECT FROM longrun.responses AS response
-        WHERE response.status = 'in_progress' AND response.replica_id = replica.id
+    WHERE replica.id <> $1 AND replica.id = (
+        -- Whether it has any, asked so that only the index by replicas can answer: the planner
+        -- takes one replica's runs for as many as another's, and would look through all.
+        SELECT response.replica_id FROM longrun.responses AS response
+        WHERE response.status = 'in_progress' AND response.replica_id >= replica.id
+        ORDER BY response.replica_id
+        LIMIT 1
     )
+), locks AS MATERIALIZED (
+    SELECT held.classid::bigint << 32 | held.objid::bigint AS key FROM pg_locks AS held
+    WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+), handed_over AS MATERIALIZED (
+    -- Whether there are any, by the end of the same index, where those without a replica are.
+    SELECT response.replica_id IS NULL AS some FROM longrun.responses AS response
+    WHERE response.status = 'in_progress'
+    ORDER BY response.replica_id DESC NULLS FIRST
+    LIMIT 1
+), orphans AS MATERIALIZED (
+    SELECT agent, deaths, cancelled OR deadline_at < now() OR spent > $4 AS ends
+    FROM longrun.responses
+    WHERE status = 'in_progress' AND replica_id IS NULL AND (SELECT handed_over.some FROM handed_over)
+), queued AS MATERIALIZED (
+    SELECT id FROM longrun.responses WHERE status = 'queued' ORDER BY id LIMIT 1
 )
 SELECT
     ARRAY(SELECT replica.id FROM others AS replica WHERE replica.lease_until < now()) AS expired,
     ARRAY(
         SELECT replica.id FROM others AS replica
-        WHERE NOT EXISTS (
-            SELECT FROM pg_locks AS held
-            WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
-                AND (held.classid::bigint << 32 | held.objid::bigint)
-                    = hashtextextended('longrun replica ' || replica.id, 0)
-        )
+        WHERE hashtextextended('longrun replica ' || replica.id, 0) NOT IN (SELECT key FROM locks)
     ) AS unlocked,
-    EXISTS (SELECT FROM longrun.responses WHERE status = 'queued')
-        OR EXISTS (
-            SELECT FROM longrun.responses
-            WHERE status = 'in_progress' AND replica_id IS NULL
-                AND (deaths < 2 OR cancelled OR deadline_at < now() OR spent > $4)
-        ) AS waiting,
+    EXISTS (SELECT FROM queued) OR EXISTS (SELECT FROM orphans WHERE deaths < 2 OR ends) AS waiting,
     EXISTS (
-        SELECT FROM longrun.responses
-        WHERE status = 'in_progress' AND replica_id IS NULL AND deaths >= 2
-            AND NOT (cancelled OR deadline_at < now() OR spent > $4)
-            AND ($3::text[] IS NULL OR agent = ANY($3))
+        SELECT FROM orphans
+        WHERE deaths >= 2 AND NOT ends AND ($3::text[] IS NULL OR agent = ANY($3))
     ) AS suspects,
     coalesce($1 = (
         SELECT replica.id
@@ -57,10 +69,7 @@ SELECT
         LEFT JOIN longrun.responses AS response
             ON response.replica_id = replica.id AND response.status = 'in_progress'
         -- Nothing is counted as long as there is no suspect.
-        WHERE replica.lease_until > now() AND EXISTS (
-            SELECT FROM longrun.responses
-            WHERE status = 'in_progress' AND replica_id IS NULL AND deaths >= 2
-        )
+        WHERE replica.lease_until > now() AND EXISTS (SELECT FROM orphans WHERE deaths >= 2)
         GROUP BY replica.id
         ORDER BY bool_or(coalesce(response.deaths >= 2, false)) DESC, count(response.id), replica.id
         LIMIT 1
@@ -68,6 +77,7 @@ SELECT
     ARRAY(
         SELECT response.id FROM longrun.responses AS response
         WHERE response.status IN ('queued', 'in_progress')
+            AND response.deadline_at < now()  -- which the index knows
             AND response.deadline_at < now()
                 - CASE WHEN response.replica_id <> $1 THEN interval '3 seconds' ELSE '0' END
             AND (response.ending_at IS NULL OR response.ending_at < now() - interval '1 minute')
@@ -79,6 +89,12 @@ SELECT
         WHERE own.status = 'in_progress' AND own.replica_id = $1
     ) AS own,
     (SELECT count(*) FROM longrun.replicas WHERE lease_until > now()) AS replicas,
+    ARRAY(
+        SELECT replica.id FROM longrun.replicas AS replica
+        WHERE replica.id <> $1 AND replica.has_room AND replica.lease_until > now()
+            AND hashtextextended('longrun replica ' || replica.id, 0) IN (SELECT key FROM locks)
+    ) AS free,
+    (SELECT has_room FROM longrun.replicas WHERE id = $1) AS said_room,
     now() - pg_postmaster_start_time() > make_interval(secs => $2) AS steady;
 
 -- name: forget_replicas

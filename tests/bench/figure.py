@@ -12,7 +12,9 @@ from typing import Literal, TypeVar
 
 from tests.postgres import Server
 
-Unit = Literal["ms", "s", "deltas/s", "characters/s", "events/s", "statements/s", "events", "bytes"]
+Unit = Literal[
+    "ms", "s", "deltas/s", "characters/s", "events/s", "statements/s", "claims/s", "events", "bytes"
+]
 
 T = TypeVar("T")
 Floor = TypeVar("Floor")

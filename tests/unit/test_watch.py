@@ -36,6 +36,10 @@ class Admission:
         self.held_back = False
         self.makes_room = False
         self.own_summary = "0 0"
+        self.free: list[str] = []
+
+    def wake_all(self) -> None:
+        self.asked.append("wake_all")
 
     async def count_deaths(self, dead: Sequence[str]) -> None:
         self.asked.append(("count_deaths", dead))
@@ -67,6 +71,8 @@ class Watched:
     def __init__(self) -> None:
         self.around: Surroundings | Exception = NOTHING
         self.looks = 0
+        self.replica_id = "mine"
+        self.told_room: list[bool] = []
         self.fit = True
         self.admission = Admission()
         self.host = Host(1, 0.0)
@@ -89,6 +95,9 @@ class Watched:
 
     async def forget_replicas(self) -> None:
         pass
+
+    async def tell_room(self, has_room: bool) -> None:
+        self.told_room.append(has_room)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -244,6 +253,41 @@ class TestWhenItLooks:
                 await settled()
             assert watched.looks == 1
             assert watched.admission.work_waits
+
+    async def test_when_it_is_the_one_that_is_to(self, watched: Watched) -> None:
+        """A creation wakes one replica that has room, and not all of them."""
+        async with watched.running():
+            watched.watch.told("work another")
+            await settled()
+            assert (watched.looks, watched.admission.work_waits) == (1, False)
+            watched.watch.told("work mine")
+            await watched.until_looked(2)
+            assert watched.admission.asked == ["take_queued"]
+
+    async def test_one_that_has_no_room_any_more_wakes_all(self, watched: Watched) -> None:
+        watched.admission.room = 0
+        async with watched.running():
+            watched.watch.told("work another")
+            assert watched.admission.asked == []
+            watched.watch.told("work mine")
+            assert watched.admission.asked == ["wake_all"]
+            assert watched.admission.work_waits
+
+    async def test_it_says_whether_it_has_room_when_that_has_changed(
+        self, watched: Watched
+    ) -> None:
+        async with watched.running():
+            assert watched.told_room == [True]
+            watched.around = seen(said_room=True, free=["another"])
+            watched.watch.look_again()
+            await watched.until_looked(2)
+            assert watched.told_room == [True]
+            assert watched.admission.free == ["another"]
+            watched.admission.room = 0
+            watched.watch.look_again()
+            await watched.until_looked(3)
+            assert watched.told_room == [True, False]
+        assert watched.told_room[2:] == [False], "and when it stops"
 
     async def test_but_once_a_run_has_ended(self, watched: Watched) -> None:
         watched.admission.work_waits = True

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -59,6 +60,7 @@ class Admission:
 
     Attributes:
         work_waits: something is queued somewhere, as far as this replica knows.
+        free: the other replicas that have room, as they said last.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Admission:
         self._check = check
         self._differed: set[tuple[str, int]] = set()
         self.work_waits = False
+        self.free: list[str] = []
         self._rest, self._rest_at = FEW, -math.inf
         self._makes_room_since: float | None = None
 
@@ -133,7 +136,9 @@ class Admission:
             await self._responses.create(new)
             if not self._lines.hold_back(request.agent):
                 self.work_waits = True
-            self._announcer.tell("work")
+            # One is enough. If all are full, whoever is the first to have room takes it.
+            free = self.free
+            self._announcer.tell(f"work {random.choice(free)}" if free else "work")  # noqa: S311
         return Submitted(new.status, new.chunk)
 
     async def _start(self, new: NewResponse, assembler: Assembler) -> None:
@@ -174,6 +179,10 @@ class Admission:
             self._host.spawn(self._cancel(response_id, principal))
 
     # -- what the watch calls -------------------------------------------------------------
+
+    def wake_all(self) -> None:
+        """Something waits, and who was to take it has no room any more."""
+        self._announcer.tell("work")
 
     @property
     def makes_room(self) -> bool:

@@ -64,14 +64,24 @@ class Watch:
         """A message of the control channel. A hint: sets flags only."""
         kind, _, rest = message.partition(" ")
         if kind == "work":
-            # A replica that is full need not look: it will, once a run of its own has ended.
-            self._admission.work_waits = True
-            if self._admission.room > 0:
-                self._work.set()
+            self._told_work(rest)
         elif kind == "taken":
             response_id, _, attempt = rest.partition(" ")
             if attempt.isdigit():
                 self._host.abandon_earlier(response_id, int(attempt))
+
+    def _told_work(self, whom: str) -> None:
+        """Something waits; one replica that is thought to have room is to look for it, or, where
+        none is named, all that have. One that is full need not: it looks once a run of its own
+        has ended."""
+        full = self._admission.room <= 0
+        is_meant = whom in ("", self._claims.replica_id)
+        if full or is_meant:
+            self._admission.work_waits = True
+        if is_meant and not full:
+            self._work.set()
+        elif whom and is_meant:
+            self._admission.wake_all()
 
     def look_again(self) -> None:
         """Messages may have been missed."""
@@ -109,12 +119,15 @@ class Watch:
                 housekeeping = loop.time() + HOUSEKEEPING
                 await self._claims.forget_replicas()
             await self._pause(stop)
+        with contextlib.suppress(LongrunError):
+            await self._claims.tell_room(False)
 
     async def _look(self) -> None:
         self._work.clear()
         admission = self._admission
         around = await self._claims.look_around()
         self._counted(around.replicas)
+        self._admission.free = around.free
         if around.overdue:
             await admission.end_overdue(around.overdue)
         if around.own != admission.own_summary:
@@ -132,6 +145,8 @@ class Watch:
         self._more_soon = bool(dead or around.waiting) and await admission.take_orphans()
         if around.waiting or admission.work_waits:
             await admission.take_queued()
+        if around.said_room is not (admission.room > 0):
+            await self._claims.tell_room(admission.room > 0)
 
     def _dead(self, around: Surroundings) -> list[str]:
         """The replicas to be taken for dead."""

@@ -94,8 +94,9 @@ class Announcer:
         self._work.set()
 
     def tell(self, message: str) -> None:
-        """Tell all replicas, this one included: `work` (something waits to be executed), or
-        `taken RESPONSE ATTEMPT` (whoever holds an earlier attempt must stop). Hints too."""
+        """Tell all replicas, this one included: `work` (something waits to be executed), `work
+        REPLICA` (that one is to take it; older versions take it for `work`), or `taken RESPONSE
+        ATTEMPT` (whoever holds an earlier attempt must stop). Hints too."""
         self._told[message] = None
         self._work.set()
 

@@ -8,11 +8,12 @@ from tests.bench.figures.copies import COPIES
 from tests.bench.figures.faults import FAULTS
 from tests.bench.figures.insert import INSERT
 from tests.bench.figures.latency import LATENCY
+from tests.bench.figures.queue import QUEUE
 from tests.bench.figures.replay import REPLAY
 from tests.bench.figures.takeover import TAKEOVER
 from tests.bench.figures.throughput import THROUGHPUT
 
 FIGURES: Final[dict[str, Figure]] = {
     figure.name: figure
-    for figure in (LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS, TAKEOVER)
+    for figure in (LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS, TAKEOVER, QUEUE)
 }
