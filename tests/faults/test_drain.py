@@ -208,7 +208,7 @@ async def waits_for_a_lock(found: Ground) -> bool:
 
 
 async def test_a_rolling_restart_loses_nothing(found: Ground) -> None:
-    found.environment["LONGRUN_DRAIN_SECONDS"] = "3"
+    found.environment["LONGRUN_DRAIN_SECONDS"] = "1.5"
     live, fresh = found.start(3), found.start(3)
     balancer = Balancer(live)
     ids: list[str] = []

@@ -170,7 +170,7 @@ async def test_two_claimers_share_a_queue_without_waiting(
 
 
 async def test_the_deadline_ends_what_runs_what_waits_and_what_nobody_has(found: Ground) -> None:
-    one, two = found.start(2, LONGRUN_RUN_TIMEOUT="8")
+    one, two = found.start(2, LONGRUN_RUN_TIMEOUT="5")
     running = await found.submit(one, 2, gates=("delta 3",))
     stuck = await found.submit(two, 2, turns=((("stuck", {}),),))
     await found.reach(running, "delta 3")
@@ -178,7 +178,7 @@ async def test_the_deadline_ends_what_runs_what_waits_and_what_nobody_has(found:
     async with following([one, two], [*running, *stuck, *waiting]) as followers:
         pass
     for follower in followers:
-        events = await timed_out(found, follower.response_id, "8")
+        events = await timed_out(found, follower.response_id, "5")
         assert follower.lines == await found.log_of(follower.response_id)
         created = events[0]["response"]["created_at"]
         assert (await found.row(follower.response_id))["finished_at"].timestamp() - created < 14
@@ -188,7 +188,7 @@ async def test_the_deadline_ends_what_runs_what_waits_and_what_nobody_has(found:
 
 async def test_the_deadline_spans_all_attempts(found: Ground) -> None:
     """Frozen owners and dead ones: others end it."""
-    frozen, dead, watching = found.start(3, LONGRUN_RUN_TIMEOUT="10", LONGRUN_LEASE_SECONDS="30")
+    frozen, dead, watching = found.start(3, LONGRUN_RUN_TIMEOUT="6", LONGRUN_LEASE_SECONDS="30")
     ids = [
         *await found.submit(frozen, 2, gates=("delta 3",)),
         *await found.submit(dead, 2, gates=("delta 3",)),
@@ -199,14 +199,14 @@ async def test_the_deadline_spans_all_attempts(found: Ground) -> None:
     async with following([watching], ids) as followers:
         pass
     for follower in followers:
-        await timed_out(found, follower.response_id, "10")
+        await timed_out(found, follower.response_id, "6")
         assert follower.lines == await found.log_of(follower.response_id)
     assert {n for _, n in (await found.attempts(ids[:2])).items()} == {2}
     assert {n for _, n in (await found.attempts(ids[2:])).items()} == {3}
 
 
 async def test_the_deadline_holds_while_no_replica_lives(found: Ground) -> None:
-    (one,) = found.start(1, LONGRUN_RUN_TIMEOUT="6")
+    (one,) = found.start(1, LONGRUN_RUN_TIMEOUT="3")
     (id_,) = await found.submit(one, gates=("in a",))
     await found.reach([id_], "in a")
     one.signal(signal.SIGKILL)
@@ -216,11 +216,11 @@ async def test_the_deadline_holds_while_no_replica_lives(found: Ground) -> None:
         return bool(await found.value("SELECT deadline_at < now() FROM responses"))
 
     await eventually(is_overdue, every=0.1)
-    (two,) = found.start(1, LONGRUN_RUN_TIMEOUT="6")
+    (two,) = found.start(1, LONGRUN_RUN_TIMEOUT="3")
     follower = Follower([two], id_)
     async with asyncio.timeout(20):
         await follower.run()
-    await timed_out(found, id_, "6")
+    await timed_out(found, id_, "3")
 
 
 async def timed_out(found: Ground, id_: str, limit: str) -> list[dict[str, object]]:
