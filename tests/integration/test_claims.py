@@ -21,6 +21,7 @@ from longrun.store.records import Step
 from longrun.store.responses import Responses
 from longrun.store.run_log import RunLog
 from tests.postgres import Server
+from tests.reading import eventually
 from tests.storing import (
     REPLICA,
     add_response,
@@ -292,6 +293,29 @@ class TestShares:
         ids = await self.orphans(store, 5)
         taken = await Claims(store, "replica_a").orphans(100, share=True)
         assert sorted(claim.id for claim in taken) == ids
+
+    async def test_who_has_room_is_known_while_it_is_alive(
+        self, store: Database, database: Server
+    ) -> None:
+        mine, other = Claims(store, "replica_mine"), Claims(store, "replica_other")
+        for claims in (mine, other):
+            await store.execute(store.queries.renew_lease, claims.replica_id, "host", 1, "1", 60.0)
+        around = await mine.look_around()
+        assert (around.free, around.said_room) == ([], None)
+        for claims in (mine, other):
+            await claims.tell_room(True)
+        async with connected(database.url) as locks:
+            assert await locks.fetchval(store.queries.hold_replica_lock, other.replica_id)
+            around = await mine.look_around()
+            assert (around.free, around.said_room) == (["replica_other"], True)
+            await other.tell_room(False)
+            assert (await mine.look_around()).free == []
+            await other.tell_room(True)
+
+        async def nobody() -> bool:
+            return not (await mine.look_around()).free
+
+        await eventually(nobody)
 
     @pytest.mark.parametrize("handed_over", [False, True])
     async def test_who_got_on_last_is_first(self, store: Database, handed_over: bool) -> None:
