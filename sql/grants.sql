@@ -87,6 +87,9 @@ BEGIN
     GRANT SELECT, INSERT, DELETE ON longrun.event_chunks TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.items TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.steps TO "longrun_runtime";
+    GRANT SELECT, INSERT ON longrun.parked TO "longrun_runtime";
+    GRANT UPDATE (requests, format, written_by, state) ON longrun.parked TO "longrun_runtime";
+    GRANT SELECT, INSERT ON longrun.answers TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.conversations TO "longrun_runtime";
     GRANT UPDATE (metadata, length, turns, used_at) ON longrun.conversations TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.conversation_items TO "longrun_runtime";

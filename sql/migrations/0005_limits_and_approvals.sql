@@ -128,3 +128,40 @@ CREATE INDEX responses_running ON longrun.responses (principal) WHERE status = '
 
 -- Whether a replica would take more runs, as it said last. Null: an older version does not say.
 ALTER TABLE longrun.replicas ADD COLUMN has_room boolean;
+
+-- Approvals: a run that asks whether it may do something ends, and waits as a row.
+
+-- What a later response goes on from. Foreign keys here, since an older server that deletes a
+-- response does not know these tables; rows are few.
+CREATE TABLE longrun.parked (
+    response_id text COLLATE "C" PRIMARY KEY REFERENCES longrun.responses ON DELETE CASCADE,
+    -- The output indexes of the `mcp_approval_request` items that wait for an answer.
+    requests integer[] NOT NULL CHECK (requests <> '{}'),
+    -- Who can read the state: the version of ours in which it is written, and what wrote the rest
+    -- of it, as in `openai-agents 0.24.0`.
+    format integer NOT NULL,
+    written_by text NOT NULL,
+    -- A JSON object.
+    state text NOT NULL,
+    parked_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What is parked goes on once, by the response that was created with the answers; that one asks
+-- again for what it was not told. Else a call could be made twice.
+CREATE TABLE longrun.answers (
+    response_id text COLLATE "C" PRIMARY KEY REFERENCES longrun.parked ON DELETE CASCADE,
+    -- The output indexes of the requests that were answered.
+    requests integer[] NOT NULL,
+    answered_by text COLLATE "C" NOT NULL,
+    answered_at timestamptz NOT NULL DEFAULT now()
+);
+
+ALTER TABLE longrun.parked ALTER COLUMN state SET STATISTICS 0;
+
+DO $$
+BEGIN
+    ALTER TABLE longrun.parked ALTER COLUMN state SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;
+END
+$$;

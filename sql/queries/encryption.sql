@@ -71,6 +71,16 @@ FOR UPDATE SKIP LOCKED;
 UPDATE longrun.steps SET fingerprint = $5, result = $6
 WHERE response_id = $1 AND scope = $2 AND kind = $3 AND key = $4;
 
+-- name: find_other_parked
+SELECT response_id, state FROM longrun.parked
+WHERE response_id > :after_id AND starts_with(state, :prefix) <> :wanted
+ORDER BY response_id
+LIMIT :limit
+FOR UPDATE SKIP LOCKED;
+
+-- name: rewrite_parked
+UPDATE longrun.parked SET state = $2 WHERE response_id = $1;
+
 -- name: find_other_conversations
 SELECT id, metadata FROM longrun.conversations
 WHERE id > :after_id AND starts_with(metadata, :prefix) <> :wanted

@@ -10,7 +10,9 @@
 -- it, by bytes, and does not come as a text besides. With the end of a response its tokens are
 -- counted (`spent`). With the end of a response on a conversation
 -- comes what it leaves there: each part by its place, an output index, or -1, -2, … in the
--- response's own input. No text is sent for it that Postgres has already, and can read.
+-- response's own input. No text is sent for it that Postgres has already, and can read. With the end
+-- of one that asks for approvals comes what waits for them; one whose end was lost in a failover ends
+-- again.
 WITH held AS MATERIALIZED (
     SELECT run.n, run.first, response.id, response.attempt
     FROM (
@@ -174,6 +176,20 @@ WITH held AS MATERIALIZED (
         AS refused (run, output_index)
     JOIN checked AS run ON run.n = refused.run AND run.follows
     WHERE item.response_id = run.id AND item.output_index = refused.output_index
+-- end
+-- optional :parked_runs
+), waiting AS (
+    INSERT INTO longrun.parked (response_id, requests, format, written_by, state)
+    SELECT run.id, ARRAY(SELECT json_array_elements_text(parked.requests::json)::integer),
+        parked.format, parked.written_by, parked.state
+    FROM unnest(
+        :parked_runs::integer[], :parked_requests::text[], :parked_formats::integer[],
+        :parked_written_by::text[], :parked_states::text[]
+    ) AS parked (run, requests, format, written_by, state)
+    JOIN checked AS run ON run.n = parked.run AND run.follows
+    ON CONFLICT (response_id) DO UPDATE
+        SET requests = excluded.requests, format = excluded.format,
+            written_by = excluded.written_by, state = excluded.state
 -- end
 ), durable AS MATERIALIZED (
     -- What is acknowledged must not be lost, whatever the server's default is.

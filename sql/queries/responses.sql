@@ -7,6 +7,8 @@
 -- principal or of the account that acts for it, whose limits hold; requests at the very same moment
 -- may each be the last. Nor where either has spent :max_tokens today (`tokens`). When the queue is
 -- full, a principal of which nothing waits may still add a first one, until twice as many wait.
+-- With the response come the answers that it brings, to requests of :asked_by: where that went on
+-- already, or nothing waits (any more), all of it fails by a constraint of `answers`.
 WITH
 -- optional :max_tokens
 spent AS MATERIALIZED (
@@ -76,7 +78,14 @@ created AS (
     AND :max_tokens::bigint > (SELECT spent.tokens FROM spent)
 -- end
     RETURNING id, attempt
-), durable AS MATERIALIZED (
+),
+-- optional :asked_by
+answered AS (
+    INSERT INTO longrun.answers (response_id, requests, answered_by)
+    SELECT :asked_by, :answered::integer[], created.id FROM created
+),
+-- end
+durable AS MATERIALIZED (
     -- As in append_log.
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END

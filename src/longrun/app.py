@@ -37,12 +37,14 @@ from longrun.execution.attempts import Attempts
 from longrun.execution.ending import Ends
 from longrun.execution.host import Host
 from longrun.execution.mcp_servers import MCPServers
+from longrun.execution.parked import check_readable
 from longrun.execution.registry import Registry
 from longrun.execution.replay import taps
 from longrun.execution.watch import Watch
 from longrun.fanout.hub import Hub
 from longrun.http import health
 from longrun.http.access import Access
+from longrun.http.approvals import Answers
 from longrun.http.conversations import ConversationsAPI
 from longrun.http.failures import Failures
 from longrun.http.intake import Intake
@@ -55,6 +57,7 @@ from longrun.http.responses import ResponsesAPI
 from longrun.http.tokens import Tokens
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
+from longrun.store.approvals import Approvals
 from longrun.store.claims import Claims
 from longrun.store.conversations import Conversations
 from longrun.store.database import Database
@@ -123,6 +126,7 @@ class Longrun:
         self._lease = Lease(self._database, replica_id, version("longrun"))
         self._claims = Claims(self._database, replica_id, self.models)
         self._responses = Responses(self._database)
+        self._approvals = Approvals(self._database)
         self._conversations = Conversations(self._database)
         self._keys = Keys(self._database)
         self._known_keys = KnownKeys(self._keys, settings.key_cache_seconds)
@@ -146,6 +150,7 @@ class Longrun:
         self._attempts = Attempts(
             served,
             responses=self._responses,
+            approvals=self._approvals,
             claims=self._claims,
             event_log=self._event_log,
             writer=self._writer,
@@ -233,6 +238,7 @@ class Longrun:
             event_log=self._event_log,
             hub=self._hub,
             keys=self._keys,
+            answers=Answers(self._approvals, check_readable),
             settings=settings,
             own_limits={
                 each.name: (each.forbidden_parameters, each.parameter_limits)

@@ -2,7 +2,8 @@
 
     LongrunError                 carries message, type, param, code and HTTP status
     ├── BadRequest               400  the request is invalid; `param` says where
-    │   └── ConversationLocked   400  another response is on the conversation
+    │   ├── ConversationLocked   400  another response is on the conversation
+    │   └── AlreadyAnswered      400  an approval that another response brought an answer to
     ├── Unauthorized             401  no key, or none that is valid
     ├── Forbidden                403  a caller who is known, and may not do that
     ├── NotFound                 404  unknown, or another principal's
@@ -118,6 +119,19 @@ class ConversationLocked(BadRequest):
             "Another response is being produced on this conversation; wait until it has ended.",
             param="conversation",
         )
+
+
+class AlreadyAnswered(BadRequest):
+    """A request for an approval is answered once; by which response, if that is known."""
+
+    default_code = "approval_already_answered"
+
+    def __init__(
+        self, request_id: str | None = None, by: str | None = None, param: str = "input"
+    ) -> None:
+        which = f"The approval request with id {request_id!r}" if request_id else "This approval"
+        said = f" by the response {by}" if by else ""
+        super().__init__(f"{which} was already answered{said}.", param=param)
 
 
 class NotServed(NotFound):

@@ -33,6 +33,10 @@ def ends_log(data: bytes) -> bool:
     return data[data.rfind(b"\n") + 1 :].startswith(_TERMINAL_PREFIXES)
 
 
+GOES_ON: Final = "goes_on"
+"""Beside the parameters that a run acts upon: the id of the response from which it goes on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """All that a run begins with: what came before it, and what its own request brought.
@@ -97,3 +101,10 @@ class RunRequest:
         """Seconds that the request gives its response, over all attempts and the queue."""
         seconds: float | None = self.parameters.get("longrun", {}).get("timeout")
         return seconds
+
+    @property
+    def goes_on(self) -> str | None:
+        """The response from which the run goes on, since its input answers the approvals that
+        that one asked for; None for a run that begins anew."""
+        response_id: str | None = self.parameters.get(GOES_ON)
+        return response_id

@@ -12,11 +12,12 @@ import pytest
 
 from longrun import ids
 from longrun.errors import ConfigurationError, Unreadable
+from longrun.store.approvals import Approvals
 from longrun.store.claims import Claims
 from longrun.store.conversations import ConversationItem, Conversations
 from longrun.store.database import Database
 from longrun.store.events import EventLog
-from longrun.store.records import Ending, Part, Step
+from longrun.store.records import Ending, Parked, Part, Step
 from longrun.store.responses import NewResponse, Page, Responses
 from longrun.store.rewriting import rewrite_all
 from longrun.store.ring_check import RingCheck
@@ -85,7 +86,8 @@ async def add_all(store: Database) -> tuple[str, str]:
             steps=[Step("", "model", "0", json.dumps({"agent": CANARY}), json.dumps(CANARY))],
         )
         run.append([event(n, delta=CANARY) for n in range(2, 40)])
-        ending = Ending("completed", document, said, json.dumps({"message": CANARY}))
+        parked = Parked((0,), 1, "the tests", json.dumps({"asks": CANARY}))
+        ending = Ending("completed", document, said, json.dumps({"message": CANARY}), parked=parked)
         run.append([event(40, "response.completed", said=CANARY)], ending=ending)
         await run.flush()
     return response_id, conversation_id
@@ -112,6 +114,7 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
         "named": named,
         "input": await responses.input(response_id, ""),
         "spoken": await responses.last_spoken([response_id], ""),
+        "parked": await Approvals(store).parked_unscoped(response_id),
         "shown": (shown["document"], shown["reason"]),
         "listed": await responses.page(Page("", 10, metadata={"about": CANARY})),
         "elsewhere": await responses.page(Page("", 10, metadata={"about": "another"})),
@@ -268,7 +271,7 @@ class TestKeys:
             done = await rewrite_all(store, lambda table, rows: reported.append(table))
             assert done.done
             assert set(reported) == {
-                *("responses", "event_chunks", "items", "steps"),
+                *("responses", "event_chunks", "items", "steps", "parked"),
                 *("conversations", "conversation_items"),
             }
             assert done.rows["responses"] == 2

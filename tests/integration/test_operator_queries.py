@@ -6,12 +6,12 @@ import re
 import pytest
 
 from longrun.store.database import Database
-from longrun.store.records import Ending, Step
+from longrun.store.records import Ending, Parked, Step
 from tests.postgres import Server
 from tests.servers import REPOSITORY
 from tests.storing import REPLICA, add_response, connected, event, log_of, writing
 
-SECTION = (REPOSITORY / "sql/README.md").read_text().split("## Ten queries for operators")[1]
+SECTION = (REPOSITORY / "sql/README.md").read_text().split("## Eleven queries for operators")[1]
 
 QUERIES = [
     (re.split(r"[,:]", title.strip().rpartition("\n\n")[2])[0], sql)
@@ -19,8 +19,8 @@ QUERIES = [
 ]
 
 
-def test_there_are_ten() -> None:
-    assert len(QUERIES) == 10
+def test_there_are_eleven() -> None:
+    assert len(QUERIES) == 11
 
 
 @pytest.mark.parametrize(("title", "sql"), QUERIES, ids=[title for title, _ in QUERIES])
@@ -29,6 +29,7 @@ async def test_it_finds_what_it_promises(
 ) -> None:
     live = await add_response(store, attempt=2)
     failed = await add_response(store)
+    asking = await add_response(store)
     await add_response(store, status="queued", attempt=0)
     async with writing(store) as writer:
         run = log_of(writer, live, attempt=2)
@@ -37,6 +38,10 @@ async def test_it_finds_what_it_promises(
         run = log_of(writer, failed)
         document = json.dumps({"error": {"code": "server_error", "message": "in words"}})
         run.append([event(1, "response.failed")], ending=Ending("failed", document))
+        await run.flush()
+        run = log_of(writer, asking)
+        ending = Ending("completed", "{}", parked=Parked((1,), 1, "the tests", "{}"))
+        run.append([event(1, "response.completed")], ending=ending)
         await run.flush()
     async with connected(database.url) as connection:
         await connection.execute(f'SET search_path = "{schema}"')

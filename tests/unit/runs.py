@@ -9,6 +9,7 @@ from openai.types.responses import ResponseCompletedEvent
 
 from longrun.assembly.assembler import Assembler
 from longrun.execution.application import Application
+from longrun.execution.approving import GoesOn
 from longrun.execution.handling.handler import Handler
 from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
@@ -126,6 +127,7 @@ async def run(
     later: int = 0,
     commits: Commits | None = None,
     server_tools: ServerTools = "mcp_call",
+    goes_on: GoesOn | None = None,
     **given: Any,
 ) -> Commits:
     """A whole run, its first attempt.
@@ -136,6 +138,7 @@ async def run(
         commits: where it is to commit.
         given: what the application gives, by the names of `create_app`.
         server_tools: as the setting.
+        goes_on: what it goes on from.
     """
     taps.install(tracing=False)
     asked = asked or request()
@@ -149,7 +152,7 @@ async def run(
     run_log = commits.open(asked.response_id, 1, len(events))
 
     async def execute(handle: Handle) -> None:
-        start = Start(assembler, run_log)
+        start = Start(assembler, run_log, goes_on=goes_on)
         await _run_of(agent)(agent, asked, handle, start, settings, Application(**given)).execute()
 
     async with asyncio.TaskGroup() as group:
@@ -170,6 +173,7 @@ async def take_over(
     attempt: int = 2,
     *,
     server_tools: ServerTools = "mcp_call",
+    goes_on: GoesOn | None = None,
     **given: Any,
 ) -> Position:
     """The next attempt, after one died with these commits."""
@@ -180,7 +184,7 @@ async def take_over(
     run_log = commits.open(asked.response_id, attempt, found.next_sequence)
 
     async def execute(handle: Handle) -> None:
-        start = Start(found.assembler, run_log, found.steps)
+        start = Start(found.assembler, run_log, found.steps, goes_on=goes_on)
         await _run_of(agent)(agent, asked, handle, start, settings, Application(**given)).execute()
 
     async with asyncio.TaskGroup() as group:

@@ -351,7 +351,7 @@ class TestRuns:
 
         stream = await played(turn(call("risky", "{}")), tools=[risky])
         assert ended(stream) == [("risky", "incomplete")]
-        assert stream.output == []
+        assert kinds(stream.output) == ["mcp_approval_request"]
 
     async def test_stop_at_a_tool(self) -> None:
         stop = StopAtTools(stop_at_tool_names=["search"])

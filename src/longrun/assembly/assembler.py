@@ -35,6 +35,7 @@ from longrun.assembly.server_calls import FACE, FunctionCall, RunningCall, Serve
 from longrun.assembly.streak import Streak
 from longrun.assembly.turn import NewItem, Turn
 from longrun.assembly.usage import UsageSum
+from longrun.history.approvals import REQUEST, request_item
 from longrun.history.faces import Face
 from longrun.jsontext import Encoded, dumps, loads
 from longrun.pending import Delta, Pending, pending
@@ -127,6 +128,7 @@ class Assembler:
         self._renamed: dict[str, str] = {}
         self._reasoning: set[int] = set()
         self.refused: list[int] = []
+        self._asked: set[int] = set()
         self._streak: Streak | None = None
         self._events: list[Pending] = []
         self._items: list[tuple[int, str]] = []
@@ -267,6 +269,67 @@ class Assembler:
         if events is None:
             events = Item(raw, self._places).finish(raw)
         self._emit_finished(events, by_model=False)
+
+    def ask_approval(self, label: str, name: str, arguments: str) -> int:
+        """An `mcp_approval_request` of ours; of which agent, for which call. Gives the output index
+        by which it is answered (`store/records.py`, `Parked`)."""
+        raw = request_item(label, name, arguments)
+        item = Item(raw, self._places)
+        self._emit_finished(item.finish(raw), by_model=False)
+        return item.output_index
+
+    def provider_request(self, raw: JSONObject) -> int | None:
+        """The output index of the `mcp_approval_request` that a model's provider made, as the SDK
+        has it; of several alike, the first that was not asked for yet."""
+        said = [raw.get(key) for key in ("server_label", "name", "arguments")]
+        for index, text in self._output.items():
+            item = loads(text)
+            same = [item.get(key) for key in ("server_label", "name", "arguments")] == said
+            if same and type_of(item) == REQUEST and index not in self._asked:
+                self._asked.add(index)
+                return index
+        return None
+
+    def answered_elsewhere(self, call_ids: Iterable[str]) -> None:
+        """The outputs of these calls are not shown: the client has given them."""
+        self._answered.update(call_ids)
+
+    def withdraw(self, call_ids: Collection[str]) -> None:
+        """These calls do not stay, though clients have seen them: a later response shows them, with
+        what comes of them."""
+        for index, text in list(self._output.items()):
+            item = loads(text)
+            if item.get("call_id") in call_ids and not is_output(item):
+                self.refused.append(index)
+                del self._output[index]
+
+    def show_again(
+        self,
+        calls: Iterable[tuple[JSONObject, bool]],
+        *,
+        agent: str,
+        origin: str | None,
+        approvals: Mapping[str, str],
+    ) -> None:
+        """Calls that an earlier response has withdrawn, or left open, and that go on now: like the
+        calls of a model turn that has just ended (`turn_indexes`, `turn_calls`).
+
+        Args:
+            calls: each as its model gave it, and whether it stood right behind reasoning.
+            agent: whose they are.
+            origin: which provider gave them.
+            approvals: by their call ids, the ids of the requests that were answered.
+        """
+        self.origin, self._calls.agent, self._calls.approvals = origin, agent, approvals
+        shown = []
+        for raw, behind in calls:
+            if behind:
+                self._reasoning.add(self._places.upcoming - 1)
+            item = self._new_item(raw)
+            self._emit_finished(item.finish(raw))
+            shown.append(item)
+        self.turn_indexes = [item.output_index for item in shown]
+        self.turn_calls = self._calls.run(shown, self._face_of_call)
 
     def next_agent(self, name: str) -> None:
         """The agent whose turns and calls follow."""

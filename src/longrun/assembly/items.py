@@ -39,6 +39,11 @@ class Places:
         self._response_id = response_id
         self._next_index = next_index
 
+    @property
+    def upcoming(self) -> int:
+        """The output index of the next item."""
+        return self._next_index
+
     def next(self, item_type: str) -> JSONObject:
         """`item_id` and `output_index` of the next item."""
         index = self._next_index

@@ -135,7 +135,7 @@ class FunctionCall(Item):
                 "server_label": self._calls.agent,
                 "name": self.raw.get("name") or "",
                 "arguments": "",
-                "approval_request_id": None,
+                "approval_request_id": self._calls.approvals.get(self.call_id),
                 "output": None,
                 "error": None,
                 "status": "in_progress",
@@ -160,6 +160,7 @@ class ServerCalls:
 
     Attributes:
         agent: the name of the agent whose turn it is.
+        approvals: of calls that an approval was asked for, the id of that request.
     """
 
     def __init__(self, client_tools: Collection[str]) -> None:
@@ -168,6 +169,7 @@ class ServerCalls:
         self._running: dict[Any, FunctionCall] = {}
         self._unanswerable: list[FunctionCall] = []
         self._failed: set[str] = set()
+        self.approvals: Mapping[str, str] = {}
 
     def executes(self, raw: JSONObject) -> bool:
         """Whether a call is executed here, and not by the client."""

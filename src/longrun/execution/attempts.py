@@ -12,6 +12,7 @@ from agents import Agent
 from longrun import metrics
 from longrun.errors import Fenced, Unavailable
 from longrun.execution.application import Application
+from longrun.execution.approving import read_parked
 from longrun.execution.ending import Ends
 from longrun.execution.failures import of_failure
 from longrun.execution.handling.handler import Handler
@@ -27,6 +28,7 @@ from longrun.execution.takeover import read_position
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
+from longrun.store.approvals import Approvals
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
 from longrun.store.log_writer import LogWriter
@@ -54,6 +56,7 @@ class Attempts:
         registry: Registry,
         *,
         responses: Responses,
+        approvals: Approvals,
         claims: Claims,
         event_log: EventLog,
         writer: LogWriter,
@@ -65,6 +68,7 @@ class Attempts:
     ) -> None:
         self._registry = registry
         self._responses = responses
+        self._approvals = approvals
         self._claims = claims
         self._event_log = event_log
         self._writer = writer
@@ -138,7 +142,10 @@ class Attempts:
 
     async def _run(self, handle: Handle, request: RunRequest, start: Start) -> None:
         agent = self._registry.get(request.agent)
-        if not isinstance(agent, Handler) and (not isinstance(agent, Agent) or agent.handoffs):
+        if request.goes_on is not None and not isinstance(agent, Handler):
+            goes_on = await read_parked(request, request.goes_on, self._approvals, self._responses)
+            start = dataclasses.replace(start, goes_on=goes_on, begins_with=goes_on.begins_with)
+        elif not isinstance(agent, Handler) and (not isinstance(agent, Agent) or agent.handoffs):
             last = self._settings.continue_with == "last"
             name = await who_begins(request, start.steps, self._responses, last=last)
             start = dataclasses.replace(start, begins_with=name)

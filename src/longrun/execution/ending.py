@@ -17,7 +17,7 @@ from longrun.store.announcer import Announcer
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
 from longrun.store.log_writer import LogWriter
-from longrun.store.records import Ending, Part
+from longrun.store.records import Ending, Parked, Part
 from longrun.store.run_log import RunLog
 
 log = logging.getLogger("longrun.execution.ending")
@@ -28,12 +28,19 @@ long texts are in memory."""
 
 
 async def end_response(
-    request: RunRequest, assembler: Assembler, run_log: RunLog, outcome: Outcome, *, ran: bool
+    request: RunRequest,
+    assembler: Assembler,
+    run_log: RunLog,
+    outcome: Outcome,
+    *,
+    ran: bool,
+    parked: Parked | None = None,
 ) -> None:
     """Close what is open, and end the response. What it said goes into its conversation with that.
 
     Args:
         ran: it did not only wait in the queue; else it leaves nothing.
+        parked: what waits for the approvals that it asks for.
 
     Raises:
         Fenced: another attempt holds the response, or somebody ended it first.
@@ -59,6 +66,7 @@ async def end_response(
         outcome.reason,
         assembler.refused,
         assembler.usage.total_tokens,
+        parked,
     )
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
     await run_log.flush()

@@ -1,7 +1,9 @@
 """What of a request a run acts upon, in the SDK's terms."""
 
 import copy
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from agents import Agent, FunctionTool, ModelSettings
 from openai.types.shared import Reasoning
@@ -10,6 +12,8 @@ from longrun.history.continuation import context_of, told
 from longrun.parameters import PARAMETERS, Parameter
 from longrun.protocol import Context, RunRequest
 from longrun.settings import Settings
+
+NO_OUTPUTS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def model_settings(parameters: dict[str, Any]) -> ModelSettings | None:
@@ -60,17 +64,23 @@ def input_items(request: RunRequest, items: list[Any] | None = None) -> list[Any
     return [{"role": "developer", "content": instructions}, *items]
 
 
-def with_client_tools(agent: Agent[Any], parameters: dict[str, Any]) -> Agent[Any]:
+def with_client_tools(
+    agent: Agent[Any], parameters: Mapping[str, Any], outputs: Mapping[str, Any] = NO_OUTPUTS
+) -> Agent[Any]:
     """The agent, also knowing the client's own function tools.
 
     A call of one ends the run: it asks for an approval that is never given here, so the SDK
     stops with the call unanswered, and the client answers it in a next request.
+
+    Args:
+        outputs: by call id, what the client has given: in a run that goes on, which waited for it
+            beside other approvals.
     """
-    tools = [_client_tool(tool) for tool in parameters.get("tools") or ()]
-    if not tools:
+    made = [_client_tool(tool, outputs) for tool in parameters.get("tools") or ()]
+    if not made:
         return agent
     extended = copy.copy(agent)
-    extended.tools = [*agent.tools, *tools]
+    extended.tools = [*agent.tools, *made]
     return extended
 
 
@@ -82,15 +92,17 @@ def client_tools(parameters: dict[str, Any], settings: Settings) -> frozenset[st
     return frozenset(tool["name"] for tool in parameters.get("tools") or ())
 
 
-def _client_tool(tool: dict[str, Any]) -> FunctionTool:
-    async def never(context: Any, arguments: str) -> str:
-        raise AssertionError("a client's tool is not executed here")
+def _client_tool(tool: dict[str, Any], outputs: Mapping[str, Any]) -> FunctionTool:
+    async def given(context: Any, arguments: str) -> Any:
+        if not outputs:
+            raise AssertionError("a client's tool is not executed here")
+        return outputs[context.tool_call_id]
 
     made = FunctionTool(
         name=tool["name"],
         description=tool.get("description") or "",
         params_json_schema=tool.get("parameters") or {"type": "object", "properties": {}},
-        on_invoke_tool=never,
+        on_invoke_tool=given,
         strict_json_schema=False,
         needs_approval=True,
     )

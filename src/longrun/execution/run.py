@@ -21,6 +21,7 @@ from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError, ReplayMismatch
 from longrun.execution.agreement import check_begins
 from longrun.execution.application import Application, Given
+from longrun.execution.approving import Approving, GoesOn
 from longrun.execution.budget import Budget, BudgetSpent
 from longrun.execution.configuration import run_config
 from longrun.execution.contained import Escaped, being_cancelled, contain_tasks, contained, step_of
@@ -54,12 +55,13 @@ from longrun.execution.replay.session import JournaledSession
 from longrun.execution.replay.steps import Steps
 from longrun.execution.replay.tool_calls import ToolEnds
 from longrun.execution.replays import Replay
+from longrun.execution.run_states import NO_LONGER_FITS
 from longrun.execution.served import AgentFactory, made
 from longrun.execution.takeover import add_recorded_usage
 from longrun.history.continuation import told
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
-from longrun.store.records import Step
+from longrun.store.records import Parked, Step
 from longrun.store.run_log import RunLog
 from longrun.supervision import let_go
 
@@ -75,6 +77,7 @@ class Start:
 
     `begins_with` is the name of the agent that begins it, if that is not the one that is asked for.
     `replay` is its turn to be replayed, of one that is taken over.
+    `goes_on` is what it goes on from, if it answers approvals.
     """
 
     assembler: Assembler
@@ -82,6 +85,7 @@ class Start:
     steps: Sequence[Step] = ()
     begins_with: str | None = None
     replay: Replay | None = None
+    goes_on: GoesOn | None = None
 
 
 class Run:
@@ -118,14 +122,16 @@ class Run:
         self._journal = Journal(start.steps)
         self._budget = Budget(request.parameters, self._assembler.usage)
         self._demands = Demands(request.parameters, self._budget)
-        context = context_of_run(request)
-        self._items = told(context)
+        context = begun = context_of_run(request)
+        if start.goes_on is not None:
+            begun, context = start.goes_on.context, start.goes_on.with_more(request)
+        self._items = told(begun)
         self._steps = Steps(
             self._journal,
             self._log,
             handle.current,
             self._demands,
-            Border(context, self._items),
+            Border(context, told(context) if start.goes_on else self._items),
             self._at_boundary,
             self._display,
             self._assembler.usage.add,
@@ -133,6 +139,19 @@ class Run:
             self._replayed,
         )
         self._assembler.given_call_ids = self._steps.call_ids.given
+        self._goes_on = start.goes_on
+        self._parked: Parked | None = None
+        self._heard = False
+        self._approving = Approving(
+            request,
+            self._assembler,
+            self._display,
+            self._journal,
+            self._steps,
+            start.goes_on,
+            max_turns=settings.max_turns,
+            max_item_bytes=settings.max_item_bytes,
+        )
 
     async def execute(self) -> None:
         """Run to the terminal event. Never raises for what goes wrong in the agent.
@@ -147,7 +166,10 @@ class Run:
         outcome = await self._outcome()
         # Of an agent tool that is known to have failed, say, the turns are not passed again.
         add_recorded_usage(self._assembler, self._journal.left("model"))
-        await end_response(self._request, self._assembler, self._log, outcome, ran=True)
+        parked = self._parked if outcome is COMPLETED else None
+        await end_response(
+            self._request, self._assembler, self._log, outcome, ran=True, parked=parked
+        )
 
     def _replayed(self) -> None:
         """What comes now is done for the first time."""
@@ -201,8 +223,16 @@ class Run:
         session = None
         if given.session is not None:
             session = JournaledSession(given.session, self._steps)
+        items = input_items(self._request, self._items)
+        approving = self._approving
+        extended = with_client_tools(
+            agent, {"tools": approving.client_tools}, approving.client_outputs
+        )
         try:
-            result = self._start(agent, given, session)
+            begins: Any = items
+            if self._goes_on is not None:
+                begins = await approving.resumed(extended, items, given.context)
+            result = self._start(extended, begins, given, session)
             try:
                 async for event in result.stream_events():
                     self._journal.check()
@@ -211,6 +241,8 @@ class Run:
                 if cancelled is not None:
                     raise Escaped("the agent raised CancelledError") from cancelled
                 if self._assembler.incomplete_details is None:
+                    self._parked = approving.park(result, agent.name, items)
+                if self._assembler.incomplete_details is None and self._parked is None:
                     self._demands.check_output(result)
             except asyncio.CancelledError:
                 if being_cancelled():
@@ -224,14 +256,14 @@ class Run:
                 await session.close()
 
     def _start(
-        self, agent: Agent[Any], given: Given, session: JournaledSession | None
+        self, agent: Agent[Any], begins: Any, given: Given, session: JournaledSession | None
     ) -> RunResultStreaming:
         parameters = self._request.parameters
         ours = ToolEnds(self._steps.tools)
         return Runner.run_streamed(
-            with_client_tools(agent, parameters),
-            input=input_items(self._request, self._items),
-            context=given.context,
+            agent,
+            input=begins,
+            context=None if self._goes_on is not None else given.context,
             max_turns=self._settings.max_turns,
             hooks=ours if given.hooks is None else Hooks(ours, given.hooks),
             session=session,
@@ -261,6 +293,7 @@ class Run:
 
     def _take_raw(self, event: Any) -> None:
         steps: list[Step] = []
+        self._heard = True
         if isinstance(event, ReplayedTurn):
             self._assembler.replayed_turn(event.response)
         else:
@@ -282,6 +315,9 @@ class Run:
             return INCOMPLETE
         if isinstance(error, BudgetSpent):
             return incomplete(error.reason)
+        if isinstance(error, ModelBehaviorError) and self._goes_on and not self._heard:
+            # No model has said anything yet: a tool that was to be called is not there any more.
+            error = LongrunError(NO_LONGER_FITS).with_traceback(error.__traceback__)
         if isinstance(error, OutputGuardrailTripwireTriggered | InputGuardrailTripwireTriggered):
             self._assembler.refuse()
         attempt, step = self._handle.attempt, step_of(error) or "the run itself"

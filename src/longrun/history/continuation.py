@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from longrun import ids
+from longrun.history.approvals import is_ours
 from longrun.history.cleaning import cleaned, kind_of, said
 from longrun.history.faces import NO_FACE, Face
 from longrun.history.mending import mended
@@ -102,6 +103,8 @@ def told(context: Context) -> list[Item]:
 def _told(item: Item, models: Mapping[str, str]) -> Iterator[Item]:
     item_id = item.get("id")
     ours = isinstance(item_id, str) and ids.is_item_id(item_id)
+    if ours and is_ours(item, models):
+        return
     face = Face.read(models.get(item_id or "")) if ours else NO_FACE
     # No provider takes one back without the id that it gave it, whoever executed it.
     unknown = not item_id or (ours and "id" not in face.given)

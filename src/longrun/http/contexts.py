@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from longrun import ids
 from longrun.errors import BadRequest
+from longrun.history.approvals import REQUEST
 from longrun.history.continuation import context_of, lost_reference
 from longrun.history.conversation import Before
 from longrun.history.mending import answered_by, unmade
@@ -60,8 +61,7 @@ class Contexts:
                 code="item_not_found",
             )
         context = context_of(before.exchanges, items, found)
-        if body.conversation_id is None or not self._queues:
-            _check_answers(context)
+        _check_answers(context, all_made=body.conversation_id is None or not self._queues)
         return context
 
     async def _before(
@@ -108,13 +108,19 @@ def _leads_back(items: Sequence[dict[str, Any]]) -> bool:
     return any(answered_by(item) or isinstance(item.get("id"), str) for item in items)
 
 
-def _check_answers(context: Context) -> None:
+def _check_answers(context: Context, *, all_made: bool) -> None:
+    """Whether all that a request answers was called.
+
+    Args:
+        all_made: else calls may still be made before it begins; but nobody answers a request for
+            an approval before it was made, and has its id.
+    """
     found = unmade(context.items, context.own)
-    if found is None:
+    if found is None or not (all_made or found[1][0] == REQUEST):
         return
     place, (kind, call_id) = found
     name, key = _CALLED.get(kind, kind), "call_id"
-    if kind == "mcp_approval_request":
+    if kind == REQUEST:
         key = "approval_request_id"
         words = f"No approval request found for approval response with id {shortened(call_id)!r}."
     else:

@@ -15,6 +15,7 @@ _NEEDED: Final = {
     "function_call": ("call_id", "name", "arguments"),
     "custom_tool_call": ("call_id", "name", "input"),
     "item_reference": ("id",),
+    "mcp_approval_response": ("approval_request_id",),
 }
 
 
@@ -97,6 +98,11 @@ def _check_item(item: Any, where: str) -> None:
     for name in needed:
         if not isinstance(item.get(name), str):
             raise _wrong(f"{where}.{name}", "must be a string")
+    if kind == "mcp_approval_response":
+        if not isinstance(item.get("approve"), bool):
+            raise _wrong(f"{where}.approve", "must be true or false")
+        if not isinstance(item.get("reason"), str | None):
+            raise _wrong(f"{where}.reason", "must be a string")
 
 
 def _check_message(item: dict[str, Any], where: str) -> None:

@@ -33,7 +33,7 @@ from longrun.http.strict_schema import NotStrict, closed
 from longrun.jsontext import dumps
 from longrun.operations import null_is_absent
 from longrun.parameters import BUDGETS, FORWARDED_HEADERS, NOT_ECHOED, OF_RUNS
-from longrun.protocol import Context, RunRequest
+from longrun.protocol import GOES_ON, Context, RunRequest
 from longrun.settings import YEAR
 
 MOST_PAIRS: Final = 16
@@ -289,13 +289,16 @@ class CreateResponse(_Options):
         agent: str,
         context: Context | None,
         headers: Mapping[str, str] | None = None,
+        goes_on: str | None = None,
     ) -> RunRequest:
         """This request as a response to be produced, with an id of its own.
 
         Args:
             context: what its run begins with.
             headers: those of the request that its run is to know.
+            goes_on: the response from which its run goes on.
         """
+        beside = {FORWARDED_HEADERS: headers or None, GOES_ON: goes_on}
         response_id = ids.new_response_id()
         return RunRequest(
             response_id=response_id,
@@ -306,7 +309,7 @@ class CreateResponse(_Options):
             input=self.items(),
             input_text=self._input_text,
             document=self._document(response_id, agent),
-            parameters={**self._of_run(), **({FORWARDED_HEADERS: headers} if headers else {})},
+            parameters={**self._of_run(), **{k: v for k, v in beside.items() if v is not None}},
             previous_id=self.previous_response_id,
             conversation_id=self.conversation_id,
             context=context,

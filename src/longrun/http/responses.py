@@ -30,6 +30,7 @@ from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.access import caller_of, principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
+from longrun.http.approvals import Answers
 from longrun.http.bodies import Bodies
 from longrun.http.contexts import Contexts
 from longrun.http.limits import Limits
@@ -73,6 +74,7 @@ class ResponsesAPI:
 
     Args:
         models: the names of the served agents, the default one first.
+        answers: looks at the answers to requests for approvals.
         own_limits: of some of them, the parameters that are forbidden, and the bounds of others.
 
     Attributes:
@@ -88,6 +90,7 @@ class ResponsesAPI:
         event_log: EventLog,
         hub: Hub,
         keys: Keys,
+        answers: Answers,
         settings: Settings,
         own_limits: Mapping[str, tuple[Collection[str], Mapping[str, float]]] | None = None,
     ) -> None:
@@ -98,6 +101,7 @@ class ResponsesAPI:
         self._log = event_log
         self._hub = hub
         self._keys = keys
+        self._answers = answers
         self._settings = settings
         self._limits = Limits.of(settings)
         self._own_limits = {
@@ -135,9 +139,10 @@ class ResponsesAPI:
         on = body.conversation_id
         if on is not None and not ids.is_conversation_id(on):
             raise ConversationNotFound(shortened(on))
+        goes_on = await self._answers.goes_on(body, agent, principal)
         context = await self._contexts.of(body, principal)
         headers = forwarded(request, self._settings.forward_headers)
-        run_request = body.run_request(principal, agent, context, headers)
+        run_request = body.run_request(principal, agent, context, headers, goes_on)
         allowance = self._allowance(caller)
         run_request = replace(run_request, allowance=allowance)
         with contextlib.ExitStack() as open_stream:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from longrun.jsontext import dumps
 from longrun.store.cuts import Cut, cut
 from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
@@ -12,6 +13,13 @@ _SAID: Final = ("said_runs", "said_places", "said_ids")
 _ENDINGS: Final = ("ending_statuses", "ending_documents", "ending_reasons")
 _SPENT: Final = ("spent_runs", "spent_tokens")
 _REFUSED: Final = ("refused_runs", "refused_indexes")
+_PARKED: Final = (
+    "parked_runs",
+    "parked_requests",
+    "parked_formats",
+    "parked_written_by",
+    "parked_states",
+)
 _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 _CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
 
@@ -128,6 +136,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
     said: list[Sequence[object]] = []
     refused: list[Sequence[object]] = []
     spent: list[Sequence[object]] = []
+    parked: list[Sequence[object]] = []
     for n, share in enumerate(batch, 1):
         for piece in share.pieces:
             if piece.cuts:
@@ -144,6 +153,9 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
                 refused += [(n, index) for index in entry.ending.refused]
                 if end.tokens:
                     spent.append((n, end.tokens))
+                if end.parked is not None:
+                    requests = dumps(list(end.parked.requests)).decode()
+                    parked.append((n, requests, *end.parked[1:]))
     return {
         "response_ids": [share.run.response_id for share in batch],
         "attempts": [share.run.attempt for share in batch],
@@ -156,6 +168,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         "said_items": None,  # Postgres has them, unless they are sealed (sealed_batch)
         **(_named(spent, *_SPENT) if spent else dict.fromkeys(_SPENT)),
         **(_named(refused, *_REFUSED) if refused else dict.fromkeys(_REFUSED)),
+        **(_named(parked, *_PARKED) if parked else dict.fromkeys(_PARKED)),
     }
 
 

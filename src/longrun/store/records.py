@@ -56,11 +56,26 @@ class Part(NamedTuple):
     given: Any = None
 
 
+class Parked(NamedTuple):
+    """What waits for approvals (table `parked`): a later response goes on from it.
+
+    `requests`: the output indexes of the `mcp_approval_request` items. `format`: the version of
+    ours in which `state`, a JSON object, is written. `written_by`: what else wrote of it, with its
+    version, as in `openai-agents 0.24.0`.
+    """
+
+    requests: Sequence[int]
+    format: int
+    written_by: str
+    state: str
+
+
 class Ending(NamedTuple):
     """What a response becomes with its terminal event, and what it leaves in its conversation.
 
     `reason`: of a failure, for operators. `refused`: the output indexes of items that do not stay;
     they have to be committed before. `tokens`: what the response has used in all.
+    `parked`: it asks for approvals, and this waits for them.
     """
 
     status: Status
@@ -69,3 +84,4 @@ class Ending(NamedTuple):
     reason: str | None = None
     refused: Sequence[int] = ()
     tokens: int = 0
+    parked: Parked | None = None

@@ -6,16 +6,19 @@ from functools import cached_property
 from math import inf
 from typing import Any, NamedTuple
 
+import asyncpg
 from asyncpg import Record
 
 from longrun import ids
 from longrun.errors import (
+    AlreadyAnswered,
     ConversationLocked,
     ConversationNotFound,
     TokensSpent,
     TooManyRequests,
     Unreadable,
 )
+from longrun.history.approvals import answers_to
 from longrun.history.cleaning import cleaned
 from longrun.history.continuation import Stored, context_of, wanted
 from longrun.history.conversation import Before, Said
@@ -154,11 +157,15 @@ class Responses:
             ConversationNotFound: the principal has no such conversation.
             ConversationLocked: another response is on the conversation; one that is queued may
                 wait for it where the settings say so.
+            AlreadyAnswered: it goes on from a response whose approvals were answered, or that was
+                deleted, since that was looked at.
         """
         settings, allowance = self._database.settings, new.request.allowance
         first, last, events = new.chunk
         may_wait = new.replica_id is None and settings.conversation_overlap == "queue"
-        [row] = await self._database.fetch_once(
+        goes_on = new.request.goes_on
+        answered = answers_to(new.request.input, goes_on) if goes_on else None
+        [row] = await self._create(
             *self._queries.bind(
                 "create_response",
                 **columns_of(new.request, self._sealing),
@@ -177,6 +184,8 @@ class Responses:
                 max_live=allowance.max_live,
                 max_tokens=allowance.max_tokens,
                 account=allowance.account,
+                asked_by=goes_on,
+                answered=answered and list(answered),
             )
         )
         allowance.tokens = row.get("tokens")
@@ -198,6 +207,14 @@ class Responses:
         if spent is not None and most is not None and spent >= most:
             raise TokensSpent(most, spent)
         raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
+
+    async def _create(self, query: str, *args: Any) -> list[Any]:
+        try:
+            return await self._database.fetch_once(query, *args)
+        except asyncpg.IntegrityConstraintViolationError as error:
+            if error.table_name == "answers":
+                raise AlreadyAnswered() from None
+            raise
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
         """The response if it is there and theirs, else None (which does not say which)."""

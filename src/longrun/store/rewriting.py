@@ -183,6 +183,10 @@ def _step(row: Record, sealing: Sealing) -> list[Any]:
     ]
 
 
+def _parked(row: Record, sealing: Sealing) -> list[Any]:
+    return [_again(sealing, places.parked_place(row["response_id"]), row["state"])]
+
+
 def _conversation(row: Record, sealing: Sealing) -> list[Any]:
     return [_again(sealing, places.metadata_place(row["id"]), row["metadata"])]
 
@@ -220,6 +224,13 @@ TABLES: Final = (
         _step,
         find=lambda queries, values: queries.bind("find_other_steps", **values),
         write=lambda queries: queries.rewrite_step,
+    ),
+    Table(
+        "parked",
+        {"after_id": ""},
+        _parked,
+        find=lambda queries, values: queries.bind("find_other_parked", **values),
+        write=lambda queries: queries.rewrite_parked,
     ),
     Table(
         "conversations",

@@ -35,6 +35,11 @@ def seal_columns(columns: Columns, batch: Sequence[Share], sealing: Sealing) -> 
             sealing.seal_some(places.column_place(owners[n - 1], name), text)
             for n, text in _rows(columns, f"ending_runs ending_{name}s")
         ]
+    if columns["parked_runs"]:
+        columns["parked_states"] = [
+            sealing.seal_text(places.parked_place(owners[n - 1]), text)
+            for n, text in _rows(columns, "parked_runs parked_states")
+        ]
     if columns["said_runs"]:
         columns["said_items"] = _said_items(batch, sealing)
 

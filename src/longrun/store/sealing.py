@@ -86,6 +86,11 @@ def step_place(response_id: str, scope: str, kind: str, key: str, column: str) -
     return Place(response_id, "step", (scope, kind, key, column))
 
 
+def parked_place(response_id: str) -> Place:
+    """What waits for approvals (`parked.state`)."""
+    return Place(response_id, "parked")
+
+
 def metadata_place(conversation_id: str) -> Place:
     return Place(conversation_id, "metadata")
 

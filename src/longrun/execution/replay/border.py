@@ -42,6 +42,10 @@ class Border:
             if isinstance(item_id, str) and item_id != PLACEHOLDER_ID:
                 self._given[item_id] = face
 
+    def as_parked(self) -> dict[str, str]:
+        """Who gave each item of the run, by its id; for `came_in` in a later response."""
+        return {id_: face.origin for id_, face in self._given.items() if face.origin is not None}
+
     def going_out(self, items: Any, target: Origin) -> Any:
         """The input of a model as it is to have it; text as it is."""
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):

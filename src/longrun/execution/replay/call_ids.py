@@ -97,6 +97,15 @@ class CallIds:
         if origin is not None:
             self._origins.update(dict.fromkeys(given, origin))
 
+    def as_parked(self) -> list[tuple[str, str, str | None]]:
+        """All that were minted, for `bring` in a later response: each with what the model gave, and
+        whose it is."""
+        return [
+            (minted, given, self._origins.get(minted))
+            for minted, given in self._given.items()
+            if given
+        ]
+
     def turn(self, scope: Scope, turn: str, origin: str) -> "TurnIds":
         """For one request of a model turn, or for one that was recorded.
 

@@ -1,0 +1,1 @@
+"""Approvals: agents that ask for them, and those who answer."""
