@@ -8,12 +8,15 @@ if TYPE_CHECKING:
     from longrun.app import Longrun, create_app
     from longrun.errors import ConfigurationError, LongrunError
     from longrun.execution.current import Current, at_most_once, current
+    from longrun.execution.handling.approvals import Answer, Approval
     from longrun.execution.handling.handler import HandlerRequest, agent
-    from longrun.execution.handling.steps import StepFailed, Steps, sleep, step, stream
+    from longrun.execution.handling.steps import StepFailed, Steps, sleep, step, stream, wait_for
     from longrun.execution.served import Served
     from longrun.settings import Settings
 
 __all__ = [
+    "Answer",
+    "Approval",
     "Caller",
     "ConfigurationError",
     "Current",
@@ -31,9 +34,13 @@ __all__ = [
     "sleep",
     "step",
     "stream",
+    "wait_for",
 ]
 
 _FROM: Final = {
+    "Answer": "longrun.execution.handling.approvals",
+    "Approval": "longrun.execution.handling.approvals",
+    "wait_for": "longrun.execution.handling.steps",
     "HandlerRequest": "longrun.execution.handling.handler",
     "StepFailed": "longrun.execution.handling.steps",
     "Steps": "longrun.execution.handling.steps",

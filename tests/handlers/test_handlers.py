@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 from pydantic import BaseModel
 
 from tests import postgres
@@ -108,6 +108,54 @@ async def test_a_call_that_a_handler_tells_of_is_known_in_every_next_turn(
             assert ("found owls" in body, "look" in body, "mcp_" in body) == (True, True, False), (
                 body
             )
+    assert provider.refused == []
+
+
+def approval(output: list[Any], **answer: Any) -> dict[str, Any]:
+    """The answer to the request that an output ends with."""
+    assert output[-1]["type"] == "mcp_approval_request"
+    return {"type": "mcp_approval_response", "approval_request_id": output[-1]["id"], **answer}
+
+
+async def test_what_waits_for_an_approval_goes_on_wherever_it_is_answered(
+    found: Ground, provider: Provider
+) -> None:
+    """The replica that asked is gone by then, and the one that goes on dies on its way."""
+    asking, dying = found.replicas
+    gate = f"{found.schema} paid"
+    asked = json.dumps({"turns": [{"items": [{"text": "All done."}], "gate": gate}]})
+    first, other = [await create(asking, asked, model="payer") for _ in range(2)]
+    assert [each["status"] for each in (first, other)] == ["completed", "completed"]
+    assert first["output"][-1]["name"] == "pay"
+    assert json.loads(first["output"][-1]["arguments"]) == {"to": "found owls"}
+    asking.signal(signal.SIGKILL)
+    asking.wait()
+
+    refused = approval(other["output"], approve=False, reason="too dear")
+    response = await create(dying, [refused], model="payer", previous_response_id=other["id"])
+    assert texts(response["output"]) == "Not paid: too dear."
+
+    granted = approval(first["output"], approve=True)
+    more: Any = {"model": "payer", "previous_response_id": first["id"], "background": True}
+    begun = await create(dying, [granted], **more)
+    await asyncio.to_thread(provider.gates.reached, gate)
+    [successor] = found.start(1)
+    dying.signal(signal.SIGKILL)
+    provider.gates.open(gate)
+    response = await finished(successor, begun["id"])
+    assert response["status"] == "completed", found.logs()[-3000:]
+    assert texts(response["output"]) == "Paid found owls. All done."
+    assert looked(found) == ["tool look owls"] * 2 + ["tool pay found owls"]
+    async with AsyncOpenAI(base_url=successor.base_url, api_key="none", max_retries=0) as client:
+        with pytest.raises(BadRequestError) as twice:
+            await client.responses.create(
+                model="payer", input=[granted], previous_response_id=first["id"]
+            )
+    assert twice.value.code == "approval_already_answered"
+    again = await create(
+        successor, script(then="and on"), model="loop", previous_response_id=begun["id"]
+    )
+    assert again["status"] == "completed", found.logs()[-3000:]
     assert provider.refused == []
 
 

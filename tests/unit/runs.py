@@ -10,6 +10,7 @@ from openai.types.responses import ResponseCompletedEvent
 from longrun.assembly.assembler import Assembler
 from longrun.execution.application import Application
 from longrun.execution.approving import GoesOn
+from longrun.execution.handling.approvals import Waited
 from longrun.execution.handling.handler import Handler
 from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
@@ -128,6 +129,7 @@ async def run(
     commits: Commits | None = None,
     server_tools: ServerTools = "mcp_call",
     goes_on: GoesOn | None = None,
+    waited: Waited | None = None,
     **given: Any,
 ) -> Commits:
     """A whole run, its first attempt.
@@ -139,6 +141,7 @@ async def run(
         given: what the application gives, by the names of `create_app`.
         server_tools: as the setting.
         goes_on: what it goes on from.
+        waited: what the run of a handler goes on from.
     """
     taps.install(tracing=False)
     asked = asked or request()
@@ -152,7 +155,7 @@ async def run(
     run_log = commits.open(asked.response_id, 1, len(events))
 
     async def execute(handle: Handle) -> None:
-        start = Start(assembler, run_log, goes_on=goes_on)
+        start = Start(assembler, run_log, goes_on=goes_on, waited=waited)
         await _run_of(agent)(agent, asked, handle, start, settings, Application(**given)).execute()
 
     async with asyncio.TaskGroup() as group:
@@ -174,6 +177,7 @@ async def take_over(
     *,
     server_tools: ServerTools = "mcp_call",
     goes_on: GoesOn | None = None,
+    waited: Waited | None = None,
     **given: Any,
 ) -> Position:
     """The next attempt, after one died with these commits."""
@@ -184,7 +188,7 @@ async def take_over(
     run_log = commits.open(asked.response_id, attempt, found.next_sequence)
 
     async def execute(handle: Handle) -> None:
-        start = Start(found.assembler, run_log, found.steps, goes_on=goes_on)
+        start = Start(found.assembler, run_log, found.steps, goes_on=goes_on, waited=waited)
         await _run_of(agent)(agent, asked, handle, start, settings, Application(**given)).execute()
 
     async with asyncio.TaskGroup() as group:

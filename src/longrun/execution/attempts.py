@@ -15,6 +15,7 @@ from longrun.execution.application import Application
 from longrun.execution.approving import read_parked
 from longrun.execution.ending import Ends
 from longrun.execution.failures import of_failure
+from longrun.execution.handling.approvals import read_waited
 from longrun.execution.handling.handler import Handler
 from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
@@ -142,7 +143,12 @@ class Attempts:
 
     async def _run(self, handle: Handle, request: RunRequest, start: Start) -> None:
         agent = self._registry.get(request.agent)
-        if request.goes_on is not None and not isinstance(agent, Handler):
+        if request.goes_on is not None and isinstance(agent, Handler):
+            waited = await read_waited(
+                request, request.goes_on, self._approvals, self._responses, self._claims
+            )
+            start = dataclasses.replace(start, waited=waited)
+        elif request.goes_on is not None:
             goes_on = await read_parked(request, request.goes_on, self._approvals, self._responses)
             start = dataclasses.replace(start, goes_on=goes_on, begins_with=goes_on.begins_with)
         elif not isinstance(agent, Handler) and (not isinstance(agent, Agent) or agent.handoffs):

@@ -24,6 +24,11 @@ class Escaped(Exception):
     nobody had cancelled it."""
 
 
+class Parks(BaseException):
+    """A handler waits for an approval: its run ends here. No Exception, since code that catches
+    those goes on."""
+
+
 _STEP: Final = "_longrun_step"
 
 
@@ -87,6 +92,8 @@ class contained:  # noqa: N801
         """What to raise for an error: itself, if it may pass."""
         if isinstance(error, Exception):
             _mark(error, self._what)
+            return error
+        if isinstance(error, Parks):
             return error
         if isinstance(error, asyncio.CancelledError):
             if not self._cancels or being_cancelled():

@@ -30,6 +30,7 @@ from longrun.execution.demands import Demands
 from longrun.execution.display import Display
 from longrun.execution.ending import end_response
 from longrun.execution.failures import of_failure
+from longrun.execution.handling.approvals import Waited
 from longrun.execution.handling.handler import Handler
 from longrun.execution.hooks import Hooks
 from longrun.execution.host import Handle
@@ -77,7 +78,7 @@ class Start:
 
     `begins_with` is the name of the agent that begins it, if that is not the one that is asked for.
     `replay` is its turn to be replayed, of one that is taken over.
-    `goes_on` is what it goes on from, if it answers approvals.
+    `goes_on` is what it goes on from, if it answers approvals; `waited` the same of a handler.
     """
 
     assembler: Assembler
@@ -86,6 +87,7 @@ class Start:
     begins_with: str | None = None
     replay: Replay | None = None
     goes_on: GoesOn | None = None
+    waited: Waited | None = None
 
 
 class Run:
@@ -119,7 +121,9 @@ class Run:
         self._display = Display(start.assembler, start.run_log, handle.got_on)
         self._begins_with = start.begins_with
         self._replay = start.replay
-        self._journal = Journal(start.steps)
+        self._waited = start.waited
+        earlier = start.waited.recorded if start.waited is not None else ()
+        self._journal = Journal([*earlier, *start.steps])
         self._budget = Budget(request.parameters, self._assembler.usage)
         self._demands = Demands(request.parameters, self._budget)
         context = begun = context_of_run(request)
@@ -190,7 +194,7 @@ class Run:
         try:
             with contained(f"agent {self._request.agent!r}"):
                 await self._drive()
-            self._journal.check_reached("", "model", "tool")
+            self._check_reached()
         except Exception as error:
             if self._log.lost is not None:
                 raise self._log.lost from error
@@ -200,6 +204,14 @@ class Run:
                 self._journal.check_reached("", "model", *tools)
             return self._failure(self._journal.mismatch or error)
         return COMPLETED if self._assembler.incomplete_details is None else INCOMPLETE
+
+    def _check_reached(self) -> None:
+        """Whether all that is recorded was passed, once the run has ended.
+
+        Raises:
+            ReplayMismatch: it was not.
+        """
+        self._journal.check_reached("", "model", "tool")
 
     async def _drive(self) -> None:
         contain_tasks()

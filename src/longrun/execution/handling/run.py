@@ -8,11 +8,13 @@ from longrun.errors import LongrunError
 from longrun.execution.contained import being_cancelled, contain_tasks
 from longrun.execution.current import set_current
 from longrun.execution.handling import steps
+from longrun.execution.handling.approvals import Waits
 from longrun.execution.handling.handler import Handler, HandlerRequest, origin_of
 from longrun.execution.handling.hooks import Told
 from longrun.execution.handling.sections import Sections
 from longrun.execution.handling.yielded import last_text
 from longrun.execution.run import Run
+from longrun.jsontext import dumps
 
 
 class HandlerRun(Run):
@@ -28,13 +30,17 @@ class HandlerRun(Run):
         async with self._application.of_handler(current) as given:
             told = Told(given.hooks, self._agent, given.context, self._assembler.usage)
             await told.started()
-            await self._answer(self._agent, given.context, told)
+            waits = self._waits = Waits(self._request, self._waited, self._steps.once)
+            await self._answer(self._agent, given.context, told, waits)
+            if waits.parks:
+                self._park(waits)
+                return
             text = last_text(self._assembler.output.values())
             if self._assembler.incomplete_details is None:
                 self._demands.check_text(text)
             await told.ended(text or "")
 
-    async def _answer(self, handler: Handler, context: Any, told: Told) -> None:
+    async def _answer(self, handler: Handler, context: Any, told: Told, waits: Waits) -> None:
         sections = Sections(
             self._assembler,
             self._journal,
@@ -50,9 +56,11 @@ class HandlerRun(Run):
             self._at_boundary,
             self._budget.check,
             told,
+            waits,
         )
         steps.enter(of_run)
-        answer = handler.answer(HandlerRequest.of(self._request, context), of_run)
+        began = self._request if self._waited is None else self._waited.began
+        answer = handler.answer(HandlerRequest.of(began, context), of_run)
         try:
             async for given in answer:
                 await sections.take(given)
@@ -62,6 +70,27 @@ class HandlerRun(Run):
                 # What still ends while the run is stopped is not written any more.
                 self._log.lose(LongrunError("The run was stopped."))
             raise
+        except BaseException:
+            # However it comes out of the handler, alone or in a group.
+            if not waits.parks:
+                raise
         finally:
             if isinstance(answer, AsyncGenerator):
                 await answer.aclose()
+
+    def _park(self, waits: Waits) -> None:
+        """Ask for what the handler waits for."""
+        requests = {}
+        for key, approval in waits.asked.items():
+            arguments = dumps(approval.arguments).decode()
+            index = self._assembler.ask_approval(self._request.agent, approval.name, arguments)
+            requests[index] = key
+        self._display.write()
+        self._parked = waits.parked(requests)
+
+    def _check_reached(self) -> None:
+        if self._waits.parks:
+            return
+        super()._check_reached()
+        if self._waits.left:
+            self._journal.refuse(f"what was answered is asked no more: {self._waits.left}")

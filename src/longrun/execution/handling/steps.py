@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 from longrun.errors import LongrunError
 from longrun.execution.contained import contained
 from longrun.execution.current import Current, within
+from longrun.execution.handling.approvals import Answer, Approval, Waits
 from longrun.execution.handling.hooks import Told
 from longrun.execution.handling.sections import Sections
 from longrun.execution.handling.yielded import replayed_events
@@ -54,6 +55,7 @@ class Steps:
         at_boundary: Callable[[], Awaitable[None]],
         check_budget: Callable[[], None],
         told: Told,
+        waits: Waits,
     ) -> None:
         self._once = once
         self._current = current
@@ -61,6 +63,8 @@ class Steps:
         self._at_boundary = at_boundary
         self._check_budget = check_budget
         self._told = told
+        self._waits = waits
+        self._streams = 0
         self._times: dict[str, int] = {}
         self._causes: dict[str, Exception] = {}
 
@@ -130,6 +134,16 @@ class Steps:
         await self._sections.end()
         due = self._due(name, "stream")
         await self._told.stream_begins(kwargs.get("input"))
+        self._streams += 1
+        try:
+            async for event in self._streamed(due, ask, args, kwargs):
+                yield event
+        finally:
+            self._streams -= 1
+
+    async def _streamed(
+        self, due: Due, ask: Callable[..., Any], args: Any, kwargs: Any
+    ) -> AsyncIterator[Any]:
         async with self._once.passage(due) as recorded:
             if recorded is not None:
                 response, indexes = decode_response(recorded)
@@ -164,12 +178,45 @@ class Steps:
             await self._at_boundary()
             await asyncio.sleep(min(left, SLICE))
 
+    async def wait_for(self, approval: Approval) -> Answer:
+        """Ask whether something may be done, and wait for the answer, for days if need be.
+
+        The response ends with an `mcp_approval_request`. The request that answers it executes the
+        handler again, on any replica: what was done in steps is not done again, and this returns.
+
+        Returns:
+            The answer: true if it was granted, else with the `reason`.
+
+        Raises:
+            LongrunError: the response is not stored, so nothing can wait for it.
+            RuntimeError: it was called while a stream of `Steps.stream` is being read.
+        """
+        if self._streams:
+            raise RuntimeError("longrun.wait_for within a stream: read that to its end first")
+        await self._sections.end()
+        asked = dumps(approval.arguments).decode()
+        due = self._due(f"wait {approval.name}", "wait", arguments=asked)
+        if not self._once.is_recorded(due) and not self._waits.is_answered(due.key):
+            await self._waits.ask(due.key, approval)
+
+        async def answer() -> Answer:
+            return self._waits.take(due.key)
+
+        answered = await self._once.value(
+            due,
+            answer,
+            encode=lambda given: dumps([given.granted, given.reason]).decode(),
+            decode=lambda recorded: Answer(*loads(recorded)),
+        )
+        self._waits.passed(due.key)
+        return answered
+
     # -- how -------------------------------------------------------------------------------
 
-    def _due(self, name: str, what: str) -> Due:
+    def _due(self, name: str, what: str, **asked: str) -> Due:
         self._times[name] = times = self._times.get(name, 0) + 1
         kind = "model" if what == "stream" else "tool"
-        return Due("", kind, f"{key_of(name)}#{times}", fingerprint(step=what))
+        return Due("", kind, f"{key_of(name)}#{times}", fingerprint(step=what, **asked))
 
     def _inside(self, due: Due) -> Current:
         key = f"{self._current.response_id}/{due.key}"
@@ -214,6 +261,15 @@ def stream(name: str, ask: Callable[..., Any], /, *args: Any, **more: Any) -> As
         LookupError: it is called elsewhere.
     """
     return _here("stream").stream(name, ask, *args, **more)
+
+
+async def wait_for(approval: Approval) -> Answer:
+    """`Steps.wait_for` of the handler that this is called in.
+
+    Raises:
+        LookupError: it is called elsewhere.
+    """
+    return await _here("wait_for").wait_for(approval)
 
 
 async def sleep(seconds: float) -> None:

@@ -101,6 +101,10 @@ class Once:
                 await (self.record(step) if keep is None else keep(step, value))
             return value
 
+    def is_recorded(self, due: Due) -> bool:
+        """Whether a step has been done."""
+        return self._journal.has(due.scope, due.kind, due.key)
+
     async def may_begin(self, due: Due) -> bool:
         """Note that a step is begun that must not be done twice. False: it was begun before."""
 
