@@ -121,6 +121,7 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
         ("PATCH", "/responses", 405, {}),
         ("POST", "/responses", 400, {"json": {}}),
         ("POST", "/responses", 404, {"json": {"input": "a", "model": "nobodys"}}),
+        ("POST", "/responses", 404, {"json": {"input": "a", "conversation": ""}}),
         ("POST", "/responses", 415, {"content": b"{}"}),
         ("POST", "/responses", 403, {"json": {}, "headers": {"origin": "https://a.example"}}),
         ("GET", "/responses", 431, {"headers": {f"x-{n}": "a" * 8000 for n in range(20)}}),

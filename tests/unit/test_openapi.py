@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,7 +27,7 @@ from longrun.parameters import PARAMETERS
 from longrun.settings import Settings
 from tests.contract.test_access_matrix import MATRIX, PUBLIC
 from tests.openapi import Judge
-from tests.unit.test_any_request import body, item
+from tests.unit.test_any_request import body, item, value
 
 APP = create_app(None, Settings.load())
 JUDGE = Judge(document(APP.routes))
@@ -172,18 +173,28 @@ class TestDocument:
         assert {"stream_token": []} in paths["/responses/{id}"]["get"]["security"]
 
 
+others = st.sampled_from(["prompt", "moderation", "access_programs", "image", "tool_usage"])
+"""Fields of OpenAI's Response object that are unknown here."""
+
+
 class TestAsChecked:
     """What passes the checks passes the document: it promises no less than is taken."""
 
-    @given(body)
-    @settings(max_examples=200, deadline=None)
+    @given(
+        st.tuples(body, st.dictionaries(others, value, max_size=2)).map(lambda two: two[1] | two[0])
+    )
+    @example({"input": "a", "prompt": 5, "moderation": []})
+    @example({"input": "a", "conversation": ""})
+    @settings(max_examples=150, deadline=None)
     def test_bodies(self, given_body: dict[str, Any]) -> None:
         try:
-            CreateResponse.parse(given_body)
+            parsed = CreateResponse.parse(given_body)
         except BadRequest:
             return
         schema = {"$ref": "#/components/schemas/CreateResponse"}
         assert JUDGE.problem_of(schema, given_body) is None
+        begun = {**parsed.run_request("", "agent", None).document, "output": []}
+        assert JUDGE.problem_of({"$ref": "#/components/schemas/Response"}, begun) is None
 
     @given(item)
     @settings(max_examples=300, deadline=None)

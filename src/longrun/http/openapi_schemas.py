@@ -69,13 +69,15 @@ class Schemas:
         said = self.inner(CreateResponse)["properties"]
         response = self._at(self.of(OpenAIResponse))
         begun = CreateResponse.parse({"input": "…"}).run_request("", "", None).document
-        echoed = {each.whole for each in PARAMETERS if each.name not in NOT_ECHOED} & begun.keys()
+        # Others of openai's are unknown here: echoed as they come.
+        known = {*begun, "output", "conversation"}
+        echoed = {each.whole for each in PARAMETERS if each.name not in NOT_ECHOED}
         code, details = {"type": "string"}, {"reason": {"type": ["string", "null"]}}
         properties = {
-            **response["properties"],
+            **{name: each for name, each in response["properties"].items() if name in known},
             **{
-                name: said[name] if begun[name] is None else _never_null(said[name])
-                for name in echoed
+                name: said[name] if begun.get(name) is None else _never_null(said[name])
+                for name in echoed - {"conversation"}
             },
             # OpenAI's type has numbers.
             "created_at": {"type": "integer"},

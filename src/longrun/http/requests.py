@@ -254,7 +254,7 @@ class CreateResponse(_Options):
     def conversation_id(self) -> str | None:
         """The conversation that it is on."""
         given = self.conversation
-        return given.id if isinstance(given, ConversationParam) else given or None
+        return given.id if isinstance(given, ConversationParam) else given
 
     def items(self) -> list[dict[str, Any]]:
         """The request's own input as a list of items."""
