@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import seed
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from longrun.protocol import is_terminal
-from tests.fuzz.api import usual
+from tests.fuzz.api import usual, walk
 from tests.fuzz.ground import Found, Ground, Tenant
 from tests.reading import script
 
@@ -96,10 +96,10 @@ class Journeys(RuleBasedStateMachine):
         self.conversations.append(Thing(made["id"], tenant))
 
     @precondition(lambda self: self.responses)
-    @rule(tenant=who, of=pick)
-    def get(self, tenant: int, of: int) -> None:
+    @rule(tenant=who, of=pick, rest=st.sampled_from(["", "/input_items", "/input_items?limit=1"]))
+    def get(self, tenant: int, of: int, rest: str) -> None:
         thing = self.responses[of % len(self.responses)]
-        self.expect(thing, tenant, self.ask(tenant, "GET", f"/responses/{thing.id}"), 200)
+        self.expect(thing, tenant, self.ask(tenant, "GET", f"/responses/{thing.id}{rest}"), 200)
 
     @precondition(lambda self: self.responses)
     @rule(tenant=who, of=pick, after=st.none() | st.integers(0, 30), by_header=st.booleans())
@@ -220,4 +220,4 @@ def journeys(ground: Ground, number: int, examples: int) -> None:
         pass
 
     Here.ground = ground
-    run_state_machine_as_test(seed(number)(Here), settings=usual(examples, stateful_step_count=15))
+    walk(seed(number)(Here), usual(examples, stateful_step_count=15))
