@@ -82,7 +82,7 @@ BEGIN
     GRANT SELECT, INSERT, DELETE ON longrun.responses TO "longrun_runtime";
     GRANT UPDATE (
         status, attempt, spent, replica_id, cancelled, document, reason, finished_at, deaths,
-        died_on, handovers, ending_at, read_until, context_end
+        died_on, handovers, ending_at, read_until, context_end, active_at
     ) ON longrun.responses TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.event_chunks TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.items TO "longrun_runtime";
@@ -94,7 +94,7 @@ BEGIN
     GRANT UPDATE (metadata, length, turns, used_at) ON longrun.conversations TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.conversation_items TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.replicas TO "longrun_runtime";
-    GRANT UPDATE (lease_until) ON longrun.replicas TO "longrun_runtime";
+    GRANT UPDATE (lease_until, has_room) ON longrun.replicas TO "longrun_runtime";
     GRANT SELECT (
         prefix, hash, principal, scopes, max_runs, max_requests, max_tokens, expires_at, revoked_at,
         agent, runs_left
