@@ -158,6 +158,10 @@ CREATE TABLE longrun.answers (
 
 ALTER TABLE longrun.parked ALTER COLUMN state SET STATISTICS 0;
 
+-- Chains: an input guardrail refused what the request brought, so nothing of the response is in any
+-- later context. False of what an older version ended.
+ALTER TABLE longrun.responses ADD COLUMN input_refused boolean NOT NULL DEFAULT false;
+
 DO $$
 BEGIN
     ALTER TABLE longrun.parked ALTER COLUMN state SET COMPRESSION lz4;

@@ -87,6 +87,9 @@ WITH held AS MATERIALIZED (
     UPDATE longrun.responses AS response
     SET status = ending.status, document = ending.document, reason = ending.reason,
         finished_at = now(), replica_id = NULL
+-- optional :input_refused_runs
+        , input_refused = ending.n = ANY(:input_refused_runs::integer[])
+-- end
     FROM (
         SELECT run.n, run.id, ending.status, ending.document, ending.reason
         FROM unnest(

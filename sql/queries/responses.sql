@@ -183,7 +183,7 @@ WHERE response.id = $1 AND response.principal = $2 AND response.stored;
 -- name: read_chain
 -- What a next response continues: what each response of the chain that ends with this one was given
 -- and gave, the oldest first. Where the first one continues another that is not among them, that one
--- was deleted or has expired.
+-- was deleted or has expired. Of one whose input was refused nothing is continued.
 WITH RECURSIVE chain AS (
     SELECT id, previous_id, 0 AS depth FROM longrun.responses
     WHERE id = :id AND principal = :principal AND stored
@@ -194,6 +194,7 @@ WITH RECURSIVE chain AS (
     WHERE previous.principal = :principal AND previous.stored
 )
 SELECT chain.id, chain.previous_id, response.conversation_id, response.status, response.input,
+    response.input_refused,
     coalesce(output.items, '{}') AS output, coalesce(output.models, '{}') AS models,
     coalesce(output.indexes, '{}') AS indexes
 FROM chain
@@ -224,7 +225,7 @@ LIMIT 1;
 
 -- name: find_items
 -- A principal's items at these indexes of these responses; of an index among those of input items,
--- all of that response's input.
+-- all of that response's input, unless a guardrail refused it.
 SELECT wanted.response_id, wanted.output_index, item.item, item.model, NULL AS input
 FROM unnest($1::text[], $2::integer[]) AS wanted (response_id, output_index)
 JOIN longrun.responses AS response ON response.id = wanted.response_id
@@ -234,7 +235,7 @@ JOIN longrun.items AS item ON item.response_id = wanted.response_id
 UNION ALL
 SELECT response.id, NULL, NULL, NULL, response.input
 FROM longrun.responses AS response
-WHERE response.principal = $3 AND response.stored AND response.id IN (
+WHERE response.principal = $3 AND response.stored AND NOT response.input_refused AND response.id IN (
     SELECT wanted.response_id
     FROM unnest($1::text[], $2::integer[]) AS wanted (response_id, output_index)
     WHERE wanted.output_index >= 8388608 -- as ids.py numbers them

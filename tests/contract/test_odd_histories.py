@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 
 from tests.contract.test_histories import WAYS, going_back, replicas
 from tests.provider.agents import FAMILIES
@@ -73,3 +73,58 @@ async def test_the_next_turn_is_taken(
     assert provider.refused == []
     assert again.status == "completed", again.error
     assert again.output_text == "and on"
+
+
+REFUSED: dict[str, tuple[str, list[Any]]] = {
+    "the input": ("This is forbidden.", [[{"text": "Said of what is forbidden."}]]),
+    "the input of a run with tools": (
+        "This is forbidden.",
+        [[{"call": "look", "arguments": {"word": "forbidden owls"}}]],
+    ),
+    "the output": ("Say it.", [[LOOK], [{"reasoning": "Hm."}, {"text": "It is unspeakable."}]]),
+}
+"""What a guardrail refuses: what the request says beside its script, and the script's turns."""
+
+
+@pytest.mark.parametrize("way", ["previous", "conversation"])
+@pytest.mark.parametrize("what", REFUSED)
+async def test_what_a_guardrail_refused_is_in_no_later_context(
+    replicas: list[Replica], provider: Provider, what: str, way: str
+) -> None:
+    """Else the guardrail of the next turn, which gets the whole context, refuses that too."""
+    words, turns = REFUSED[what]
+    first, second = (
+        AsyncOpenAI(base_url=replica.base_url, api_key="none", max_retries=0)
+        for replica in replicas[:2]
+    )
+    async with first, second:
+        on: dict[str, Any] = {}
+        if way == "conversation":
+            on = {"conversation": (await first.conversations.create()).id}
+        model = "responses-careful"
+        before: Any = await first.responses.create(model=model, input="Good day.", **on)
+        if way == "previous":
+            on = {"previous_response_id": before.id}
+        script = json.dumps({"turns": turns})
+        said: list[Any] = [{"role": "user", "content": text} for text in (words, script)]
+        refused = await second.responses.create(model=model, input=said, **on)
+        assert refused.status == "failed"
+        given = await first.responses.input_items.list(refused.id, order="asc")
+        shown = [item.to_dict()["content"][0]["text"] for item in given.data]  # type: ignore[index]
+        assert shown == [words, script], "its own input is shown all the same"
+        if way == "previous":
+            on = {"previous_response_id": refused.id}
+        provider.forget_requests()
+        after = await first.responses.create(model=model, input="And on.", **on)
+        assert after.status == "completed", after.error
+        references: Any = [{"type": "item_reference", "id": given.data[0].id}]
+        if what != "the output":
+            with pytest.raises(BadRequestError) as unknown:
+                await second.responses.create(model=model, input=references)
+            assert unknown.value.code == "item_not_found"
+    assert provider.refused == []
+    told = json.dumps(provider.asked[-1].items)
+    assert "Good day." in told
+    assert ("Say it." in told) == (what == "the output")
+    assert "forbidden" not in told
+    assert '"It is unspeakable."' not in told

@@ -11,6 +11,8 @@ says what it has:
     nested       the tool `expert`, which is `FAMILY-tools`: its `input` is a script too
     structured   an output type
     guarded      the tools, and guardrails of input and output that ask the model themselves
+    careful      the tools, and guardrails that refuse an input with the word "forbidden", and an
+                 output with the word "unspeakable"
     uncounted    the tools, and the wish not to be told of usage in streams
     reasoning    effort and summaries
     encrypted    (responses) the same, encrypted, and nothing stored at the provider
@@ -190,6 +192,13 @@ def _family(family: str, model: Model) -> list[Agent[Any]]:
             output_guardrails=[OutputGuardrail(_judged(model), name="output")],
         ),
         Agent(
+            name=f"{family}-careful",
+            model=model,
+            tools=tools,
+            input_guardrails=[InputGuardrail(_without("forbidden"), name="input")],
+            output_guardrails=[OutputGuardrail(_without("unspeakable"), name="output")],
+        ),
+        Agent(
             name=f"{family}-uncounted",
             model=model,
             tools=tools,
@@ -206,6 +215,15 @@ def _judged(model: Model) -> Any:
     async def judged(context: Any, agent: Any, said: Any) -> GuardrailFunctionOutput:
         result = await Runner.run(judge, "Is that right?")
         return GuardrailFunctionOutput(result.final_output, tripwire_triggered=False)
+
+    return judged
+
+
+def _without(word: str) -> Any:
+    """A guardrail that refuses what has this word in it."""
+
+    async def judged(context: Any, agent: Any, said: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(None, tripwire_triggered=word in json.dumps(said))
 
     return judged
 

@@ -50,7 +50,7 @@ async def end_response(
     document = assembler.end(outcome.status, outcome.error, int(time.time()))
     emission = assembler.collect()
     said: list[Part] = []
-    if ran and request.conversation_id is not None:
+    if ran and request.conversation_id is not None and not outcome.input_refused:
         whole = outcome.status in ("completed", "incomplete")
         left = left_of(request.response_id, request.input, assembler.output, whole=whole)
         said = [
@@ -67,6 +67,7 @@ async def end_response(
         assembler.refused,
         assembler.usage.total_tokens,
         parked,
+        outcome.input_refused,
     )
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
     await run_log.flush()

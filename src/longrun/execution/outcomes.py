@@ -22,12 +22,14 @@ class Outcome(NamedTuple):
     """A terminal status, and the `error` or `incomplete_details` of the Response object.
 
     `reason` is for the operator alone: JSON text, as `failures.reason_of` makes it.
+    `input_refused`: a guardrail refused the input, which is then left out of later contexts.
     """
 
     status: Status
     error: dict[str, Any] | None = None
     details: dict[str, Any] | None = None
     reason: str | None = None
+    input_refused: bool = False
 
 
 COMPLETED: Final = Outcome("completed")
@@ -91,7 +93,8 @@ def of_exception(error: BaseException, max_turns: int) -> Outcome:
         case MaxTurnsExceeded():
             return failed(f"The run took more than {max_turns} model turns.")
         case InputGuardrailTripwireTriggered():
-            return failed("The input was refused by a guardrail of the agent.", "invalid_prompt")
+            words = "The input was refused by a guardrail of the agent."
+            return failed(words, "invalid_prompt")._replace(input_refused=True)
         case OutputGuardrailTripwireTriggered():
             return failed("The output was refused by a guardrail of the agent.")
         case openai.RateLimitError():

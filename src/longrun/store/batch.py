@@ -137,6 +137,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
     refused: list[Sequence[object]] = []
     spent: list[Sequence[object]] = []
     parked: list[Sequence[object]] = []
+    input_refused: list[int] = []
     for n, share in enumerate(batch, 1):
         for piece in share.pieces:
             if piece.cuts:
@@ -153,6 +154,8 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
                 refused += [(n, index) for index in entry.ending.refused]
                 if end.tokens:
                     spent.append((n, end.tokens))
+                if end.input_refused:
+                    input_refused.append(n)
                 if end.parked is not None:
                     requests = dumps(list(end.parked.requests)).decode()
                     parked.append((n, requests, *end.parked[1:]))
@@ -169,6 +172,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         **(_named(spent, *_SPENT) if spent else dict.fromkeys(_SPENT)),
         **(_named(refused, *_REFUSED) if refused else dict.fromkeys(_REFUSED)),
         **(_named(parked, *_PARKED) if parked else dict.fromkeys(_PARKED)),
+        "input_refused_runs": input_refused or None,
     }
 
 

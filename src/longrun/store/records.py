@@ -76,6 +76,7 @@ class Ending(NamedTuple):
     `reason`: of a failure, for operators. `refused`: the output indexes of items that do not stay;
     they have to be committed before. `tokens`: what the response has used in all.
     `parked`: it asks for approvals, and this waits for them.
+    `input_refused`: a guardrail refused its input, so nothing of it is in later contexts.
     """
 
     status: Status
@@ -85,3 +86,4 @@ class Ending(NamedTuple):
     refused: Sequence[int] = ()
     tokens: int = 0
     parked: Parked | None = None
+    input_refused: bool = False

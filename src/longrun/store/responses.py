@@ -88,7 +88,10 @@ class Failure(NamedTuple):
 @dataclass(frozen=True)
 class Exchange:
     """What a response was given (a JSON array of items) and gave (one JSON text an item, and what
-    is stored of its model's face)."""
+    is stored of its model's face).
+
+    `input_refused`: a guardrail refused what it was given, so nothing of it is continued.
+    """
 
     id: str
     previous_id: str | None
@@ -97,6 +100,7 @@ class Exchange:
     input: str
     output: list[str]
     models: list[str | None]
+    input_refused: bool
 
     @property
     def finished(self) -> bool:
@@ -104,13 +108,17 @@ class Exchange:
 
     @cached_property
     def given(self) -> list[dict[str, Any]]:
-        """The items that its own request brought."""
+        """The items that its own request brought, as far as they are continued."""
+        if self.input_refused:
+            return []
         items: list[dict[str, Any]] = loads(self.input)
         return items
 
     @cached_property
     def stored(self) -> list[Stored]:
-        """The items that it gave."""
+        """The items that it gave, as far as they are continued."""
+        if self.input_refused:
+            return []
         return [
             Stored(loads(item), model) for item, model in zip(self.output, self.models, strict=True)
         ]
