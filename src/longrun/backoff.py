@@ -34,9 +34,14 @@ class Backoff:
         """It worked: the next pause is the first one again."""
         self.coming = self.first
 
+    def next(self) -> float:
+        """Seconds of the next pause, for those who wait by themselves."""
+        seconds, self.coming = jittered(self.coming), min(2 * self.coming, self.longest)
+        return seconds
+
     async def pause(self, stop: asyncio.Event | None = None) -> None:
         """The next pause; cut short when `stop` is set."""
-        seconds, self.coming = jittered(self.coming), min(2 * self.coming, self.longest)
+        seconds = self.next()
         if stop is None:
             await asyncio.sleep(seconds)
         else:
