@@ -18,6 +18,7 @@ from openai.types.responses import Response
 
 from longrun.assembly.kinds import plain
 from longrun.assembly.server_calls import RunningCall
+from longrun.execution.replay.rebuilt import rebuilt
 from longrun.jsontext import dumps, loads
 
 _RICH: Final = {
@@ -147,7 +148,7 @@ def decode_response(result: str) -> tuple[Response, list[int]]:
     """The turn again, as the SDK had it: with the call ids that were minted."""
     recorded = loads(result)
     _as_minted(recorded, recorded["response"].get("output"))
-    return Response.construct(**recorded["response"]), recorded["indexes"]
+    return rebuilt(recorded["response"]), recorded["indexes"]
 
 
 def decode_indexes(result: str) -> tuple[list[int], dict[str, RunningCall]]:
@@ -170,9 +171,8 @@ def encode_model_response(response: ModelResponse, given: Mapping[str, Any]) -> 
 def decode_model_response(result: str) -> ModelResponse:
     recorded = loads(result)
     _as_minted(recorded, recorded["output"])
-    built = Response.construct(output=recorded["output"])
     return ModelResponse(
-        output=built.output,
+        output=rebuilt({"output": recorded["output"]}).output,
         usage=deserialize_usage(recorded["usage"]),
         response_id=recorded["response_id"],
     )
@@ -182,7 +182,7 @@ def recorded_usage(result: str) -> Any:
     """What a recorded turn has used: a `ResponseUsage`, the SDK's `Usage`, or None."""
     recorded = loads(result)
     if "response" in recorded:
-        return Response.construct(usage=recorded["response"].get("usage")).usage
+        return rebuilt({"usage": recorded["response"].get("usage")}).usage
     return deserialize_usage(recorded["usage"])
 
 
