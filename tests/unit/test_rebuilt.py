@@ -155,6 +155,30 @@ def test_a_turn_comes_back_from_its_record(output: Any) -> None:
     assert seen(decoded) == seen(Response.construct(**loads(record)["response"]))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"usage": {"input_tokens_details": {"cached_tokens": "3", "cache_write_tokens": 0}}},
+        {"output": [{"type": "custom_tool_call", "async_": True, "async": False}]},
+        {"output": [{"type": "custom_tool_call", "async_": True}]},
+        {"output": [{"type": "message", "_fields_set": 1}]},
+        {"output": [{"type": "of tomorrow", "id": "i"}]},
+        {"output": [{"type": ["message"]}, {"type": None}, {}]},
+        {"created_at": 3, "top_p": 0, "of_tomorrow": {"a": 1}},
+        {"model": "m" * 1000, "status": "odd", "error": None, "output": None},
+        {"reasoning": {"effort": "odd"}, "usage": {"_fields_set": 1}},
+    ],
+    ids=lambda values: ", ".join(values),
+)
+def test_odd_turns_are_what_construct_makes(values: JSONObject) -> None:
+    same(values)
+
+
+def test_equal_values_of_two_types_are_told_apart() -> None:
+    for value in (1, True, 0, False, 0.0, -0.0):
+        same({"tool_choice": value, "max_output_tokens": value, "created_at": value})
+
+
 def test_what_one_turn_has_is_its_own() -> None:
     one, other = (rebuilt({"id": id_, "output": []}) for id_ in "ab")
     one.output.append(KINDS[0].construct())
