@@ -121,8 +121,14 @@ RETURNING response.id, response.attempt,
 -- uses up an attempt only of a run that was alone: of several, one may have taken the others
 -- along. An attempt that recorded a step got on: what it died of is not what others died of.
 -- One that dies alone explains its earlier deaths, too: the others that were under way in those,
--- and wait, are suspected of them no longer.
-WITH lost AS MATERIALIZED (
+-- and wait, are suspected of them no longer. Watchers may share the runs of a dead replica among
+-- them: who gets its first run has `dead` and how many it had, and logs its death.
+WITH firsts AS MATERIALIZED (
+    SELECT response.replica_id, min(response.id) AS id, count(*) AS runs
+    FROM longrun.responses AS response
+    WHERE response.status = 'in_progress' AND response.replica_id = ANY($1::text[])
+    GROUP BY response.replica_id
+), lost AS MATERIALIZED (
     SELECT response.id, response.replica_id, response.deaths, response.died_on,
         NOT response.cancelled AND response.deadline_at > now() AS ran,
         EXISTS (
@@ -183,7 +189,9 @@ SET replica_id = NULL, ending_at = NULL, deaths = judged.deaths, died_on = judge
         response.created_at
     )
 FROM judged
-WHERE response.id = judged.id;
+LEFT JOIN firsts ON firsts.id = judged.id
+WHERE response.id = judged.id
+RETURNING firsts.replica_id AS dead, firsts.runs;
 
 -- name: claim_orphans
 -- Runs that were handed over, of agents that are served here: while a new version is rolled out,
@@ -313,7 +321,8 @@ FROM (
     ) AS recorded
 ) AS run
 WHERE response.id = run.id AND response.attempt = run.attempt
-    AND response.status = 'in_progress';
+    AND response.status = 'in_progress'
+RETURNING response.id, response.attempt, response.agent;
 
 -- name: list_own
 SELECT id, attempt FROM longrun.responses

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from longrun import cli_encryption, cli_keys, cli_show
 from longrun.errors import LongrunError
-from longrun.loglines import LineFormatter
+from longrun.loglines import JSONFormatter, LineFormatter, tell
 from longrun.settings import Settings
 
 app = typer.Typer(
@@ -92,18 +92,21 @@ def serve(
             no_auth=no_auth or None,
             log_level=log_level,
         )
-        _log_to_stderr(settings.log_level)
+        _log_to_stderr(settings.log_level, settings.log_format)
         application: list[Any] = []
 
         def make_app() -> Any:
             application.append(create_app(settings=settings))
-            if settings.database_url is None:
+            if settings.database_url is None and settings.log_format == "text":
                 console.print(f"[dim]starting the embedded Postgres in {settings.data_dir}/ …[/]")
             return application[0]
 
         def started(url: str) -> None:
-            if settings.log_level in ("debug", "info"):
-                _say_started(url, application[0].models, settings)
+            models = application[0].models
+            if settings.log_format == "json":
+                tell(logging.getLogger("longrun.server"), "serving", url=url, agents=models)
+            elif settings.log_level in ("debug", "info"):
+                _say_started(url, models, settings)
 
         server.run(make_app, settings, started)
     except LongrunError as error:
@@ -241,9 +244,13 @@ def _json(value: Any) -> str:
     return dumps(value).decode()
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, shape: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    handler.setFormatter(
+        JSONFormatter()
+        if shape == "json"
+        else LineFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("longrun").setLevel(level.upper())
     # What it logs at every start is said better above.

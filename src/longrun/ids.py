@@ -60,6 +60,12 @@ def created_at(response_id: str) -> int:
     return int(response_id.removeprefix("resp_")[:12], 16) // 1000
 
 
+def age(response_id: str) -> float:
+    """Seconds since an id of ours was made, by this machine's clock; never negative."""
+    made = int(response_id.removeprefix("resp_")[:12], 16) / 1000
+    return max(time.time() - made, 0.0)
+
+
 def new_conversation_id() -> str:
     return "conv_" + uuid7_hex()
 

@@ -65,6 +65,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level logged to standard error."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="Lines to read, or one JSON object a line with `time`, `level`, `logger`, "
+        "`message` and the fields.",
+    )
 
     database_url: SecretStr | None = Field(
         default=None,

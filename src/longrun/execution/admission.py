@@ -266,7 +266,6 @@ class Admission:
             with self._host.reserved():
                 claim = await self._claims.suspect()
                 if claim is not None:
-                    log.warning("%s was under way in two deaths: it runs alone", claim.id)
                     await self._take([claim], alone=True)
 
     async def take_queued(self) -> None:

@@ -25,6 +25,7 @@ from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
 from longrun.execution.replays import Journals, Replays
 from longrun.execution.run import Run, Start
+from longrun.execution.run_lines import run_handed_over, run_started
 from longrun.execution.takeover import read_position
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
@@ -92,6 +93,7 @@ class Attempts:
             handle.prepared.set_exception(error)
             return
         handle.prepared.set_result(None)
+        run_started(new.request, handle.attempt, self._claims.replica_id)
         async with self._ending_in_words(handle):
             request = new.request
             if request.conversation_id is not None or request.context is None:
@@ -104,6 +106,8 @@ class Attempts:
 
     async def resume(self, claim: Claim, journals: Journals, handle: Handle) -> None:
         """Run a claimed response from its finished steps."""
+        replica = self._claims.replica_id
+        run_started(claim.request, claim.attempt, replica, alone=handle.alone)
         async with self._ending_in_words(handle):
             tools = client_tools(claim.request.parameters, self._settings)
             position = await read_position(
@@ -134,12 +138,14 @@ class Attempts:
             if not leaving:
                 return
             try:
-                await self._claims.release(leaving)
+                released = await self._claims.release(leaving)
             except BaseException:
                 # The next one takes them along.
                 self._leaving = leaving | self._leaving
                 raise
             self._announcer.tell("work")
+        for response_id, attempt, agent in released:
+            run_handed_over(response_id, agent, attempt, self._claims.replica_id)
 
     async def _run(self, handle: Handle, request: RunRequest, start: Start) -> None:
         agent = self._registry.get(request.agent)
@@ -159,10 +165,10 @@ class Attempts:
         metrics.runs.inc()
         try:
             kind = HandlerRun if isinstance(agent, Handler) else Run
-            await kind(
+            outcome = await kind(
                 agent, request, handle, start, self._settings, self._application, self._servers
             ).execute()
-            self._ends.announce(request)
+            self._ends.ended(request, handle.attempt, outcome, start.assembler.usage)
         finally:
             metrics.runs.dec()
 

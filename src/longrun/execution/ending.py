@@ -8,8 +8,10 @@ from typing import Final
 
 from longrun import metrics
 from longrun.assembly.assembler import Assembler
+from longrun.assembly.usage import UsageSum
 from longrun.errors import Fenced, LongrunError, Unreadable
 from longrun.execution.outcomes import Outcome
+from longrun.execution.run_lines import run_ended
 from longrun.execution.takeover import Position, add_recorded_usage, read_position
 from longrun.history.conversation import left_of
 from longrun.protocol import RunRequest
@@ -106,13 +108,15 @@ class Ends:
                 await end_response(
                     claim.request, position.assembler, run_log, outcome, ran=claim.spent > 0
                 )
-                self.announce(claim.request)
+                self.ended(claim.request, claim.attempt, outcome, position.assembler.usage)
         finally:
             if self.under_way.get(claim.id) == claim.attempt:
                 del self.under_way[claim.id]
 
-    def announce(self, request: RunRequest) -> None:
-        """This response has ended: one that waits for its conversation may begin, anywhere."""
+    def ended(self, request: RunRequest, attempt: int, outcome: Outcome, usage: UsageSum) -> None:
+        """This response has ended: the log says so, and one that waits for its conversation may
+        begin, anywhere."""
+        run_ended(request, attempt, self._claims.replica_id, outcome, usage)
         if request.conversation_id is not None:
             self._announcer.tell("work")
 

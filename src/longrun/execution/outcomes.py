@@ -23,6 +23,7 @@ class Outcome(NamedTuple):
 
     `reason` is for the operator alone: JSON text, as `failures.reason_of` makes it.
     `input_refused`: a guardrail refused the input, which is then left out of later contexts.
+    `given_up`: it failed because it was interrupted, or handed over, too often.
     """
 
     status: Status
@@ -30,6 +31,7 @@ class Outcome(NamedTuple):
     details: dict[str, Any] | None = None
     reason: str | None = None
     input_refused: bool = False
+    given_up: bool = False
 
 
 COMPLETED: Final = Outcome("completed")
@@ -69,11 +71,15 @@ def instead_of_a_run(
         return failed(f"The response took longer than {limit:g} seconds ({whose}).")
     attempts = served.attempts if served is not None else None
     if claim.spent > (attempts or settings.max_attempts):
-        return failed(f"The run was interrupted {claim.spent - 1} times and was given up.")
+        return _given_up(f"The run was interrupted {claim.spent - 1} times and was given up.")
     if claim.handovers > settings.max_handovers:
         times = claim.handovers
-        return failed(f"The run was handed over {times} times without getting on, and given up.")
+        return _given_up(f"The run was handed over {times} times without getting on, and given up.")
     return None
+
+
+def _given_up(message: str) -> Outcome:
+    return failed(message)._replace(given_up=True)
 
 
 _KEY: Final = re.compile(r"\b[A-Z][A-Z0-9_]*_API_KEY\b")

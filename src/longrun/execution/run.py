@@ -157,8 +157,11 @@ class Run:
             max_item_bytes=settings.max_item_bytes,
         )
 
-    async def execute(self) -> None:
+    async def execute(self) -> Outcome:
         """Run to the terminal event. Never raises for what goes wrong in the agent.
+
+        Returns:
+            How it has ended.
 
         Raises:
             LongrunError: this attempt can write no more.
@@ -174,6 +177,7 @@ class Run:
         await end_response(
             self._request, self._assembler, self._log, outcome, ran=True, parked=parked
         )
+        return outcome
 
     def _replayed(self) -> None:
         """What comes now is done for the first time."""

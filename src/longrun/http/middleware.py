@@ -30,6 +30,9 @@ _METHODS: Final = frozenset(
 )
 """Those that have a place of their own in the metrics; clients can invent any number."""
 
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What machines ask for every few seconds: answered always, and not worth a line each."""
+
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
@@ -48,6 +51,11 @@ def _what(scope: Scope) -> str:
     """Method and path for the log. The path as it came, since decoding brings line ends."""
     path = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogatepass")
     return one_line(f"{scope['method']} {path.decode('latin-1')}")
+
+
+def _is_probe(scope: Scope) -> bool:
+    # As Starlette's router takes the path of a mounted application.
+    return scope["path"].removeprefix(scope.get("root_path", "")) in _PROBES
 
 
 class Errors:
@@ -99,11 +107,8 @@ class Started:
         self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._running():
-            # As Starlette's router takes the path of a mounted application.
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if path not in ("/healthz", "/readyz", "/metrics"):
-                raise NotRunning()
+        if scope["type"] == "http" and not self._running() and not _is_probe(scope):
+            raise NotRunning()
         await self._app(scope, receive, send)
 
 
@@ -130,8 +135,9 @@ async def of_routing(request: Request, error: Exception) -> Response:
 
 
 class RequestLog:
-    """Counts and logs each request when it ends. Every answer says which request it is of
-    (`x-request-id`, the one in the log), and has no browser guess what it is."""
+    """Counts and logs each request when it ends, probes at debug level only. Every answer says
+    which request it is of (`x-request-id`, the one in the log), and has no browser guess what it
+    is."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -159,7 +165,15 @@ class RequestLog:
             route = getattr(scope.get("endpoint"), "__name__", "unknown")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             metrics.requests.labels(method, route, str(status or 499)).inc()
-            took = (time.perf_counter() - began) * 1000
-            log.info(
-                "%s %d %.1f ms %s", _what(scope), status or 499, took, request_id.decode("ascii")
-            )
+            took = time.perf_counter() - began
+            _log(scope, status or 499, took, request_id.decode("ascii"))
+
+
+def _log(scope: Scope, status: int, took: float, request_id: str) -> None:
+    level = logging.DEBUG if _is_probe(scope) else logging.INFO
+    if log.isEnabledFor(level):
+        what = _what(scope)
+        method, _, path = what.partition(" ")
+        fields = {"method": method, "path": path, "status": status, "request_id": request_id}
+        extra = {**fields, "duration": took}
+        log.log(level, "%s %d %.1f ms %s", what, status, took * 1000, request_id, extra=extra)

@@ -11,6 +11,7 @@ from longrun.errors import Unreadable
 from longrun.protocol import RunRequest
 from longrun.store.database import Database
 from longrun.store.records import Chunk, Left, Step
+from longrun.store.replica_lines import replica_died
 from longrun.store.requests import request_of, unreadable_request_of
 from longrun.store.sealing import ITEM_EVENT, VERSION, Sealing, chunk_place, item_place, step_place
 
@@ -103,11 +104,18 @@ class Claims:
         """Tell the others whether this replica would take more runs."""
         await self._database.execute(self._queries.tell_room, self._replica_id, has_room)
 
-    async def count_deaths(self, dead: Sequence[str]) -> int:
-        """Hand over what these dead replicas were executing, and count their deaths. How many
-        responses changed hands by it, or what is said of them."""
-        done = await self._database.execute(self._queries.count_deaths, list(dead))
-        return int(done.rpartition(" ")[2])
+    async def count_deaths(self, dead: Sequence[str]) -> bool:
+        """Hand over what these dead replicas were executing, count their deaths, and log each
+        replica that nobody else logs.
+
+        Returns:
+            Whether responses changed hands by it, or what is said of them.
+        """
+        rows = await self._database.fetch_once(self._queries.count_deaths, list(dead))
+        for row in rows:
+            if row["dead"] is not None:
+                replica_died(row["dead"], row["runs"], seen_by=self._replica_id)
+        return bool(rows)
 
     async def queued(self, limit: int, agents: Sequence[str] | None = None) -> list[Claim]:
         """The next responses that wait, at most `limit`, of these agents or of all."""
@@ -152,9 +160,16 @@ class Claims:
         """One response, from this attempt of this replica; None if it does not hold it."""
         return _only(await self._claim(self._queries.claim_to_fail, response_id, attempt))
 
-    async def release(self, held: Mapping[str, int]) -> None:
-        """Hand over responses, by id, as the attempt that holds each: anybody may resume them."""
-        await self._database.execute(self._queries.release, list(held), list(held.values()))
+    async def release(self, held: Mapping[str, int]) -> list[tuple[str, int, str]]:
+        """Hand over responses, by id, as the attempt that holds each: anybody may resume them.
+
+        Returns:
+            Id, attempt and agent of those that were handed over, which others held no longer.
+        """
+        rows = await self._database.fetch_once(
+            self._queries.release, list(held), list(held.values())
+        )
+        return [(row["id"], row["attempt"], row["agent"]) for row in rows]
 
     async def own(self) -> dict[str, int]:
         """The attempt of each response that this replica holds."""

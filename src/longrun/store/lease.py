@@ -18,6 +18,7 @@ from longrun import metrics
 from longrun.backoff import jittered
 from longrun.errors import ConfigurationError
 from longrun.store.database import Database, is_unreadable
+from longrun.store.replica_lines import replica_started, replica_stopped
 from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES
 
 log = logging.getLogger("longrun.store.lease")
@@ -41,6 +42,7 @@ class Lease:
         self._seconds = database.settings.lease_seconds
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self._began: float | None = None
         self.renewed = -math.inf
         """When the last renewal that came through was asked for, by the monotonic clock."""
 
@@ -60,6 +62,8 @@ class Lease:
         await self._database.execute(self._database.queries.renew_lease, *self._row, self._seconds)
         self.renewed = asked
         await self._check_direct_url()
+        replica_started(*self._row)
+        self._began = asked
         self._thread = threading.Thread(target=self._beat, name="longrun-lease", daemon=True)
         self._thread.start()
 
@@ -75,6 +79,9 @@ class Lease:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(END_WAIT):
                 await self._database.execute(self._database.queries.end_lease, self._row[0])
+        if self._began is not None:
+            replica_stopped(self._row[0], time.monotonic() - self._began)
+            self._began = None
 
     async def _check_direct_url(self) -> None:
         """The row that was written through the pool must be seen over the direct connection:
