@@ -162,6 +162,10 @@ ALTER TABLE longrun.parked ALTER COLUMN state SET STATISTICS 0;
 -- later context. False of what an older version ended.
 ALTER TABLE longrun.responses ADD COLUMN input_refused boolean NOT NULL DEFAULT false;
 
+-- The output indexes of items of model turns that broke off, which their provider may not have kept:
+-- it may not know the ids that it gave them. So later contexts have what they say, and no more.
+ALTER TABLE longrun.responses ADD COLUMN unkept integer[];
+
 DO $$
 BEGIN
     ALTER TABLE longrun.parked ALTER COLUMN state SET COMPRESSION lz4;

@@ -90,6 +90,14 @@ WITH held AS MATERIALIZED (
 -- optional :input_refused_runs
         , input_refused = ending.n = ANY(:input_refused_runs::integer[])
 -- end
+-- optional :unkept_runs
+        , unkept = (
+            SELECT array_agg(item.output_index)
+            FROM unnest(:unkept_runs::integer[], :unkept_indexes::integer[])
+                AS item (run, output_index)
+            WHERE item.run = ending.n
+        )
+-- end
     FROM (
         SELECT run.n, run.id, ending.status, ending.document, ending.reason
         FROM unnest(
@@ -120,10 +128,11 @@ WITH held AS MATERIALIZED (
 -- optional :said_runs
 ), part AS MATERIALIZED (
     SELECT ended.n AS run, ended.id AS response_id, ended.conversation_id, ended.turn,
-        given.n, given.place, given.id, given.sent
+        given.n, given.place, given.id, given.unkept, given.sent
     FROM unnest(
-        :said_runs::integer[], :said_places::integer[], :said_ids::text[], :said_items::text[]
-    ) WITH ORDINALITY AS given (run, place, id, sent, n)
+        :said_runs::integer[], :said_places::integer[], :said_ids::text[],
+        :said_unkept::boolean[], :said_items::text[]
+    ) WITH ORDINALITY AS given (run, place, id, unkept, sent, n)
     JOIN ended ON ended.n = given.run
 ), said AS MATERIALIZED (
     SELECT found.*, row_number() OVER (
@@ -139,7 +148,8 @@ WITH held AS MATERIALIZED (
         UNION ALL
         SELECT part.*, part.sent, NULL FROM part WHERE part.place < 0 AND part.sent IS NOT NULL
         UNION ALL
-        SELECT part.*, coalesce(new.item, item.item), coalesce(new.model, item.model)
+        SELECT part.*, coalesce(new.item, item.item),
+            CASE WHEN NOT part.unkept THEN coalesce(new.model, item.model) END
         FROM part
         LEFT JOIN new_items AS new
             ON new.response_id = part.response_id AND new.output_index = part.place

@@ -201,7 +201,10 @@ FROM chain
 JOIN longrun.responses AS response ON response.id = chain.id
 CROSS JOIN LATERAL (
     SELECT array_agg(item.item ORDER BY item.output_index) AS items,
-        array_agg(item.model ORDER BY item.output_index) AS models,
+        array_agg(
+            CASE WHEN item.output_index = ANY(response.unkept) THEN NULL ELSE item.model END
+            ORDER BY item.output_index
+        ) AS models,
         array_agg(item.output_index ORDER BY item.output_index) AS indexes
     FROM longrun.items AS item
     WHERE item.response_id = chain.id
@@ -226,7 +229,9 @@ LIMIT 1;
 -- name: find_items
 -- A principal's items at these indexes of these responses; of an index among those of input items,
 -- all of that response's input, unless a guardrail refused it.
-SELECT wanted.response_id, wanted.output_index, item.item, item.model, NULL AS input
+SELECT wanted.response_id, wanted.output_index, item.item,
+    CASE WHEN item.output_index = ANY(response.unkept) THEN NULL ELSE item.model END AS model,
+    NULL AS input
 FROM unnest($1::text[], $2::integer[]) AS wanted (response_id, output_index)
 JOIN longrun.responses AS response ON response.id = wanted.response_id
     AND response.principal = $3 AND response.stored

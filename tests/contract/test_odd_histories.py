@@ -31,6 +31,10 @@ ENDS: dict[str, tuple[str, list[Any]]] = {
         "failed",
         [[LOOK], {"items": [SAID], "end": "disconnect", "after": 5}],
     ),
+    "a stream that breaks off behind finished items": (
+        "failed",
+        [[LOOK], {"items": [{"reasoning": "Hm."}, SAID], "end": "disconnect"}],
+    ),
     "a call of the client's that it never answers": ("completed", [[LOOK], [THEIRS]]),
     "cancelled": ("cancelled", [[LOOK], {"items": [SAID, LOOK], "gate": "{gate}", "after": 5}]),
 }

@@ -85,7 +85,8 @@ def answer(body: dict[str, Any], memory: Memory, asked: Asked) -> Answer:
         output[-1] = {**output[-1], **({"status": "incomplete"} if "status" in output[-1] else {})}
     store = body.get("store") is not False
     response = _response(body, memory)
-    memory.give(output, store)
+    if turn.end in ("completed", "incomplete"):
+        memory.give(output, store)
     if store and turn.end == "completed":
         memory.contexts[response["id"]] = [*context, *output]
     asked.output, asked.usage = output, _usage(context, output)

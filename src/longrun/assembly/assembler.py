@@ -82,6 +82,8 @@ class Assembler:
         origin: which provider gives the raw events that come now, as the tap names it.
         given_call_ids: by the call ids of raw events, what the model gave, where that differs.
         withdrawn_calls: the call ids that clients saw of calls that do not stay.
+        unkept: the output indexes of finished items of model turns that broke off, which their
+            provider may not have kept.
 
     Args:
         document: the Response object without `output`; `status` and the end are filled in.
@@ -128,6 +130,7 @@ class Assembler:
         self._renamed: dict[str, str] = {}
         self._reasoning: set[int] = set()
         self.refused: list[int] = []
+        self.unkept: list[int] = []
         self._asked: set[int] = set()
         self._streak: Streak | None = None
         self._events: list[Pending] = []
@@ -196,6 +199,8 @@ class Assembler:
             The final document, without the output.
         """
         self._streak = None
+        if status == "failed":
+            self._broke_off()
         self._emit_all(self._turn.give_up())
         self._emit_finished(self._calls.failures(), by_model=False)
         self._emit_all(self._calls.close())
@@ -371,6 +376,7 @@ class Assembler:
     def _turn_event(self, kind: str, event: Any) -> None:
         if kind == "response.created":
             # A model request that is tried again leaves open what the first one had begun.
+            self._broke_off()
             self._emit_all(self._turn.give_up())
             self._turn = Turn(self._new_item)
         elif kind == "response.completed":
@@ -379,6 +385,11 @@ class Assembler:
             self._complete_turn(event.response, "incomplete")
             details = event.response.incomplete_details
             self.incomplete_details = plain(details) if details else {"reason": None}
+
+    def _broke_off(self) -> None:
+        """The turn ends without its end: what it has finished stays, but of the provider it is not
+        known whether it does."""
+        self.unkept += [item.output_index for item in self._turn.finished]
 
     def _complete_turn(self, response: Any, status: str = "completed") -> None:
         self.usage.add(response.usage)

@@ -56,7 +56,12 @@ async def end_response(
         whole = outcome.status in ("completed", "incomplete")
         left = left_of(request.response_id, request.input, assembler.output, whole=whole)
         said = [
-            Part(place, name, request.input[-1 - place] if place < 0 else None)
+            Part(
+                place,
+                name,
+                request.input[-1 - place] if place < 0 else None,
+                place in assembler.unkept,
+            )
             for place, name in left
         ]
     if assembler.refused:
@@ -70,6 +75,7 @@ async def end_response(
         assembler.usage.total_tokens,
         parked,
         outcome.input_refused,
+        assembler.unkept,
     )
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
     await run_log.flush()

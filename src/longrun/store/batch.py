@@ -9,10 +9,11 @@ from longrun.store.cuts import Cut, cut
 from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
 
-_SAID: Final = ("said_runs", "said_places", "said_ids")
+_SAID: Final = ("said_runs", "said_places", "said_ids", "said_unkept")
 _ENDINGS: Final = ("ending_statuses", "ending_documents", "ending_reasons")
 _SPENT: Final = ("spent_runs", "spent_tokens")
 _REFUSED: Final = ("refused_runs", "refused_indexes")
+_UNKEPT: Final = ("unkept_runs", "unkept_indexes")
 _PARKED: Final = (
     "parked_runs",
     "parked_requests",
@@ -135,6 +136,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
     endings: list[Sequence[object]] = []
     said: list[Sequence[object]] = []
     refused: list[Sequence[object]] = []
+    unkept: list[Sequence[object]] = []
     spent: list[Sequence[object]] = []
     parked: list[Sequence[object]] = []
     input_refused: list[int] = []
@@ -150,8 +152,9 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
             if entry.ending:
                 end = entry.ending
                 endings.append((n, end.status, end.document, end.reason))
-                said += [(n, part.place, part.id) for part in entry.ending.said]
-                refused += [(n, index) for index in entry.ending.refused]
+                said += [(n, part.place, part.id, part.unkept) for part in end.said]
+                refused += [(n, index) for index in end.refused]
+                unkept += [(n, index) for index in end.unkept]
                 if end.tokens:
                     spent.append((n, end.tokens))
                 if end.input_refused:
@@ -171,6 +174,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         "said_items": None,  # Postgres has them, unless they are sealed (sealed_batch)
         **(_named(spent, *_SPENT) if spent else dict.fromkeys(_SPENT)),
         **(_named(refused, *_REFUSED) if refused else dict.fromkeys(_REFUSED)),
+        **(_named(unkept, *_UNKEPT) if unkept else dict.fromkeys(_UNKEPT)),
         **(_named(parked, *_PARKED) if parked else dict.fromkeys(_PARKED)),
         "input_refused_runs": input_refused or None,
     }

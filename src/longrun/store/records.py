@@ -48,12 +48,13 @@ class Part(NamedTuple):
     """A part of what a response leaves in its conversation, under the id that it has there.
 
     `place`: an output index; -1, -2, … are the first, the second, … item of its own input, which is
-    `given`.
+    `given`. `unkept`: as in `Ending`.
     """
 
     place: int
     id: str
     given: Any = None
+    unkept: bool = False
 
 
 class Parked(NamedTuple):
@@ -77,6 +78,8 @@ class Ending(NamedTuple):
     they have to be committed before. `tokens`: what the response has used in all.
     `parked`: it asks for approvals, and this waits for them.
     `input_refused`: a guardrail refused its input, so nothing of it is in later contexts.
+    `unkept`: the output indexes of items that their model's provider may not have kept, so that
+    later contexts do not name them by its ids.
     """
 
     status: Status
@@ -87,3 +90,4 @@ class Ending(NamedTuple):
     tokens: int = 0
     parked: Parked | None = None
     input_refused: bool = False
+    unkept: Sequence[int] = ()
