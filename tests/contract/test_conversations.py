@@ -134,6 +134,24 @@ class TestItems:
             )
             assert found == item
 
+    async def test_include_names_what_items_have(self, clients: list[AsyncOpenAI]) -> None:
+        made = await clients[0].conversations.create(items=[said(0)])
+        known: list[Any] = ["reasoning.encrypted_content", "message.output_text.logprobs"]
+        page = await clients[0].conversations.items.list(made.id, include=known)
+        item_id = str(page.data[0].id)
+        unknown: list[Any] = [known[0], "everything"]
+        items = clients[1].conversations.items
+        new: list[Any] = [said(1)]
+        for ask in (
+            lambda: items.list(made.id, include=unknown),
+            lambda: items.retrieve(item_id, conversation_id=made.id, include=unknown),
+            lambda: items.create(made.id, items=new, include=unknown),
+        ):
+            with pytest.raises(openai.BadRequestError, match="'everything' is not one of") as wrong:
+                await ask()
+            assert wrong.value.param == "include"
+        assert await all_texts(clients[0], made.id) == ["item 0"]
+
     async def test_page_by_page(self, clients: list[AsyncOpenAI]) -> None:
         made = await clients[0].conversations.create(items=[said(n) for n in range(20)])
         await clients[1].conversations.items.create(made.id, items=[said(n) for n in range(20, 25)])

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Never, Self
+from typing import Annotated, Any, Final, Never, Self, get_args
 
 from openai.types.conversations import Conversation as ConversationObject
 from openai.types.conversations import ConversationDeletedResource
+from openai.types.responses.response_includable import ResponseIncludable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,6 +25,9 @@ from longrun.http.requests import Metadata
 from longrun.jsontext import dumps, loads
 from longrun.operations import PageOf, null_is_absent, operation
 from longrun.store.conversations import Conversation, ConversationItem, Conversations
+
+INCLUDABLE: Final = frozenset(get_args(ResponseIncludable))
+"""What `include` may name. All that is known of an item is shown, whether it is named or not."""
 
 MOST_ITEMS: Final = 20
 """Items that one request may add, as with OpenAI."""
@@ -132,6 +136,7 @@ class ConversationsAPI:
     @operation(PageOf[ListedItem], body=AddItems)
     async def add_items(self, request: Request) -> Response:
         """`POST /conversations/{id}/items`: add items at its end."""
+        _check_include(request)
         body = await self.bodies.read(request, AddItems.parse)
         items = new_items(body.items, self.bodies.limits.depth)
         if not await self.conversations.add(_id_in(request), principal_of(request), items):
@@ -141,7 +146,7 @@ class ConversationsAPI:
     @operation(PageOf[ListedItem], query=ListQuery)
     async def list_items(self, request: Request) -> Response:
         """`GET /conversations/{id}/items`: a page of its items."""
-        # All that is known of an item is shown, so `include` has nothing to add.
+        _check_include(request)
         query = ListQuery.parse(request)
         reader = await self._reader(request)
         await self._known(request, reader)
@@ -160,6 +165,7 @@ class ConversationsAPI:
     @operation(ListedItem)
     async def get_item(self, request: Request) -> Response:
         """`GET /conversations/{id}/items/{item_id}`: one of its items."""
+        _check_include(request)
         reader = await self._reader(request)
         await self._known(request, reader)
         found = await self.conversations.item(_id_in(request), reader, _item_id_in(request))
@@ -239,6 +245,20 @@ def _id_in(request: Request) -> str:
 def _item_id_in(request: Request) -> str:
     item_id: str = request.path_params["item_id"]
     return item_id if "\0" not in item_id else _missing_item(request)
+
+
+def _check_include(request: Request) -> None:
+    """Check the `include` of a query, which SDKs write `include[]`, `include[0]` or `include`.
+
+    Raises:
+        BadRequest: it names what no item has.
+    """
+    for key, value in request.query_params.multi_items():
+        if key.partition("[")[0] == "include" and value and value not in INCLUDABLE:
+            known = ", ".join(sorted(INCLUDABLE))
+            raise BadRequest(
+                f"include: {shortened(value)!r} is not one of {known}.", param="include"
+            )
 
 
 def _missing(request: Request) -> Never:
