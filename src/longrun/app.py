@@ -286,7 +286,7 @@ class Longrun:
             *api.routes(),
             *Lists(self._responses).routes(),
             *Failures(self._responses, bool(settings.show_errors)).routes(),
-            *ConversationsAPI(self._conversations, api.bodies).routes(),
+            *ConversationsAPI(self._conversations, self._responses, api.bodies).routes(),
             *tokens.routes(),
         ]
         asgi = Starlette(

@@ -152,6 +152,33 @@ class TestItems:
             assert wrong.value.param == "include"
         assert await all_texts(clients[0], made.id) == ["item 0"]
 
+    async def test_a_reference_is_what_it_leads_to(self, clients: list[AsyncOpenAI]) -> None:
+        elsewhere = await ask(clients[0], "said elsewhere")
+        reference: Any = {"type": "item_reference", "id": elsewhere.output[0].id}
+        made = await clients[1].conversations.create(items=[said(0), reference])
+        first = await clients[0].conversations.items.list(made.id, order="asc")
+        assert [text_of(item) for item in first.data] == ["item 0", "said elsewhere"]
+        again: Any = {"type": "item_reference", "id": first.data[1].id}
+        shown = await ask(clients[1], [again, {"role": "user", "content": SHOW}], **on(made))
+        assert texts_given(shown) == ["item 0", "said elsewhere", SHOW]
+        own: Any = {"type": "item_reference", "id": first.data[0].id}
+        other = await clients[0].conversations.create()
+        for conversation, code in ((made, None), (other, "item_not_found")):
+            add = clients[1].conversations.items.create(conversation.id, items=[own])
+            if code is None:
+                assert [text_of(item) for item in (await add).data] == ["item 0"]
+                continue
+            with pytest.raises(openai.BadRequestError) as unknown:
+                await add
+            assert (unknown.value.code, unknown.value.param) == (code, "items[0].id")
+        one = await clients[0].conversations.items.retrieve(
+            str(first.data[1].id), conversation_id=made.id
+        )
+        assert text_of(one) == "said elsewhere"
+        await clients[0].responses.delete(elsewhere.id)
+        shown = await ask(clients[1], SHOW, **on(made))
+        assert "said elsewhere" not in texts_given(shown)
+
     async def test_page_by_page(self, clients: list[AsyncOpenAI]) -> None:
         made = await clients[0].conversations.create(items=[said(n) for n in range(20)])
         await clients[1].conversations.items.create(made.id, items=[said(n) for n in range(20, 25)])

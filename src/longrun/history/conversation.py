@@ -35,7 +35,8 @@ class Before:
     """What comes before a response.
 
     Attributes:
-        named: the items of ours in it, by the ids by which inputs may name them.
+        named: the items of ours in it, by the ids by which inputs may name them; references among
+            them as they are.
     """
 
     exchanges: Exchanges
@@ -51,6 +52,9 @@ class Before:
             if each.is_output:
                 stored = Stored(item, each.model)
                 exchanges.append(([], [stored]))
+            elif kind_of(item) == "item_reference":
+                stored = Stored(item)
+                exchanges.append(([item], []))
             else:
                 stored = Stored({**cleaned(item), "id": each.id})
                 exchanges.append(([item], []))

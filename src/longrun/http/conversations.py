@@ -1,6 +1,6 @@
 """`/conversations` and their items: create, get, update, list, delete."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Never, Self, get_args
 
@@ -14,6 +14,9 @@ from starlette.routing import BaseRoute, Route
 
 from longrun import ids
 from longrun.errors import BadRequest, NotFound
+from longrun.history.cleaning import kind_of
+from longrun.history.continuation import Stored, lost_reference
+from longrun.history.conversation import Before
 from longrun.http.access import principal_of, reader_of
 from longrun.http.answers import JSONAnswer
 from longrun.http.bodies import Bodies
@@ -25,6 +28,7 @@ from longrun.http.requests import Metadata
 from longrun.jsontext import dumps, loads
 from longrun.operations import PageOf, null_is_absent, operation
 from longrun.store.conversations import Conversation, ConversationItem, Conversations
+from longrun.store.responses import Responses
 
 INCLUDABLE: Final = frozenset(get_args(ResponseIncludable))
 """What `include` may name. All that is known of an item is shown, whether it is named or not."""
@@ -73,6 +77,7 @@ class ConversationsAPI:
     """The endpoints of the Conversations API."""
 
     conversations: Conversations
+    responses: Responses
     bodies: Bodies
 
     def routes(self) -> list[BaseRoute]:
@@ -100,11 +105,13 @@ class ConversationsAPI:
     async def create(self, request: Request) -> Response:
         """`POST /conversations`: create a conversation, with items or empty."""
         body = await self.bodies.read(request, CreateConversation.parse)
+        given = self._checked(body.items)
+        found = await self._referred_to(given, principal_of(request))
         made = await self.conversations.create(
             ids.new_conversation_id(),
             principal_of(request),
             dumps(body.metadata).decode(),
-            new_items(body.items, self.bodies.limits.depth),
+            new_items(given, found),
         )
         return JSONAnswer(as_conversation(made))
 
@@ -138,10 +145,14 @@ class ConversationsAPI:
         """`POST /conversations/{id}/items`: add items at its end."""
         _check_include(request)
         body = await self.bodies.read(request, AddItems.parse)
-        items = new_items(body.items, self.bodies.limits.depth)
-        if not await self.conversations.add(_id_in(request), principal_of(request), items):
+        principal = principal_of(request)
+        conversation = await self._known(request, principal)
+        given = self._checked(body.items)
+        found = await self._referred_to(given, principal, conversation.id)
+        items = new_items(given, found)
+        if not await self.conversations.add(conversation.id, principal, items):
             _missing(request)
-        return JSONAnswer(as_list([shown(item) for item in items], MOST_ITEMS))
+        return JSONAnswer(as_list([shown(item, found) for item in items], MOST_ITEMS))
 
     @operation(PageOf[ListedItem], query=ListQuery)
     async def list_items(self, request: Request) -> Response:
@@ -160,7 +171,10 @@ class ConversationsAPI:
         )
         if found is None:
             raise BadRequest("after must be the id of one of the listed items.", param="after")
-        return JSONAnswer(as_list([shown(item) for item in found], query.limit))
+        named = await self._referred_to(
+            [loads(each.item) for each in found], reader, _id_in(request)
+        )
+        return JSONAnswer(as_list([shown(item, named) for item in found], query.limit))
 
     @operation(ListedItem)
     async def get_item(self, request: Request) -> Response:
@@ -169,7 +183,9 @@ class ConversationsAPI:
         reader = await self._reader(request)
         await self._known(request, reader)
         found = await self.conversations.item(_id_in(request), reader, _item_id_in(request))
-        return JSONAnswer(shown(found or _missing_item(request)))
+        stored = found or _missing_item(request)
+        named = await self._referred_to([loads(stored.item)], reader, _id_in(request))
+        return JSONAnswer(shown(stored, named))
 
     @operation(ConversationObject)
     async def delete_item(self, request: Request) -> Response:
@@ -181,6 +197,23 @@ class ConversationsAPI:
             _missing_item(request)
         return JSONAnswer(as_conversation(conversation))
 
+    def _checked(self, given: Sequence[Any]) -> list[Item]:
+        return checked_new_items(given, self.bodies.limits.depth)
+
+    async def _referred_to(
+        self, items: Sequence[Item], principal: str, conversation_id: str | None = None
+    ) -> dict[str, Stored]:
+        """What references among items lead to, by id: items of responses, or of the conversation
+        itself. Without those that are not there."""
+        references = [item for item in items if kind_of(item) == "item_reference"]
+        found = await self.responses.named_items(Before.of([], []), references, principal)
+        for name in {item["id"] for item in references} - found.keys():
+            if conversation_id is not None and "\0" not in name:
+                there = await self.conversations.item(conversation_id, principal, name)
+                if there is not None:
+                    found[name] = Stored(loads(there.item))
+        return found
+
     async def _reader(self, request: Request) -> str:
         owner = self.conversations.owner_unscoped
         return await reader_of(request, _id_in(request), owner, ids.is_conversation_id)
@@ -191,8 +224,8 @@ class ConversationsAPI:
         return found or _missing(request)
 
 
-def new_items(given: Sequence[Any], depth: int) -> list[ConversationItem]:
-    """Items to be added, each with an id of ours.
+def checked_new_items(given: Sequence[Any], depth: int) -> list[Item]:
+    """Items to be added.
 
     Args:
         depth: how many levels of objects and lists they may have, their own list included.
@@ -208,14 +241,42 @@ def new_items(given: Sequence[Any], depth: int) -> list[ConversationItem]:
         )
     if is_too_deep(given, depth):
         raise BadRequest(f"items: nested deeper than {depth} levels.", param="items")
+    return checked_items(list(given), "items")
+
+
+def new_items(given: Sequence[Item], found: Mapping[str, Stored]) -> list[ConversationItem]:
+    """Checked items, each with an id of ours. References are kept as they are: what they lead to
+    may be deleted.
+
+    Args:
+        found: what the references lead to.
+
+    Raises:
+        BadRequest: one leads to nothing.
+    """
+    lost = lost_reference(given, found)
+    if lost is not None:
+        place, item_id = lost
+        raise BadRequest(
+            f"Item with id {shortened(item_id)!r} not found.",
+            param=f"items[{place}].id",
+            code="item_not_found",
+        )
     return [
-        ConversationItem(ids.new_item_id(item.get("type", "message")), dumps(item).decode())
-        for item in checked_items(list(given), "items")
+        ConversationItem(ids.new_item_id(kind_of(_led_to(item, found))), dumps(item).decode())
+        for item in given
     ]
 
 
-def shown(stored: ConversationItem) -> Item:
-    return as_item(loads(stored.item), stored.id)
+def shown(stored: ConversationItem, found: Mapping[str, Stored]) -> Item:
+    """An item as lists show it; in place of a reference what that leads to, if it is there."""
+    return as_item(_led_to(loads(stored.item), found), stored.id)
+
+
+def _led_to(item: Item, found: Mapping[str, Stored]) -> Item:
+    if kind_of(item) == "item_reference" and item["id"] in found:
+        return found[item["id"]].item
+    return item
 
 
 def as_conversation(stored: Conversation) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from longrun.errors import (
     Unreadable,
 )
 from longrun.history.approvals import answers_to
-from longrun.history.cleaning import cleaned
+from longrun.history.cleaning import cleaned, kind_of
 from longrun.history.continuation import Stored, context_of, wanted
 from longrun.history.conversation import Before, Said
 from longrun.jsontext import dumps, loads
@@ -329,8 +329,19 @@ class Responses:
         if not names:
             return {}
         found = {name: before.named[name] for name in names if name in before.named}
-        if missing := names - found.keys():
+        led_to = {
+            name: str(stored.item["id"])
+            for name, stored in found.items()
+            if kind_of(stored.item) == "item_reference"
+        }
+        targets = set(led_to.values())
+        found.update((name, before.named[name]) for name in targets if name in before.named)
+        if missing := (names | targets) - found.keys():
             found.update(await self._find_items(missing, principal))
+        for name, target in led_to.items():
+            del found[name]
+            if target in found:
+                found[name] = found[target]
         return found
 
     async def _find_items(self, names: Iterable[str], principal: str) -> dict[str, Stored]:
