@@ -4,6 +4,7 @@ import asyncio
 import base64
 import collections
 import json
+import logging
 import random
 from typing import Any
 
@@ -140,13 +141,18 @@ class TestDeaths:
         rows = [await row(store, id_) for id_ in (first, late)]
         assert [(each["deaths"], each["spent"]) for each in rows] == [(1, 1)] * 2
 
-    async def test_two_that_notice_count_it_once(self, store: Database) -> None:
+    async def test_two_that_notice_count_it_once_and_one_logs_it(
+        self, store: Database, caplog: pytest.LogCaptureFixture
+    ) -> None:
         ids = [await add_response(store) for _ in range(20)]
         for response_id in ids:
             await change(store, response_id, "replica_id = 'dead'")
         watchers = [Claims(store, f"replica {n}") for n in range(4)]
-        await asyncio.gather(*(claims.count_deaths(["dead"]) for claims in watchers))
+        with caplog.at_level(logging.INFO, "longrun.replicas"):
+            await asyncio.gather(*(claims.count_deaths(["dead"]) for claims in watchers))
         assert {(await row(store, id_))["deaths"] for id_ in ids} == {1}
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert line.startswith(f"replica died replica=dead runs={len(ids)} seen_by=")
 
 
 class TestSuspects:
