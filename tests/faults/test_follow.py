@@ -52,6 +52,8 @@ class Relay:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for _ in range(5):  # an aborted transport closes in the next turn of the loop
+                await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -83,11 +85,12 @@ class Relay:
             # What the replica said last is passed on before its end is.
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # Before anything is waited for: that may be cut short by a cancellation.
+            up[1].transport.abort()
+            writer.close()
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            up[1].transport.abort()
-            writer.close()
             await writer.wait_closed()
 
 
