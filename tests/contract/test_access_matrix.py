@@ -51,14 +51,14 @@ MATRIX: dict[tuple[str, str], Endpoint] = {
     ("GET", "/responses/{id}/failure"): Endpoint("admin", "response"),
     ("POST", "/chat_tokens"): Endpoint("write", body={"model": "scripted", "user": "u"}),
     ("POST", "/conversations"): Endpoint("write", body={}),
-    ("GET", "/conversations/{id}"): Endpoint("read", "conversation", admin=False),
+    ("GET", "/conversations/{id}"): Endpoint("read", "conversation"),
     ("POST", "/conversations/{id}"): Endpoint("write", "conversation", body={}),
     ("DELETE", "/conversations/{id}"): Endpoint("write", "conversation"),
-    ("GET", "/conversations/{id}/items"): Endpoint("read", "conversation", admin=False),
+    ("GET", "/conversations/{id}/items"): Endpoint("read", "conversation"),
     ("POST", "/conversations/{id}/items"): Endpoint(
         "write", "conversation", body={"items": [MESSAGE]}
     ),
-    ("GET", "/conversations/{id}/items/{item_id}"): Endpoint("read", "conversation", admin=False),
+    ("GET", "/conversations/{id}/items/{item_id}"): Endpoint("read", "conversation"),
     ("DELETE", "/conversations/{id}/items/{item_id}"): Endpoint("write", "conversation"),
     ("GET", "/models"): Endpoint("read"),
     ("GET", "/models/{id}"): Endpoint("read"),

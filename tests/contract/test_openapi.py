@@ -77,6 +77,7 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
             )
     last = events.rpartition("id: ")[2].partition("\n")[0]
     await call("GET", path, 204, headers={"last-event-id": last})
+    await call("GET", f"{path}/failure", 403)
     await call("POST", f"{path}/cancel")
     await call("GET", f"{path}/input_items?limit=1&order=asc")
     await call("GET", "/responses?limit=100&status=completed&metadata[k]=v")
