@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,30 @@ def also_on(stop: asyncio.Event, call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         waiting.cancel()
+
+
+async def finished_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do some work that may be left as it is when `stop` is set: then it is cancelled, and nobody
+    waits until it has ended, which takes time while Postgres hangs.
+
+    Returns:
+        Whether it was finished.
+
+    Raises:
+        Exception: what the work raised.
+    """
+    task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            return False
+        task.result()
+        return True
+    finally:
+        stopping.cancel()
+        if not task.done():
+            task.cancel()
+            let_go(task)
 
 
 def let_go(task: asyncio.Future[Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from longrun import metrics
 from longrun.errors import Unavailable
-from longrun.supervision import FIRST_BACKOFF, LONGEST_BACKOFF, Supervisor, also_on
+from longrun.supervision import FIRST_BACKOFF, LONGEST_BACKOFF, Supervisor, also_on, finished_before
 from tests.unit import clock
 
 Run = Callable[[asyncio.Event], Awaitable[None]]
@@ -287,3 +287,31 @@ class TestAlsoOn:
         stop.set()
         with also_on(stop, called.set):
             await asyncio.wait_for(called.wait(), 5)
+
+
+class TestWorkThatMayBeLeft:
+    async def test_it_is_waited_for_until_stop_is_set(self) -> None:
+        stop, ended = asyncio.Event(), asyncio.Event()
+
+        async def stubborn() -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await ended.wait()
+                raise
+
+        async def short() -> None:
+            await asyncio.sleep(0)
+
+        async def broken() -> None:
+            raise Unavailable("away")
+
+        assert await finished_before(stop, short())
+        with pytest.raises(Unavailable):
+            await finished_before(stop, broken())
+        waiting = asyncio.create_task(finished_before(stop, stubborn()))
+        await asyncio.sleep(0)
+        stop.set()
+        assert not await waiting, "though the work has not ended"
+        ended.set()
+        await asyncio.sleep(0)

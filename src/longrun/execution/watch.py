@@ -26,6 +26,9 @@ unnoticed."""
 FORGIVEN: Final = 1.0
 """A lock that is free for less than this is a blip of one connection, and moves no run."""
 
+LAST_WORD_WAIT: Final = 0.5
+"""Seconds in which the others are told that a replica that stops takes nothing any more."""
+
 HOUSEKEEPING: Final = 300.0
 
 
@@ -119,8 +122,10 @@ class Watch:
                 housekeeping = loop.time() + HOUSEKEEPING
                 await self._claims.forget_replicas()
             await self._pause(stop)
-        with contextlib.suppress(LongrunError):
-            await self._claims.tell_room(False)
+        # Only a hint, for which nobody who stops has to wait.
+        with contextlib.suppress(LongrunError, TimeoutError):
+            async with asyncio.timeout(LAST_WORD_WAIT):
+                await self._claims.tell_room(False)
 
     async def _look(self) -> None:
         self._work.clear()

@@ -12,6 +12,7 @@ from longrun.backoff import sleep_unless
 from longrun.errors import ConfigurationError
 from longrun.store.database import Database
 from longrun.store.sealing import check_value
+from longrun.supervision import finished_before
 
 log = logging.getLogger("longrun.store.ring_check")
 
@@ -47,12 +48,15 @@ class RingCheck:
     async def run(self, stop: asyncio.Event) -> None:
         """Look again and again until `stop` is set."""
         while not await sleep_unless(stop, INTERVAL):
-            before = self.problem
-            await self._look()
-            if self.problem is None:
-                await self._note()
-            elif self.problem != before:
-                log.error("%s", self.problem)
+            await finished_before(stop, self._look_again())
+
+    async def _look_again(self) -> None:
+        before = self.problem
+        await self._look()
+        if self.problem is None:
+            await self._note()
+        elif self.problem != before:
+            log.error("%s", self.problem)
 
     async def _look(self) -> None:
         rows = await self._database.fetch(self._queries.list_encryption_keys)
