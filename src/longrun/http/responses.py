@@ -47,6 +47,9 @@ from longrun.store.keys import Keys
 from longrun.store.records import Chunk, Submitted
 from longrun.store.responses import Responses, StoredResponse
 
+BEGIN_WAIT: Final = 0.5
+"""Seconds that a stream waits for its first page before it begins without."""
+
 CANCEL_WAIT: Final = 10.0
 """Seconds that the answer to a cancel waits for the terminal event."""
 
@@ -277,7 +280,12 @@ class ResponsesAPI:
         cursor = -1 if query.starting_after is None else query.starting_after
         begun = None
         if ids.is_response_id(response_id):
-            begun = await self._log.begin(response_id, reader, cursor, self._settings.page_bytes)
+            # What takes longer is waited for in the stream, which has heartbeats.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEGIN_WAIT):
+                    begun = await self._log.begin(
+                        response_id, reader, cursor, self._settings.page_bytes
+                    )
         if begun is not None:
             finished, chunks = is_terminal(begun.status), begun.chunks
         else:
