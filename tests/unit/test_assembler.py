@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from openai.types.responses import ResponseCustomToolCall
 
 from longrun.assembly.assembler import Assembler
+from longrun.assembly.kinds import plain
 from longrun.pending import lines
 from tests.unit import oracle
 from tests.unit.streams import (
@@ -509,3 +511,9 @@ class TestTexts:
     def test_told_at_the_end_only(self, text: str) -> None:
         told = [message(text), call(arguments=text), reasoning(text, content=[text])]
         assert assembled([completed(*told)]).output[0]["content"][0]["text"] == text
+
+
+def test_fields_have_the_names_of_the_wire() -> None:
+    """Not those of openai's Python classes, where `async` is no name."""
+    given = {"type": "custom_tool_call", "call_id": "c", "name": "n", "input": "", "async": True}
+    assert plain(ResponseCustomToolCall.model_validate(given)) == given

@@ -187,9 +187,9 @@ def plain(raw: Any) -> JSONObject:
     """A model object, or a dict, as a dict of JSON values."""
     if isinstance(raw, BaseModel):
         try:
-            return raw.model_dump(mode="json", exclude_unset=True, warnings=False)
+            return raw.model_dump(mode="json", by_alias=True, exclude_unset=True, warnings=False)
         except (UnicodeError, PydanticSerializationError):
-            return raw.model_dump(exclude_unset=True, warnings=False)
+            return raw.model_dump(by_alias=True, exclude_unset=True, warnings=False)
     return dict(raw)
 
 
