@@ -148,7 +148,7 @@ class TestBodies:
             refused_at_most(lambda model=model: model.parse(body))  # type: ignore[misc]
         added = refused_at_most(lambda: AddItems.parse(body))
         if added is not None:
-            refused_at_most(lambda: new_items(added.items))
+            refused_at_most(lambda: new_items(added.items, depth=64))
 
 
 class TestIds:
