@@ -1,7 +1,8 @@
 """Fixtures: one Postgres for the session, a schema for each test that asks, replicas on it."""
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
@@ -61,3 +62,20 @@ def provider(running_provider: Provider) -> Provider:
     """The session's provider; its record of requests begins with the test."""
     running_provider.forget_requests()
     return running_provider
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable(report: Any) -> Generator[None, Any, Any]:
+    """What a test printed or logged, such that it can be sent to pytest-xdist's main process: with
+    a lone surrogate in it, the process that ran the test would end."""
+    return _sendable((yield))
+
+
+def _sendable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_sendable(key): _sendable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_sendable, value))
+    return value

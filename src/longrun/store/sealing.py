@@ -283,7 +283,10 @@ def _bytes_of(place: Place) -> bytes:
 
 
 def _unreadable(place: Place, why: str) -> Unreadable:
-    log.error("%s cannot be opened: %s", place, why)
+    # A model may have given a call id that is no proper Unicode, and it is in a step's key.
+    log.error(
+        "%s cannot be opened: %s", str(place).encode("ascii", "backslashreplace").decode(), why
+    )
     return Unreadable()
 
 
