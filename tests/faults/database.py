@@ -1,5 +1,6 @@
 """A Postgres that may be hurt: stopped, restarted, frozen."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -60,4 +61,6 @@ class OwnPostgres:
         """The whole cluster: nobody answers, and nobody hangs up."""
         process = psutil.Process(self.pid())
         for each in [process, *process.children(recursive=True)]:
-            each.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+            # A backend may have ended meanwhile.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)

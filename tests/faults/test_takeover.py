@@ -149,7 +149,8 @@ async def test_a_cut_of_all_connections_moves_no_run(found: Ground) -> None:
         assert await found.value(cut) >= 8
         found.open("in b")
         await found.reach(ids, "delta 3")
-        assert await found.value(cut) >= 8
+        # Those of its pool a replica makes anew when it needs them.
+        assert await found.value(cut) >= 4
         await asyncio.sleep(0.1)
         assert await found.value(cut) >= 4
         found.open("delta 3")

@@ -26,7 +26,12 @@ from longrun.access.oidc import OIDCTokens
 from longrun.access.stream_tokens import StreamTokens
 from longrun.errors import LongrunError
 from longrun.http.bodies import Bodies
-from longrun.http.conversations import AddItems, CreateConversation, UpdateConversation, new_items
+from longrun.http.conversations import (
+    AddItems,
+    CreateConversation,
+    UpdateConversation,
+    checked_new_items,
+)
 from longrun.http.limits import DEFAULT_LIMITS
 from longrun.http.lists import ListQuery, ListResponses
 from longrun.http.query import LARGEST_CURSOR, GetResponse
@@ -148,7 +153,7 @@ class TestBodies:
             refused_at_most(lambda model=model: model.parse(body))  # type: ignore[misc]
         added = refused_at_most(lambda: AddItems.parse(body))
         if added is not None:
-            refused_at_most(lambda: new_items(added.items, depth=64))
+            refused_at_most(lambda: checked_new_items(added.items, depth=64))
 
 
 class TestIds:
