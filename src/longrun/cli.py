@@ -4,13 +4,13 @@ import asyncio
 import logging
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from longrun import cli_encryption, cli_keys, cli_show
+from longrun.cli_options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import LongrunError
 from longrun.loglines import JSONFormatter, LineFormatter, tell
 from longrun.settings import Settings
@@ -30,16 +30,6 @@ app.add_typer(cli_encryption.app)
 app.add_typer(cli_show.app)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-DatabaseURL = Annotated[
-    str | None,
-    typer.Option(help="Postgres, as a libpq URL. [dim]\\[default: an embedded Postgres][/]"),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Directory of the embedded Postgres. [dim]\\[default: .longrun][/]"),
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
 @app.command()

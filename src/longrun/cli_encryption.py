@@ -2,12 +2,12 @@
 
 import asyncio
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from longrun.cli_options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import ConfigurationError
 from longrun.jsontext import dumps
 from longrun.settings import Settings
@@ -21,16 +21,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-DatabaseURL = Annotated[
-    str | None,
-    typer.Option(help="Postgres, as a libpq URL. [dim]\\[default: an embedded Postgres][/]"),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Directory of the embedded Postgres. [dim]\\[default: .longrun][/]"),
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
 @app.command()

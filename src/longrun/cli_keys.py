@@ -11,6 +11,7 @@ from rich.table import Table
 
 from longrun.access.callers import Caller, scopes_of
 from longrun.access.keys import new_key
+from longrun.cli_options import AsJSON, DatabaseURL
 from longrun.errors import ConfigurationError
 from longrun.jsontext import dumps
 from longrun.settings import Settings
@@ -26,11 +27,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DatabaseURL = Annotated[
-    str | None,
-    typer.Option(help="Postgres, as a libpq URL. [dim]\\[default: an embedded Postgres][/]"),
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

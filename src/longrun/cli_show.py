@@ -2,11 +2,11 @@
 
 import asyncio
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from longrun.cli_options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import ConfigurationError
 from longrun.jsontext import dumps, loads
 from longrun.settings import Settings
@@ -17,17 +17,9 @@ app = typer.Typer()
 @app.command()
 def show(
     response: Annotated[str, typer.Argument(metavar="ID", help="The id of a response.")],
-    database_url: Annotated[
-        str | None,
-        typer.Option(help="Postgres, as a libpq URL. [dim]\\[default: an embedded Postgres][/]"),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Directory of the embedded Postgres. [dim]\\[default: .longrun][/]"),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = (
-        False
-    ),
+    database_url: DatabaseURL = None,
+    data_dir: DataDir = None,
+    json: AsJSON = False,
 ) -> None:
     """Print what became of a response: its status, its attempts, and why it failed.
 
