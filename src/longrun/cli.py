@@ -201,13 +201,13 @@ def settings(
 
     [bold]Example:[/] LONGRUN_PORT=9000 longrun settings
     """
-    from longrun import settings_text
+    from longrun.settings import text
 
     loaded = Settings.load()
     if json:
-        print(_json(settings_text.effective(loaded)))
+        print(_json(text.effective(loaded)))
     else:
-        print(settings_text.as_lines(loaded), end="")
+        print(text.as_lines(loaded), end="")
 
 
 def _version(wanted: bool) -> None:

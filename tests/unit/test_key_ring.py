@@ -8,7 +8,7 @@ import pytest
 from longrun.errors import ConfigurationError
 from longrun.key_ring import KeyRing
 from longrun.settings import Settings
-from longrun.settings_text import as_lines
+from longrun.settings.text import as_lines
 
 
 def encoded(byte: str, length: int = 32) -> str:

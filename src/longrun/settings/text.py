@@ -1,20 +1,29 @@
 """The settings as text: the README's table, and what `longrun settings` prints."""
 
+import re
 from typing import Any
 
 from pydantic import SecretStr
 
-from longrun.settings import Settings, variable
+from longrun.settings.names import variable
+from longrun.settings.sections import Section
+from longrun.settings.whole import Settings
 
 
 def as_markdown() -> str:
-    """The settings table of the README, made from the fields themselves."""
+    """The settings tables of the README, one for each section, made from the fields themselves."""
+    sections = [base for base in reversed(Settings.__bases__) if issubclass(base, Section)]
+    return "\n".join(map(_table, sections))
+
+
+def _table(section: type[Section]) -> str:
+    title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", section.__name__).capitalize()
     rows = ["| variable | default | what |", "| --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
+    for name, field in section.model_fields.items():
         default = field.default
         shown = f"`{shown_value(default)}`" if shown_value(default) else ""
         rows.append(f"| `{variable(name)}` | {shown} | {field.description} |")
-    return "\n".join(rows) + "\n"
+    return "\n".join([f"### {title}", "", section.__doc__ or "", "", *rows, ""])
 
 
 def effective(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,55 @@
+"""Settings of the event log and of its way to readers."""
+
+from pydantic import Field
+
+from longrun.settings.sections import YEAR, Section
+
+
+class EventLog(Section):
+    """How events are written, and how they get to readers."""
+
+    announce_interval: float = Field(
+        default=0.0005,
+        ge=0,
+        le=1,
+        description="Minimum interval between NOTIFYs of a replica; it grows with their number.",
+    )
+    poll_interval: float = Field(
+        default=2.0,
+        gt=0,
+        le=60,
+        description="How often readers check the log when no NOTIFY arrives.",
+    )
+    chunk_bytes: int = Field(
+        default=256 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        description="Maximum size of a chunk of the event log, unless one event is larger.",
+    )
+    page_bytes: int = Field(
+        default=128 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        description="How much history a reader fetches from the log at a time.",
+    )
+    ring_bytes: int = Field(
+        default=1024 * 1024,
+        ge=1024,
+        description="Newest events kept in memory for each response that has readers here.",
+    )
+    run_buffer_bytes: int = Field(
+        default=1024 * 1024,
+        ge=1024,
+        description="Uncommitted events of one run beyond which the run is slowed down.",
+    )
+    merge_deltas: bool = Field(
+        default=True,
+        description="Deltas of one part that wait for the same commit become one event; off: each "
+        "is an event of its own.",
+    )
+    keepalive_interval: float = Field(
+        default=15.0,
+        gt=0,
+        le=YEAR,
+        description="Silence on a stream after which a comment line is sent.",
+    )
