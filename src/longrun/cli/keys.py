@@ -11,7 +11,7 @@ from rich.table import Table
 
 from longrun.access.callers import Caller, scopes_of
 from longrun.access.keys import new_key
-from longrun.cli_options import AsJSON, DatabaseURL
+from longrun.cli.options import AsJSON, DatabaseURL
 from longrun.errors import ConfigurationError
 from longrun.jsontext import dumps
 from longrun.settings import Settings

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from longrun.cli_options import AsJSON, DatabaseURL, DataDir
+from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import ConfigurationError
 from longrun.jsontext import dumps, loads
 from longrun.settings import Settings

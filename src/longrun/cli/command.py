@@ -9,8 +9,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from longrun import cli_encryption, cli_keys, cli_show
-from longrun.cli_options import AsJSON, DatabaseURL, DataDir
+from longrun.cli import encryption, keys, show
+from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import LongrunError
 from longrun.loglines import JSONFormatter, LineFormatter, tell
 from longrun.settings import Settings
@@ -25,9 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(cli_keys.app)
-app.add_typer(cli_encryption.app)
-app.add_typer(cli_show.app)
+app.add_typer(keys.app)
+app.add_typer(encryption.app)
+app.add_typer(show.app)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from longrun.cli_options import AsJSON, DatabaseURL, DataDir
+from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import ConfigurationError
 from longrun.jsontext import dumps
 from longrun.settings import Settings
