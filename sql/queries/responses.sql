@@ -384,26 +384,3 @@ WITH chunks AS (
     DELETE FROM longrun.steps WHERE response_id = $1
 )
 DELETE FROM longrun.responses WHERE id = $1;
-
--- name: find_expired
--- Two lookups, each by an index of its own; none of a response that somebody reads.
-(
-    SELECT id FROM longrun.responses
-    WHERE finished_at < now() - make_interval(secs => $1)
-        AND (read_until IS NULL OR read_until < now())
-    ORDER BY finished_at
-    LIMIT 100
-) UNION (
-    SELECT id FROM longrun.responses
-    WHERE NOT stored AND finished_at IS NOT NULL AND finished_at < now() - interval '1 minute'
-        AND (read_until IS NULL OR read_until < now())
-    ORDER BY finished_at
-    LIMIT 100
-);
-
--- name: note_readers
--- These are read here: what would be deleted soon stays for another minute.
-UPDATE longrun.responses SET read_until = now() + interval '1 minute'
-WHERE id = ANY($1::text[]) AND finished_at IS NOT NULL AND (
-    NOT stored OR finished_at < now() - make_interval(secs => $2) + interval '5 minutes'
-);

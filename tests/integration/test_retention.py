@@ -6,6 +6,7 @@ import pytest
 
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
+from longrun.store import responses as responses_module
 from longrun.store import retention
 from longrun.store.conversations import Conversations
 from longrun.store.database import Database
@@ -15,8 +16,9 @@ from longrun.store.limits import SharedLimits
 from longrun.store.records import Ending
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
+from tests.postgres import Server
 from tests.reading import eventually
-from tests.storing import add_response, event, log_of, writing
+from tests.storing import add_response, connected, event, locked, log_of, writing
 
 DAY = 86_400.0
 
@@ -92,6 +94,59 @@ async def test_what_nobody_reads_goes_at_its_time(store: Database) -> None:
     log = EventLog(store)
     left = [id_ for id_ in (old, fresh, kept, expired) if await log.end_unscoped(id_)]
     assert left == [fresh, kept]
+
+
+async def test_one_replica_at_a_time_deletes(store: Database, database: Server) -> None:
+    responses, response_id = Responses(store), await finished(store, stored=True)
+    await change(store, response_id, "finished_at = now() - interval '2 days'")
+    schema = store.settings.db_schema
+    async with connected(database.url) as other, other.transaction():
+        turn = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
+        await other.execute(turn, f"longrun retention {schema}")
+        assert await responses.expire(DAY) == 0
+    async with locked(database.url, schema, response_id):
+        assert await responses.expire(DAY) == 0
+    assert await responses.expire(DAY) == 1
+
+
+async def test_batches_are_small(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these logs has three chunks, and one alone may be more than fits."""
+    monkeypatch.setattr(responses_module, "MOST_CHUNKS", 4)
+    expired = [await finished(store, stored=True) for _ in range(5)]
+    for n, response_id in enumerate(expired):
+        await change(store, response_id, f"finished_at = now() - interval '{30 - n} hours'")
+    responses, log = Responses(store), EventLog(store)
+    assert await responses.expire(DAY) == 2
+    assert [await log.end_unscoped(each) is None for each in expired] == [True] * 2 + [False] * 3
+    monkeypatch.setattr(responses_module, "MOST_CHUNKS", 1)
+    assert [await responses.expire(DAY) for _ in range(4)] == [1, 1, 1, 0]
+
+
+async def test_readers_are_noted_while_much_is_deleted(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "NOTE_INTERVAL", 0.02)
+    monkeypatch.setattr(retention, "INTERVAL", 0.01)
+    response_id, stop, at_it = await finished(store, stored=False), asyncio.Event(), asyncio.Event()
+
+    class Slow(Responses):
+        async def expire(self, retention_seconds: float) -> int:
+            at_it.set()
+            await stop.wait()
+            return 0
+
+    part = Retention(
+        Slow(store),
+        Conversations(store),
+        Keys(store),
+        SharedLimits(store),
+        store.settings,
+        lambda: [response_id] if at_it.is_set() else [],
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(part.run(stop))
+        await eventually(lambda: noted(store, response_id))
+        stop.set()
 
 
 async def test_a_response_that_will_stay_is_not_written_to(store: Database) -> None:

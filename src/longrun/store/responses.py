@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 from asyncpg import Record
@@ -35,6 +36,12 @@ from longrun.store.sealing import (
     said_place,
     step_place,
 )
+
+MOST_CHUNKS: Final = 2000
+"""Chunks of expired responses that one transaction deletes, or those of one that has more."""
+
+DELETION: Final = 600.0
+"""Seconds that this may take: one that always failed would keep all that expire later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,9 +525,15 @@ class Responses:
             await self._database.execute(self._queries.note_readers, ids, retention_seconds)
 
     async def expire(self, retention_seconds: float) -> int:
-        """Delete some responses that are past their retention and not being read; returns how
-        many."""
-        rows = await self._database.fetch(self._queries.find_expired, retention_seconds)
-        for row in rows:
-            await self.delete_unscoped(row["id"])
-        return len(rows)
+        """Delete some responses that are past their retention and not being read, in one
+        transaction; returns how many. 0: there are none, or another replica is at it."""
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(
+                self._queries.lock_expired, retention_seconds, self._queries.schema, MOST_CHUNKS
+            )
+            before = accumulate([row["chunks"] for row in rows[:-1]], initial=0)
+            fit = sum(chunks < MOST_CHUNKS for chunks in before)
+            expired = [row["id"] for row in rows[:fit]]
+            if expired:
+                await connection.execute(self._queries.delete_expired, expired, timeout=DELETION)
+        return len(expired)

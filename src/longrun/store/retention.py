@@ -8,7 +8,8 @@ so that what a dead replica has noted passes by itself.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from longrun.backoff import jittered, sleep_unless
@@ -25,9 +26,14 @@ INTERVAL: Final = 60.0
 NOTE_INTERVAL: Final = 15.0
 """A few of these must fit into the minute for which a response is kept after its end."""
 
+PAUSE: Final = 0.1
+REST: Final = 3.0
+"""After each batch comes a pause of so many seconds, or so many times as long as the batch took:
+deleting gets at most a quarter of one connection's time, and less where Postgres is busy."""
+
 
 class Retention:
-    """Every replica looks now and then, at its own time; none leads.
+    """Every replica looks now and then, at its own time; one at a time deletes.
 
     Args:
         reading: gives the ids of the responses that are being read on this replica.
@@ -51,22 +57,48 @@ class Retention:
         self._reading = reading
 
     async def run(self, stop: asyncio.Event) -> None:
-        loop = asyncio.get_running_loop()
-        look_at = loop.time() + jittered(INTERVAL)
+        async with asyncio.TaskGroup() as group:
+            # Notes have to come in time, however long there is something to delete.
+            group.create_task(self._note(stop))
+            group.create_task(self._look(stop))
+
+    async def _note(self, stop: asyncio.Event) -> None:
         while not await sleep_unless(stop, NOTE_INTERVAL):
             await self._responses.note_readers(self._reading(), self._seconds)
-            if loop.time() >= look_at:
-                look_at = loop.time() + jittered(INTERVAL)
-                await self._expire(stop)
-                await self._keys.forget_chat_tokens()
-                await self._limits.forget(self._seconds)
+
+    async def _look(self, stop: asyncio.Event) -> None:
+        while not await sleep_unless(stop, jittered(INTERVAL)):
+            await self._expire(stop)
+            await self._keys.forget_chat_tokens()
+            await self._limits.forget(self._seconds)
 
     async def _expire(self, stop: asyncio.Event) -> None:
-        while (expired := await self._responses.expire(self._seconds)) and not stop.is_set():
+        expired = await in_batches(lambda: self._responses.expire(self._seconds), stop)
+        if expired:
             log.info("deleted %d responses past their retention", expired)
-        if self._unused_seconds is None:
+        unused_seconds = self._unused_seconds
+        if unused_seconds is None:
             return
-        while (
-            unused := await self._conversations.expire(self._unused_seconds)
-        ) and not stop.is_set():
+        unused = await in_batches(lambda: self._conversations.expire(unused_seconds), stop)
+        if unused:
             log.info("deleted %d conversations that were not used any more", unused)
+
+
+async def in_batches(batch: Callable[[], Awaitable[int]], stop: asyncio.Event) -> int:
+    """Do something again and again, with pauses, until nothing is left to do or `stop` is set.
+
+    Args:
+        batch: says how much it has done.
+
+    Returns:
+        How much was done in all.
+    """
+    total = 0
+    while not stop.is_set():
+        began = time.monotonic()
+        done = await batch()
+        total += done
+        if not done:
+            break
+        await sleep_unless(stop, max(PAUSE, REST * (time.monotonic() - began)))
+    return total
