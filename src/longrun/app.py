@@ -264,7 +264,7 @@ class Longrun:
                     allow_headers=["*"],
                 )
             )
-        middleware.append(Middleware(Errors))
+        middleware.append(Middleware(Errors, cell=settings.cell))
         middleware.append(Middleware(Started, running=lambda: self._running))
         middleware.append(
             Middleware(
@@ -286,7 +286,9 @@ class Longrun:
             *api.routes(),
             *Lists(self._responses).routes(),
             *Failures(self._responses, bool(settings.show_errors)).routes(),
-            *ConversationsAPI(self._conversations, self._responses, api.bodies).routes(),
+            *ConversationsAPI(
+                self._conversations, self._responses, api.bodies, settings.cell
+            ).routes(),
             *tokens.routes(),
         ]
         asgi = Starlette(

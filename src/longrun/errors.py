@@ -9,6 +9,7 @@
     ├── NotFound                 404  unknown, or another principal's
     │   ├── NotServed            404  a protocol or a part of the API that is not served
     │   └── ConversationNotFound 404  of a response that was to be on it
+    ├── OtherCell                421  an id names another cell, which `longrun-cell` says
     ├── MethodNotAllowed         405
     ├── RequestTimeout           408  the request did not arrive in time
     ├── BodyTooLarge             413
@@ -55,6 +56,8 @@ class LongrunError(Exception):
         code: machine-readable; overrides that of the class.
         retry_after: for the `Retry-After` header, in seconds; where it is not a whole number, for
             `retry-after-ms` too.
+        lost: the id that leads to nothing here. If it is one of another cell, the client gets
+            `OtherCell` in place of this error.
     """
 
     status: ClassVar[int] = 500
@@ -70,12 +73,14 @@ class LongrunError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: float | None = None,
+        lost: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or self.default_code
         self.retry_after = retry_after
+        self.lost = lost
 
 
 class BadRequest(LongrunError):
@@ -105,7 +110,9 @@ class NotFound(LongrunError):
 class ConversationNotFound(NotFound):
     def __init__(self, conversation_id: str) -> None:
         super().__init__(
-            f"Conversation with id {conversation_id!r} not found.", param="conversation"
+            f"Conversation with id {conversation_id!r} not found.",
+            param="conversation",
+            lost=conversation_id,
         )
 
 
@@ -136,6 +143,29 @@ class AlreadyAnswered(BadRequest):
 
 class NotServed(NotFound):
     default_code = "not_served"
+
+
+class OtherCell(LongrunError):
+    """What a request names is not here, and its id says that it is of another cell. 421 (RFC 9110,
+    section 15.5.20) is what a proxy can tell from any other answer, to send the request there.
+
+    Args:
+        id_: what is named.
+        cell: whose it is.
+        here: the cell of this replica.
+    """
+
+    status = 421
+    type = "invalid_request_error"
+    default_code = "other_cell"
+
+    def __init__(self, id_: str, cell: str, here: str, param: str | None = None) -> None:
+        super().__init__(
+            f"{id_} belongs to the cell {cell}, and this is the cell {here}. Send the request to "
+            "the cell that the header longrun-cell names.",
+            param=param,
+        )
+        self.cell = cell
 
 
 class MethodNotAllowed(LongrunError):

@@ -1,9 +1,23 @@
-"""Ids: `resp_` plus 32 hex digits of a UUIDv7 (RFC 9562), so that ids sort by time."""
+"""Ids: `resp_` plus 32 hex digits of a UUIDv7 (RFC 9562), so that ids sort by time.
+
+Ids that clients name end with `ce11` and two digits for the cell in which they were made, so that
+a proxy can route by the id alone (README, "Past one Postgres"). Ids of the versions before have
+random digits there: one in 65,536 of them seems to name a cell. That is why a replica looks for
+what is asked of it, and only then at the cell.
+"""
 
 import os
+import re
 import threading
 import time
 from typing import Final
+
+FIRST_CELL: Final = "00"
+"""The cell of those who have only one."""
+
+_MARK: Final = 0xCE11
+"""Says that a cell follows, in what is otherwise random: an id stays a UUIDv7, and what is running
+of the version before knows it."""
 
 ITEM_PREFIXES: Final = {
     "message": "msg",
@@ -30,12 +44,20 @@ ITEM_PREFIXES: Final = {
     "compaction": "cmp",
 }
 
+_WITH_CELL: Final = re.compile(
+    rf"[a-z]{{2,5}}_[0-9a-f]{{12}}7[0-9a-f]{{13}}{_MARK:04x}([0-9a-f]{{2}})(?:[0-9a-f]{{6}})?"
+)
+
 _lock = threading.Lock()
 _last = 0
 
 
-def uuid7_hex() -> str:
+def uuid7_hex(cell: str | None = None) -> str:
     """32 hex digits of a UUIDv7, strictly growing within this process.
+
+    Args:
+        cell: two hex digits, which its last six say; 38 random bits are left. None: all 62 are
+            random.
 
     The 12 bits after the version hold the fraction of the millisecond and count on when
     two ids fall into the same one (RFC 9562, section 6.2, method 3).
@@ -47,12 +69,21 @@ def uuid7_hex() -> str:
         stamp = max(stamp, _last + 1)
         _last = stamp
     tail = int.from_bytes(os.urandom(8)) & (1 << 62) - 1
+    if cell is not None:
+        tail = tail >> 24 << 24 | _MARK << 8 | int(cell, 16)
     value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | tail
     return f"{value:032x}"
 
 
-def new_response_id() -> str:
-    return "resp_" + uuid7_hex()
+def new_response_id(cell: str = FIRST_CELL) -> str:
+    return "resp_" + uuid7_hex(cell)
+
+
+def cell_of(id_: str) -> str | None:
+    """The cell in which a response, a conversation or an item was made, by its id; None: the id is
+    not one of ours, or from before ids had one."""
+    found = _WITH_CELL.fullmatch(id_)
+    return found[1] if found else None
 
 
 def created_at(response_id: str) -> int:
@@ -66,13 +97,13 @@ def age(response_id: str) -> float:
     return max(time.time() - made, 0.0)
 
 
-def new_conversation_id() -> str:
-    return "conv_" + uuid7_hex()
+def new_conversation_id(cell: str = FIRST_CELL) -> str:
+    return "conv_" + uuid7_hex(cell)
 
 
-def new_item_id(item_type: str) -> str:
+def new_item_id(item_type: str, cell: str = FIRST_CELL) -> str:
     """The id of an item that belongs to no response: one that a client adds to a conversation."""
-    return f"{ITEM_PREFIXES.get(item_type, 'item')}_{uuid7_hex()}"
+    return f"{ITEM_PREFIXES.get(item_type, 'item')}_{uuid7_hex(cell)}"
 
 
 def new_request_id() -> str:
@@ -87,7 +118,7 @@ def item_id(response_id: str, output_index: int, item_type: str) -> str:
     """The id of the output item at an index of a response.
 
     Derived, not drawn: an index is used once over all attempts, so the id is unique, and a run
-    that is taken over gives its items the ids that they had.
+    that is taken over gives its items the ids that they had. The cell stands before the index.
     """
     prefix = ITEM_PREFIXES.get(item_type, "item")
     return f"{prefix}_{response_id.removeprefix('resp_')}{output_index:06x}"

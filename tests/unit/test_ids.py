@@ -106,3 +106,39 @@ class TestItemIds:
     def test_no_two_types_share_a_prefix(self) -> None:
         prefixes = list(ids.ITEM_PREFIXES.values())
         assert len(set(prefixes)) == len(prefixes)
+
+
+class TestCells:
+    def test_are_the_last_two_of_a_uuid(self) -> None:
+        for cell in ("00", "01", "7f", "ff"):
+            for made in (
+                ids.new_response_id(cell),
+                ids.new_conversation_id(cell),
+                ids.new_item_id("message", cell),
+            ):
+                assert made.endswith("ce11" + cell)
+                found = uuid.UUID(made.rpartition("_")[2])
+                assert (found.version, found.variant) == (7, uuid.RFC_4122)
+                assert ids.cell_of(made) == cell
+            assert ids.cell_of(ids.item_id(ids.new_response_id(cell), 3, "message")) == cell
+
+    def test_ids_stay_unique_and_in_order(self) -> None:
+        made = [ids.new_response_id("2a") for _ in range(50_000)]
+        assert made == sorted(set(made))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "resp_019abc00",
+            "resp_019ac0ffee007abc8abc123456789a01",  # of a version before
+            "resp_019ac0ffee008abc8abc12345ce1101",
+            "resp_019ac0ffee008abc8abc123456ce1101",  # no UUIDv7
+            "resp_019AC0FFEE007ABC8ABC123456CE1101",
+            "resp_019ac0ffee007abc8abc123456ce1101ab",
+            "x" * 1000 + "_019ac0ffee007abc8abc123456ce1101",
+            "call_019ac0ffee007abc8abc123456ce1101\n",
+        ],
+    )
+    def test_other_ids_name_none(self, text: str) -> None:
+        assert ids.cell_of(text) is None

@@ -7,9 +7,12 @@ from typing import Any, Final
 from starlette.responses import Response
 from starlette.types import Scope
 
-from longrun.errors import LongrunError
+from longrun.errors import LongrunError, OtherCell
 from longrun.jsontext import Encoded, dumps, loads
 from longrun.store.responses import StoredResponse
+
+CELL: Final = "longrun-cell"
+"""The header of a 421: the cell that the request belongs to."""
 
 
 class JSONAnswer(Response):
@@ -54,6 +57,8 @@ def error_answer(error: LongrunError, headers: Mapping[str, str] | None = None) 
         all_headers["www-authenticate"] = "Bearer"
     if error.should_retry is not None:
         all_headers["x-should-retry"] = str(error.should_retry).lower()
+    if isinstance(error, OtherCell):
+        all_headers[CELL] = error.cell
     body = {
         "error": {
             "message": error.message,

@@ -59,6 +59,7 @@ class Contexts:
                 f"Item with id {shortened(item_id)!r} not found.",
                 param=f"input[{place}].id",
                 code="item_not_found",
+                lost=item_id,
             )
         context = context_of(before.exchanges, items, found)
         _check_answers(context, all_made=body.conversation_id is None or not self._queues)
@@ -93,6 +94,7 @@ class Contexts:
                 f"Previous response with id {shortened(missing)!r} not found.",
                 param="previous_response_id",
                 code="previous_response_not_found",
+                lost=missing,
             )
         if not is_terminal(status):
             raise BadRequest(

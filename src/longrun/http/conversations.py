@@ -74,11 +74,16 @@ class AddItems(_Body):
 
 @dataclass(frozen=True, slots=True)
 class ConversationsAPI:
-    """The endpoints of the Conversations API."""
+    """The endpoints of the Conversations API.
+
+    Args:
+        cell: the one in which conversations and items are made.
+    """
 
     conversations: Conversations
     responses: Responses
     bodies: Bodies
+    cell: str
 
     def routes(self) -> list[BaseRoute]:
         """The routes, the same at the root and under `/v1`."""
@@ -101,17 +106,17 @@ class ConversationsAPI:
 
     # -- conversations ------------------------------------------------------------------------
 
-    @operation(ConversationObject, body=CreateConversation)
+    @operation(ConversationObject, body=CreateConversation, errors=(421,))
     async def create(self, request: Request) -> Response:
         """`POST /conversations`: create a conversation, with items or empty."""
         body = await self.bodies.read(request, CreateConversation.parse)
         given = self._checked(body.items)
         found = await self._referred_to(given, principal_of(request))
         made = await self.conversations.create(
-            ids.new_conversation_id(),
+            ids.new_conversation_id(self.cell),
             principal_of(request),
             dumps(body.metadata).decode(),
-            new_items(given, found),
+            new_items(given, found, self.cell),
         )
         return JSONAnswer(as_conversation(made))
 
@@ -149,7 +154,7 @@ class ConversationsAPI:
         conversation = await self._known(request, principal)
         given = self._checked(body.items)
         found = await self._referred_to(given, principal, conversation.id)
-        items = new_items(given, found)
+        items = new_items(given, found, self.cell)
         if not await self.conversations.add(conversation.id, principal, items):
             _missing(request)
         return JSONAnswer(as_list([shown(item, found) for item in items], MOST_ITEMS))
@@ -244,12 +249,15 @@ def checked_new_items(given: Sequence[Any], depth: int) -> list[Item]:
     return checked_items(list(given), "items")
 
 
-def new_items(given: Sequence[Item], found: Mapping[str, Stored]) -> list[ConversationItem]:
+def new_items(
+    given: Sequence[Item], found: Mapping[str, Stored], cell: str
+) -> list[ConversationItem]:
     """Checked items, each with an id of ours. References are kept as they are: what they lead to
     may be deleted.
 
     Args:
         found: what the references lead to.
+        cell: the one in which they are made.
 
     Raises:
         BadRequest: one leads to nothing.
@@ -261,9 +269,10 @@ def new_items(given: Sequence[Item], found: Mapping[str, Stored]) -> list[Conver
             f"Item with id {shortened(item_id)!r} not found.",
             param=f"items[{place}].id",
             code="item_not_found",
+            lost=item_id,
         )
     return [
-        ConversationItem(ids.new_item_id(kind_of(_led_to(item, found))), dumps(item).decode())
+        ConversationItem(ids.new_item_id(kind_of(_led_to(item, found)), cell), dumps(item).decode())
         for item in given
     ]
 
@@ -290,7 +299,11 @@ def as_conversation(stored: Conversation) -> dict[str, Any]:
 
 
 def not_found(conversation_id: str, param: str) -> NotFound:
-    return NotFound(f"Conversation with id {shortened(conversation_id)!r} not found.", param=param)
+    return NotFound(
+        f"Conversation with id {shortened(conversation_id)!r} not found.",
+        param=param,
+        lost=conversation_id,
+    )
 
 
 def _id_in(request: Request) -> str:

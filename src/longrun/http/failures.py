@@ -9,10 +9,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from longrun import ids
-from longrun.errors import Forbidden, NotFound
+from longrun.errors import Forbidden
 from longrun.http.access import caller_of, reader_of
 from longrun.http.answers import JSONAnswer
-from longrun.http.problems import shortened
+from longrun.http.problems import response_not_found
 from longrun.jsontext import loads
 from longrun.operations import operation
 from longrun.store.responses import Responses
@@ -69,7 +69,7 @@ class Failures:
             reader = await reader_of(request, response_id, self.responses.owner_unscoped)
             found = await self.responses.failure(response_id, reader)
         if found is None:
-            raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
+            raise response_not_found(response_id)
         reason = None if found.reason is None else loads(found.reason)
         return JSONAnswer(
             {

@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from longrun import ids
-from longrun.errors import BadRequest, NotFound
+from longrun.errors import BadRequest
 from longrun.history.cleaning import kind_of
 from longrun.history.conversation import Before
 from longrun.http.access import for_everybody, principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
-from longrun.http.problems import bad_request, shortened
+from longrun.http.problems import bad_request, response_not_found
 from longrun.http.query import OF_DIGITS, Text
 from longrun.jsontext import loads
 from longrun.operations import PageOf, operation
@@ -140,7 +140,7 @@ class Lists:
             reader = await reader_of(request, response_id, self.responses.owner_unscoped)
             text = await self.responses.input(response_id, reader)
         if text is None:
-            raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
+            raise response_not_found(response_id)
         given = loads(text)
         references = [item for item in given if kind_of(item) == "item_reference"]
         found = await self.responses.named_items(Before.of([], []), references, reader)

@@ -18,6 +18,7 @@ from longrun.errors import (
     NotFound,
     NotRunning,
     NotServed,
+    OtherCell,
     Unreadable,
 )
 from longrun.http.answers import also_said, error_answer
@@ -59,10 +60,15 @@ def _is_probe(scope: Scope) -> bool:
 
 
 class Errors:
-    """Turns every exception into an answer; the text of one that is not ours goes to the log."""
+    """Turns every exception into an answer; the text of one that is not ours goes to the log.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        cell: the one of this replica. What is not here and names another is answered so.
+    """
+
+    def __init__(self, app: ASGIApp, *, cell: str = ids.FIRST_CELL) -> None:
         self._app = app
+        self._cell = cell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -81,14 +87,18 @@ class Errors:
         try:
             await self._app(scope, receive, noting)
         except Exception as error:
-            answer = _as_answer(error, scope)
+            answer = _as_answer(error, scope, self._cell)
             if started:
                 log.warning("%s broke off", _what(scope))
                 return
             await answer(scope, receive, send)
 
 
-def _as_answer(error: Exception, scope: Scope) -> Response:
+def _as_answer(error: Exception, scope: Scope, here: str) -> Response:
+    if isinstance(error, LongrunError) and error.lost is not None:
+        cell = ids.cell_of(error.lost)
+        if cell is not None and cell != here:
+            return error_answer(OtherCell(error.lost, cell, here, error.param))
     if isinstance(error, Unreadable) or (isinstance(error, LongrunError) and error.status != 500):
         return error_answer(error)
     log.error("%s failed", _what(scope), exc_info=error)

@@ -30,11 +30,15 @@ _OF_CALLERS: Final = (401, 403)
 _OF_BODIES: Final = (408, 413, 415)
 """Statuses of errors: of every endpoint, of one that asks who is calling, of one with a body."""
 
+_OF_CELLS: Final = re.compile(r"(/v1)?/(responses|conversations)/\{id\}")
+"""Paths whose id says in which cell it was made."""
+
 _OF_SERVER: Final = (errors.LongrunError, errors.Unreadable)
 """Errors of status 500 that clients see; others of it end runs, or commands."""
 
 _ERROR_HEADERS: Final = {
     401: ("www-authenticate",),
+    421: ("longrun-cell",),
     429: ("retry-after",),
     503: ("retry-after", "x-should-retry"),
 }
@@ -43,6 +47,7 @@ _HEADERS: Final = {
     "x-request-id": ("The request's id in the server's log.", "string"),
     "retry-after": ("Seconds after which to try again.", "integer"),
     "www-authenticate": ("`Bearer`", "string"),
+    "longrun-cell": ("The cell that the request belongs to.", "string"),
     "x-should-retry": ("`false` where a repeated request would start a second run.", "string"),
 }
 
@@ -215,7 +220,8 @@ def _answers(
     yield "200", {"description": "Success", "content": content, "headers": headers}
     for status, does in said.statuses.items():
         yield str(status), {"description": does, "headers": headers}
-    named = (404,) if _PATH_PARAMETER.search(route.path) else ()
+    named = [404] * bool(_PATH_PARAMETER.search(route.path))
+    named += [421] * bool(_OF_CELLS.match(route.path))
     found = (*_OF_ALL, *(() if said.public else _OF_CALLERS), *named, *said.errors)
     for status in sorted({*found, *(_OF_BODIES if said.body else ())} - said.statuses.keys()):
         yield str(status), {"$ref": f"#/components/responses/{status}"}

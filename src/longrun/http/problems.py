@@ -1,10 +1,10 @@
-"""What pydantic finds wrong, as one problem in the words of the API."""
+"""What is wrong with a request, in the words of the API."""
 
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from longrun.errors import BadRequest
+from longrun.errors import BadRequest, NotFound
 
 _OUR_WORDS: Final = {
     "dict_type": "Input should be an object",
@@ -17,6 +17,13 @@ _OUR_WORDS: Final = {
 def shortened(text: str, most: int = 200) -> str:
     """A client's text as an answer repeats it: whole, unless it is long."""
     return text if len(text) <= most else text[:most] + "…"
+
+
+def response_not_found(response_id: str) -> NotFound:
+    """The same error whether it is unknown or another principal's."""
+    return NotFound(
+        f"Response with id {shortened(response_id)!r} not found.", param="id", lost=response_id
+    )
 
 
 def bad_request(error: ValidationError, given: Any) -> BadRequest:

@@ -290,6 +290,7 @@ class CreateResponse(_Options):
         context: Context | None,
         headers: Mapping[str, str] | None = None,
         goes_on: str | None = None,
+        cell: str = ids.FIRST_CELL,
     ) -> RunRequest:
         """This request as a response to be produced, with an id of its own.
 
@@ -297,9 +298,10 @@ class CreateResponse(_Options):
             context: what its run begins with.
             headers: those of the request that its run is to know.
             goes_on: the response from which its run goes on.
+            cell: the one in which it is made.
         """
         beside = {FORWARDED_HEADERS: headers or None, GOES_ON: goes_on}
-        response_id = ids.new_response_id()
+        response_id = ids.new_response_id(cell)
         return RunRequest(
             response_id=response_id,
             principal=principal,

@@ -34,7 +34,7 @@ from longrun.http.approvals import Answers
 from longrun.http.bodies import Bodies
 from longrun.http.contexts import Contexts
 from longrun.http.limits import Limits
-from longrun.http.problems import shortened
+from longrun.http.problems import response_not_found, shortened
 from longrun.http.query import GetResponse
 from longrun.http.rates import say_tokens
 from longrun.http.requests import CreateResponse
@@ -132,7 +132,7 @@ class ResponsesAPI:
 
     # -- create ---------------------------------------------------------------------------
 
-    @operation(ResponseObject, body=CreateResponse, streams=True, errors=(404, 429))
+    @operation(ResponseObject, body=CreateResponse, streams=True, errors=(404, 421, 429))
     async def create(self, request: Request) -> ASGIApp:
         """`POST /responses`: create a response, which an agent produces."""
         caller = caller_of(request)
@@ -145,7 +145,9 @@ class ResponsesAPI:
         goes_on = await self._answers.goes_on(body, agent, principal)
         context = await self._contexts.of(body, principal)
         headers = forwarded(request, self._settings.forward_headers)
-        run_request = body.run_request(principal, agent, context, headers, goes_on)
+        run_request = body.run_request(
+            principal, agent, context, headers, goes_on, self._settings.cell
+        )
         allowance = self._allowance(caller)
         run_request = replace(run_request, allowance=allowance)
         with contextlib.ExitStack() as open_stream:
@@ -311,7 +313,7 @@ class ResponsesAPI:
         if ids.is_response_id(response_id):
             stored = await self._responses.get(response_id, principal)
         if stored is None:
-            raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
+            raise response_not_found(response_id)
         return stored
 
     def _tail(

@@ -17,7 +17,7 @@ from longrun.errors import Forbidden, NotFound
 from longrun.http.access import caller_of, principal_of
 from longrun.http.answers import JSONAnswer
 from longrun.http.bodies import Bodies
-from longrun.http.problems import bad_request, shortened
+from longrun.http.problems import bad_request, response_not_found, shortened
 from longrun.http.query import Text
 from longrun.operations import operation
 from longrun.store.keys import Keys, KeyToStore
@@ -117,7 +117,7 @@ class Tokens:
         response_id, principal = request.path_params["id"], principal_of(request)
         known = ids.is_response_id(response_id)
         if not known or await self._responses.get(response_id, principal) is None:
-            raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
+            raise response_not_found(response_id)
         token = await self._stream_tokens.issue(response_id, principal)
         return JSONAnswer(
             GivenStreamToken(

@@ -32,6 +32,11 @@ class Database(Section):
         validation_alias="LONGRUN_SCHEMA",
         description="Postgres schema that holds all tables.",
     )
+    cell: str = Field(
+        default="00",
+        description="Which of several clusters this is: two hex digits at the end of the ids that "
+        "are made here, so that a proxy can route by id.",
+    )
     auto_migrate: bool = Field(default=True, description="Apply pending migrations at start.")
     pool_size: int = Field(
         default=10,
@@ -89,6 +94,13 @@ class Database(Section):
                 "a schema name has at most 48 characters, all of a-z, 0-9 and _, does not begin "
                 "with a digit, and does not begin with pg_",
             )
+        return value
+
+    @field_validator("cell")
+    @classmethod
+    def _is_cell(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{2}", value):
+            raise PydanticCustomError("cell", "a cell is two hex digits, 00 to ff, in lower case")
         return value
 
     @field_validator("encryption_keys")
