@@ -51,6 +51,7 @@ from longrun.http.intake import Intake
 from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, Started, of_routing
 from longrun.http.openapi import OpenAPI
+from longrun.http.overview import OverviewAPI
 from longrun.http.proxies import ProxyHeaders
 from longrun.http.rates import RateLimits
 from longrun.http.responses import ResponsesAPI
@@ -70,6 +71,7 @@ from longrun.store.listener import Listener
 from longrun.store.log_writer import LogWriter
 from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
+from longrun.store.overview import Overview
 from longrun.store.pulse import Pulse
 from longrun.store.records import Chunk
 from longrun.store.responses import Responses
@@ -126,6 +128,7 @@ class Longrun:
         self._lease = Lease(self._database, replica_id, version("longrun"))
         self._claims = Claims(self._database, replica_id, self.models)
         self._responses = Responses(self._database)
+        self._overview = Overview(self._database)
         self._approvals = Approvals(self._database)
         self._conversations = Conversations(self._database)
         self._keys = Keys(self._database)
@@ -286,6 +289,7 @@ class Longrun:
             *api.routes(),
             *Lists(self._responses).routes(),
             *Failures(self._responses, bool(settings.show_errors)).routes(),
+            *OverviewAPI(self._overview).routes(),
             *ConversationsAPI(
                 self._conversations, self._responses, api.bodies, settings.cell
             ).routes(),

@@ -49,6 +49,7 @@ MATRIX: dict[tuple[str, str], Endpoint] = {
     ("GET", "/responses/{id}/input_items"): Endpoint("read", "response"),
     ("POST", "/responses/{id}/stream_token"): Endpoint("read", "response", admin=False),
     ("GET", "/responses/{id}/failure"): Endpoint("admin", "response"),
+    ("GET", "/runs"): Endpoint("read"),
     ("POST", "/chat_tokens"): Endpoint("write", body={"model": "scripted", "user": "u"}),
     ("POST", "/conversations"): Endpoint("write", body={}),
     ("GET", "/conversations/{id}"): Endpoint("read", "conversation"),

@@ -81,6 +81,7 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
     await call("POST", f"{path}/cancel")
     await call("GET", f"{path}/input_items?limit=1&order=asc")
     await call("GET", "/responses?limit=100&status=completed&metadata[k]=v")
+    await call("GET", "/runs?limit=100&status=completed,failed&metadata[k]=v&q=echo")
     await call("POST", f"{path}/stream_token")
     await call("POST", "/chat_tokens", json={"model": "scripted", "user": "u"})
     await call("POST", "/responses", json={**body, "stream": True})
@@ -117,6 +118,7 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
         ("GET", f"/responses/{UNKNOWN}?stream=maybe", 400, {}),
         ("GET", f"/responses/{UNKNOWN}?starting_after=-1", 400, {}),
         ("GET", "/responses?limit=0", 400, {}),
+        ("GET", "/runs?status=lost", 400, {}),
         ("GET", "/models/nobodys", 404, {}),
         ("GET", "/nothing", 404, {}),
         ("PATCH", "/responses", 405, {}),

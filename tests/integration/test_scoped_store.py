@@ -20,12 +20,15 @@ from longrun.protocol import Allowance, RunRequest
 from longrun.store.claims import Claims
 from longrun.store.conversations import ConversationItem, Conversations
 from longrun.store.database import Database
+from longrun.store.overview import Overview, Wanted
 from longrun.store.records import Ending, Part, Step
 from longrun.store.responses import NewResponse, Page, Responses
 from tests.storing import REPLICA, event, log_of, request_for, writing
 
 OWNER, OTHER = "alice", "alice/below"
 """A principal below is another one."""
+
+LIVE = ("queued", "in_progress")
 
 
 @dataclass
@@ -112,7 +115,7 @@ def references(theirs: Theirs) -> list[dict[str, Any]]:
 
 
 def scoped_methods() -> Iterator[tuple[type[Any], str]]:
-    for cls in (Responses, Conversations, Claims):
+    for cls in (Responses, Conversations, Claims, Overview):
         for name, method in inspect.getmembers(cls, inspect.iscoroutinefunction):
             if not name.startswith("_") and "principal" in inspect.signature(method).parameters:
                 yield cls, name
@@ -167,6 +170,9 @@ async def test_9_pages_and_requests_say_whose_they_are(store: Database, theirs: 
         # Older ones and newer ones of the owner's take no place.
         page = await responses.page(Page(OTHER, 1, newest_first=newest_first))
         assert [each.id for each in page] == [theirs.claiming]
+    for wanted in (Wanted(OTHER, 1), Wanted(OTHER, 1, text="["), Wanted(OTHER, 1, statuses=LIVE)):
+        found, _ = await Overview(store).runs(wanted)
+        assert [each.columns["id"] for each in found] == [theirs.claiming]
     assert [each.id for each in await responses.chain(theirs.claiming, OTHER)] == [theirs.claiming]
     assert await responses.chain_end(theirs.claiming, OTHER) == (theirs.finished, "in_progress")
     asked = replace(
@@ -205,6 +211,7 @@ async def test_9_the_owner_is_found(store: Database, theirs: Theirs) -> None:
     responses, conversations = Responses(store), Conversations(store)
     assert await responses.get(theirs.finished, OWNER) is not None
     assert await responses.input(theirs.finished, OWNER) is not None
+    assert await Overview(store).run(theirs.finished, OWNER) is not None
     assert await responses.chain(theirs.finished, OWNER) != []
     assert (await responses.chain_end(theirs.finished, OWNER))[0] is None
     assert "secret" in repr(await responses.before([], OWNER, theirs.finished))

@@ -25,6 +25,7 @@ MAY_BE_UNSCOPED: Final = {
     "Responses.delete_unscoped": "the same, of what is not to be stored",
     "Responses.owner_unscoped": "for an admin, and then asked again for its owner",
     "Responses.page_unscoped": "for an admin, who lists what is everybody's",
+    "Overview.runs_unscoped": "for an admin, who lists what is everybody's",
     "Conversations.owner_unscoped": "for an admin, and then asked again for its owner",
     "EventLog.end_unscoped": "after `Responses.get` for the principal",
 }

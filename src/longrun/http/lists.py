@@ -73,19 +73,24 @@ class ListQuery(BaseModel):
         return {key: value for key, value in request.query_params.items() if value != ""}
 
 
-class ListResponses(ListQuery):
-    """The query of the list of responses, which has filters."""
+class ByMetadata(ListQuery):
+    """The query of a list that has filters of metadata, each `metadata[key]=value`."""
 
-    status: Status | None = None
-    model: Text | None = None
     metadata: dict[str, str] = {}
 
     @classmethod
     def given(cls, request: Request) -> dict[str, Any]:
-        """The filters of metadata are written `metadata[key]=value`; a value may be empty."""
+        """What a query says, by name; the value of a filter may be empty."""
         pairs = ((_METADATA.fullmatch(key), value) for key, value in request.query_params.items())
         metadata = {match[1]: value for match, value in pairs if match}
         return {**super().given(request), "metadata": metadata}
+
+
+class ListResponses(ByMetadata):
+    """The query of the list of responses, which has filters."""
+
+    status: Status | None = None
+    model: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,154 @@
+"""`GET /runs`: what consoles and command lines show of the responses of a caller."""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from longrun.jsontext import dumps
+from longrun.store.overview import FIRST_WORDS, SCANNED, first_words
+from tests import servers
+from tests.postgres import Server
+from tests.reading import create, script
+from tests.servers import Replica
+from tests.storing import connected
+
+
+@pytest.fixture(scope="module")
+def replica(database: Server) -> Iterator[Replica]:
+    with servers.replicas(1, database.url, schema="runs") as started:
+        yield started[0]
+
+
+@pytest.fixture
+async def client(replica: Replica) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=replica.base_url, timeout=30) as opened:
+        yield opened
+
+
+async def runs(client: httpx2.AsyncClient, **query: Any) -> dict[str, Any]:
+    answer = await client.get("/runs", params=query)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def test_an_entry(client: httpx2.AsyncClient, replica: Replica) -> None:
+    ended = await create(replica, "tell  me", model="scripted", metadata={"k": "v"}, user="ann")
+    failed = await create(replica, script(deltas=5, fail=2), model="scripted")
+    page = await runs(client, limit=2)
+    assert [each["id"] for each in page["data"]] == [failed["id"], ended["id"]]
+    entry, other = page["data"][1], page["data"][0]
+    assert entry["created_at"] <= entry.pop("finished_at")
+    assert int(entry.pop("created_at")) == ended["created_at"]
+    assert entry.pop("events") > 3
+    assert entry == {
+        "object": "run",
+        "id": ended["id"],
+        "principal": "",
+        "model": "scripted",
+        "status": "completed",
+        "background": False,
+        "input": "tell me",
+        "attempt": 1,
+        "deaths": 0,
+        "handovers": 0,
+        "replica_id": None,
+        "waits": False,
+        "previous_response_id": None,
+        "conversation_id": None,
+        "metadata": {"k": "v"},
+        "user": "ann",
+        "usage": ended["usage"],
+        "error": None,
+        "reason": None,
+    }
+    assert (other["status"], other["error"]) == ("failed", failed["error"])
+
+
+async def test_pages_and_filters(client: httpx2.AsyncClient, replica: Replica) -> None:
+    mark = secrets.token_hex(8)
+    made = [
+        (await create(replica, f"{mark} {n}", model="scripted", metadata={"m": mark}))["id"]
+        for n in range(5)
+    ]
+    broken = script(fail=0, delta=mark)
+    made.append((await create(replica, broken, model="scripted", metadata={"m": mark}))["id"])
+    made.reverse()
+    mine = {"metadata[m]": mark}
+    seen: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        page = await runs(client, limit=4, after=after, **mine)
+        seen += [each["id"] for each in page["data"]]
+        after = page["next_after"]
+    assert seen == made
+
+    async def found(**query: Any) -> list[str]:
+        return [each["id"] for each in (await runs(client, **query))["data"]]
+
+    assert await found(status="failed", **mine) == made[:1]
+    assert await found(status="failed, completed", **mine) == made
+    assert await found(status="queued,in_progress", **mine) == []
+    assert await found(model="chain", **mine) == []
+    assert await found(q=mark) == made
+    assert await found(q=f"{mark.upper()} 3") == [made[2]]
+    assert await found(q=f'"delta": "{mark}"') == made[:1]  # as text, in which quotes are escaped
+    assert await found(q=made[3]) == [made[3]]
+    assert made[3] in await found(q=made[3][:20])
+    assert made[3] not in await found(q=made[3][:9] + "f")
+    assert await found(q="100%") == []
+
+
+async def test_a_search_goes_on_where_it_stopped(
+    client: httpx2.AsyncClient, replica: Replica, database: Server
+) -> None:
+    """A text is looked for in so many responses a page, and what is beyond is on the next one."""
+    oldest = await create(replica, "a needle", model="scripted")
+    async with connected(database.url) as connection:
+        await connection.execute(
+            """
+            INSERT INTO runs.responses (id, principal, agent, status, background, stored, attempt,
+                spent, document, input, request, deadline_at, finished_at)
+            SELECT 'resp_ffff' || lpad(to_hex(n), 28, '0'), '', 'scripted', 'completed', true, true,
+                1, 1, '{}', '[{"role": "user", "content": "hay"}]', '{}', now(), now()
+            FROM generate_series(1, $1::integer) AS n
+            """,
+            SCANNED + 10,
+        )
+    try:
+        page = await runs(client, q="needle")
+        assert page["data"] == []
+        page = await runs(client, q="needle", after=page["next_after"])
+        assert [each["id"] for each in page["data"]] == [oldest["id"]]
+        assert page["next_after"] is None
+    finally:
+        async with connected(database.url) as connection:
+            await connection.execute("DELETE FROM runs.responses WHERE id > 'resp_ffff'")
+
+
+@pytest.mark.parametrize(
+    "query", ["status=lost", "after=resp_1", "limit=0", "order=asc", "q=%00"], ids=str
+)
+async def test_a_query_that_is_none(client: httpx2.AsyncClient, query: str) -> None:
+    answer = await client.get(f"/runs?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == query.partition("=")[0]
+
+
+def test_first_words() -> None:
+    def said(text: Any, role: str = "user") -> dict[str, Any]:
+        return {"role": role, "content": text}
+
+    parts = [{"type": "input_text", "text": "look"}, {"type": "input_image", "image_url": "data:"}]
+    items = [said("first"), said("last\n one"), said("me", "assistant")]
+    assert first_words(dumps(items).decode()) == "last one"
+    assert first_words(dumps([said([*parts, {"text": "at it"}])]).decode()) == "look at it"
+    assert first_words(dumps([{"type": "function_call_output", "output": "x"}]).decode()) == ""
+    assert first_words("[]") == ""
+    long = dumps([said("wörd " * 3000)]).decode()
+    assert len(first_words(long)) == FIRST_WORDS
+    assert first_words(long[:4096]) == first_words(long)
+    assert first_words('[{"content":"a\\\\b\\u00') == "a\\b"
+    assert first_words('[{"type":"x","output":"') == ""
