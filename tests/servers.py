@@ -18,11 +18,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 AGENTS = "tests.scripted:agents"
 
-SEALED = (
-    {"LONGRUN_ENCRYPTION_KEYS": "tests:" + base64.b64encode(b"k" * 32).decode()}
-    if os.environ.get("SEALED")
-    else {}
-)
+KEY_RING = {"LONGRUN_ENCRYPTION_KEYS": "tests:" + base64.b64encode(b"k" * 32).decode()}
+"""With these in its environment, a replica encrypts what it stores."""
+
+SEALED = KEY_RING if os.environ.get("SEALED") else {}
 """With SEALED=1 in the environment, everything that the tests store is encrypted."""
 
 

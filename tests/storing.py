@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import asyncpg
+import pytest
 
 from longrun import ids
 from longrun.key_ring import KeyRing
@@ -25,6 +26,11 @@ REPLICA = "replica_of_the_tests"
 
 SEALING = Sealing(KeyRing.parse(SEALED["LONGRUN_ENCRYPTION_KEYS"]) if SEALED else KeyRing())
 """Opens what replicas of the tests have stored."""
+
+reads_tables = pytest.mark.skipif(
+    bool(SEALED), reason="reads in the tables what SEALED=1 has encrypted"
+)
+"""Of a test that looks at what is stored as it is without encryption."""
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ from tests.provider.server import Provider
 from tests.reading import create, delete
 from tests.reading import script as scripted
 from tests.servers import Replica
+from tests.storing import reads_tables
 
 LONGRUN = (sys.executable, "-m", "longrun")
 
@@ -48,6 +49,7 @@ def show(replica: Replica, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@reads_tables
 async def test_the_reason_is_kept_and_goes_with_the_response(
     replica: Replica, database: Server
 ) -> None:

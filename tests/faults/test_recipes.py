@@ -77,6 +77,7 @@ def start(
             stderr=output,
             env={
                 **inherited,
+                **servers.SEALED,
                 "PYTHONPATH": f"{folder}:{servers.REPOSITORY}",
                 "LONGRUN_DATABASE_URL": database.url,
                 "LONGRUN_SCHEMA": schema,

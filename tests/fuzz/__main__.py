@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 from tests import postgres
@@ -31,14 +32,15 @@ def main() -> int:
     first = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
     until = time.monotonic() + arguments.minutes * 60
     found, number = 0, first
-    with postgres.embedded() as server, ground(server.url) as here:
+    with postgres.embedded() as server, _ground(server.url, arguments) as here:
+        again = "".join(f" --{name}" for name in ("sealed", "keyless") if vars(arguments)[name])
         for name, (part, _) in parts.items():
-            _tried(here, name, part, first, 3)
+            _tried(here, name, part, first, 3, again)
         print("warm", here.size(), flush=True)
         rounds = arguments.rounds
         while number < first + rounds if rounds else time.monotonic() < until:
             for name, (part, examples) in parts.items():
-                ok = _tried(here, name, part, number, examples)
+                ok = _tried(here, name, part, number, examples, again)
                 found += not ok
                 left = max(0, until - time.monotonic()) / 60
                 print(
@@ -54,7 +56,11 @@ def main() -> int:
     return 1 if found else 0
 
 
-def _tried(here: Ground, name: str, part: Part, number: int, examples: int) -> bool:
+def _ground(url: str, arguments: argparse.Namespace) -> AbstractContextManager[Ground]:
+    return ground(url, sealed=arguments.sealed, keyless=arguments.keyless)
+
+
+def _tried(here: Ground, name: str, part: Part, number: int, examples: int, again: str) -> bool:
     """One round of a part. False: it found something, which is printed, as small as it gets."""
     try:
         part(here, number, examples)
@@ -62,7 +68,10 @@ def _tried(here: Ground, name: str, part: Part, number: int, examples: int) -> b
     except Exception as error:
         traceback.print_exception(error, limit=-4)
         print("\nthe smallest that does it:", *here.said[-30:], sep="\n  ")
-        print(f"again: python -m tests.fuzz --only {name} --seed {number} --rounds 1", flush=True)
+        print(
+            f"again: python -m tests.fuzz --only {name} --seed {number} --rounds 1{again}",
+            flush=True,
+        )
         return False
     return True
 
@@ -74,6 +83,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="so many rounds, in place of minutes")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="these parts")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first find")
+    parser.add_argument("--sealed", action="store_true", help="encrypt what is stored")
+    parser.add_argument(
+        "--keyless", action="store_true", help="a server without keys: one client, and web pages"
+    )
     return parser.parse_args()
 
 

@@ -50,7 +50,8 @@ def _test(ground: Ground, cases: Any) -> Callable[[], None]:
     def test(case: Any, who: int, picks: list[int]) -> None:
         ground.said.clear()
         aim(case, ground.ids(), picks)
-        send(ground, [*ground.tenants * 2, ground.tenants[0], None][who], case, replica=who)
+        callers = [*(ground.tenants * 5)[:5], None]
+        send(ground, callers[who], case, replica=who)
 
     return test
 
@@ -70,7 +71,7 @@ def aim(case: Any, ids: list[str], picks: list[int]) -> None:
 
 def send(ground: Ground, tenant: Tenant | None, case: Any, replica: int = 0) -> Any:
     """Send a case of schemathesis's, and judge the answer."""
-    headers = {**(tenant.headers if tenant else {}), "accept-encoding": "identity"}
+    headers = {**ground.headers(tenant), "accept-encoding": "identity"}
     url = ground.replicas[replica % len(ground.replicas)].url
     arguments = case.as_transport_kwargs(base_url=url, headers=headers)
     ground.said.append(case.as_curl_command(headers=headers))
@@ -106,6 +107,7 @@ def chained(ground: Ground, number: int, examples: int) -> None:
     ground.furnish()
     schema = schemathesis.openapi.from_dict(ground.document)
     base = schema.as_state_machine()
+    tenant = ground.tenants[number % len(ground.tenants)]
 
     class Workflow(base):  # type: ignore[misc,valid-type]
         def __init__(self) -> None:
@@ -113,7 +115,7 @@ def chained(ground: Ground, number: int, examples: int) -> None:
             super().__init__()
 
         def call(self, case: Any, **kwargs: Any) -> Any:
-            answer = send(ground, ground.tenants[number % 2], case, replica=number)
+            answer = send(ground, tenant, case, replica=number)
             return answer if answer is not None else super().call(case, **kwargs)
 
         def before_call(self, case: Any) -> None:
@@ -122,7 +124,7 @@ def chained(ground: Ground, number: int, examples: int) -> None:
                 case.body["model"] = "scripted"
 
         def get_call_kwargs(self, case: Any) -> dict[str, Any]:
-            return {"headers": ground.tenants[number % 2].headers, "timeout": 20}
+            return {"headers": tenant.headers, "timeout": 20}
 
         def validate_response(self, response: Any, case: Any, **kwargs: Any) -> None:
             """`send` did."""

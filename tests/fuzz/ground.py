@@ -1,5 +1,8 @@
 """Where fuzzing happens: two replicas, two tenants, and what must hold whatever is sent.
 
+Without keys (`keyless`) there is one client, on the servers' own machine, and a web page of
+elsewhere in the place of nobody. With encryption at rest (`sealed`) no table has words of a tenant.
+
 Of each answer (`Ground.judge`): no 5xx, no hang, an error in the contract's shape, what
 `/openapi.json` promises, and nothing of the other tenant's. At rest (`Ground.at_rest`): replicas
 that live and have logged no traceback and no line that a client forged, no reader, run, connection
@@ -53,13 +56,21 @@ _LINE: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (\w+) +([\w.]+)
 _BAD: Final = re.compile(r"Traceback|Task exception|was never (?:retrieved|awaited)")
 
 
+PUBLIC: Final = re.compile(r"/|/console/.*|/healthz|/readyz|/metrics|/openapi\.json", re.DOTALL)
+"""What says the same to everybody (contract, "Callers")."""
+
+ELSEWHERE: Final = {"origin": "https://elsewhere.example"}
+"""A web page that its visitor's browser lets call a server without keys."""
+
+
 class Found(AssertionError):
     """Something does not hold."""
 
 
 @dataclass
 class Tenant:
-    """A principal with a key, and words that nobody else may ever read."""
+    """A principal with a key (or without one, on a server that has none), and words that nobody
+    else may ever read."""
 
     name: str
     key: str
@@ -70,7 +81,7 @@ class Tenant:
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.key}"}
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
 
 
 class Answer:
@@ -97,6 +108,8 @@ class Ground:
     database_url: str
     schema: str
     client: httpx2.Client
+    keyless: bool = False
+    sealed: bool = False
     answers: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
@@ -113,13 +126,17 @@ class Ground:
     def other(self, tenant: Tenant | None) -> list[Tenant]:
         return [each for each in self.tenants if each is not tenant]
 
+    def headers(self, tenant: Tenant | None) -> dict[str, str]:
+        """What somebody, or nobody, says of themselves."""
+        return tenant.headers if tenant else ELSEWHERE if self.keyless else {}
+
     # -- asking -------------------------------------------------------------------------------
 
     def ask(
         self, tenant: Tenant | None, method: str, path: str, replica: int = 0, **more: Any
     ) -> Answer:
         """Ask as a tenant (None: as nobody), and judge the answer."""
-        headers = {**(tenant.headers if tenant else {}), **more.pop("headers", {})}
+        headers = {**self.headers(tenant), **more.pop("headers", {})}
         url = self.replicas[replica % len(self.replicas)].url + path
         self.said.append(f"{tenant.name if tenant else 'nobody'}: {method} {path} {more}")
         began = time.monotonic()
@@ -147,6 +164,8 @@ class Ground:
             raise Found(f"it took {answer.took:.0f} s: {what}")
         if "x-request-id" not in answer.headers:
             raise Found(f"no x-request-id: {what}")
+        if tenant is None and answer.status < 300 and not PUBLIC.fullmatch(path.partition("?")[0]):
+            raise Found(f"nobody was let in: {what}")
         for each in self.other(tenant):
             if each.canary in answer.text or each.canary in str(answer.headers):
                 raise Found(f"what is {each.name}'s was shown to another: {what}")
@@ -160,6 +179,17 @@ class Ground:
             problem = self.judge_of_document.problem_of(schema, answer.json())
         if problem is not None:
             raise Found(f"not as /openapi.json says: {problem}: {what}")
+
+    def check_hidden(self, said: bytes) -> None:
+        """Check what was said to nobody in particular. Without keys, whoever is on this machine
+        may read.
+
+        Raises:
+            Found: it has words of a tenant.
+        """
+        for tenant in self.tenants if not self.keyless else ():
+            if tenant.canary.encode() in said:
+                raise Found(f"what is {tenant.name}'s was shown to nobody: {said[:600]!r}")
 
     # -- what is there ------------------------------------------------------------------------
 
@@ -208,6 +238,8 @@ class Ground:
         Raises:
             Found: something is.
         """
+        if self.sealed:
+            asyncio.run(self._check_sealed())
         self.clear()
         for replica in self.replicas:
             if replica.process.poll() is not None:
@@ -275,6 +307,29 @@ class Ground:
         finally:
             await connection.close()
 
+    async def _check_sealed(self) -> None:
+        """Whatever is stored has no words of a tenant, in any column."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            for table, column, kind in await connection.fetch(
+                "SELECT table_name, column_name, udt_name FROM information_schema.columns "
+                "WHERE table_schema = $1 AND udt_name IN ('text', 'bytea', '_text') "
+                "AND table_name <> 'events'",
+                self.schema,
+            ):
+                within = f'"{column}"::text'
+                if kind == "bytea":
+                    within = f"encode(\"{column}\", 'escape')"
+                count = await connection.fetchval(
+                    f'SELECT count(*) FROM "{self.schema}"."{table}" '
+                    f"WHERE strpos({within}, $1) > 0 OR strpos({within}, $2) > 0",
+                    *(tenant.canary for tenant in (self.tenants * 2)[:2]),
+                )
+                if count:
+                    raise Found(f"{count} rows of {table}.{column} have words of a tenant in plain")
+        finally:
+            await connection.close()
+
     def size(self) -> str:
         """Of each replica's memory, for the progress."""
         sizes = [psutil.Process(each.process.pid).memory_info().rss for each in self.replicas]
@@ -282,19 +337,30 @@ class Ground:
 
 
 @contextlib.contextmanager
-def ground(database_url: str, schema: str = "fuzz") -> Iterator[Ground]:
-    """Two replicas of a database, and two tenants."""
+def ground(
+    database_url: str, schema: str = "fuzz", *, sealed: bool = False, keyless: bool = False
+) -> Iterator[Ground]:
+    """Two replicas of a database, and two tenants.
+
+    Args:
+        sealed: what is stored is encrypted.
+        keyless: the servers have no keys; there is one tenant, who needs none.
+    """
+    environment = {**ENVIRONMENT, **(servers.KEY_RING if sealed else {})}
     with (
-        servers.replicas(2, database_url, schema=schema, environment=ENVIRONMENT) as replicas,
+        servers.replicas(2, database_url, schema=schema, environment=environment) as replicas,
         httpx2.Client(timeout=DEADLINE) as client,
     ):
-        tenants = asyncio.run(_tenants(database_url, schema))
-        deadline = time.monotonic() + 30
-        while any(client.get(each.url + "/models").status_code != 401 for each in replicas):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        if keyless:
+            tenants = [Tenant("anyone", "")]
+        else:
+            tenants = asyncio.run(_tenants(database_url, schema))
+            deadline = time.monotonic() + 30
+            while any(client.get(each.url + "/models").status_code != 401 for each in replicas):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
         document = client.get(replicas[0].url + "/openapi.json").json()
-        yield Ground(replicas, tenants, document, database_url, schema, client)
+        yield Ground(replicas, tenants, document, database_url, schema, client, keyless, sealed)
 
 
 async def _tenants(database_url: str, schema: str) -> list[Tenant]:

@@ -201,6 +201,20 @@ class TestFormat:
         await runs.take_over(handler(answer), asked, died)
         assert response_of(died)["status"] == status
 
+    async def test_one_that_does_not_fit_is_no_alarm(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Clients can ask for it of any agent, as often as they like."""
+
+        async def answer(request: longrun.HandlerRequest, steps: longrun.Steps) -> Any:
+            yield "prose"
+
+        await runs.run(handler(answer), streams.request(text=wanted()))
+        [record] = [each for each in caplog.records if "failed in" in each.getMessage()]
+        assert record.levelname == "WARNING"
+        assert record.getMessage().endswith("OutputMismatch")
+        assert record.exc_info is None
+
     @pytest.mark.parametrize(
         "last",
         [

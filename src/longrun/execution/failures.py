@@ -6,7 +6,9 @@ Its client is told what `outcomes` says. This is kept with the response, and goe
 import traceback
 from typing import Any, Final
 
-from longrun.errors import LongrunError
+from agents import InputGuardrailTripwireTriggered, OutputGuardrailTripwireTriggered
+
+from longrun.errors import BadRequest, LongrunError, OutputMismatch
 from longrun.execution.contained import step_of
 from longrun.execution.outcomes import Outcome, of_exception
 from longrun.jsontext import dumps
@@ -17,6 +19,14 @@ LONGEST_TRACEBACK: Final = 16_000
 """Characters; of a traceback the last ones, which say what was raised where."""
 
 SHOWN_FRAMES: Final = 3
+
+OF_REQUEST: Final = (
+    BadRequest,
+    OutputMismatch,
+    InputGuardrailTripwireTriggered,
+    OutputGuardrailTripwireTriggered,
+)
+"""How a run ends because of what its request asks for, or says: nothing is wrong with the agent."""
 
 
 def of_failure(error: BaseException, attempt: int, settings: Settings) -> Outcome:

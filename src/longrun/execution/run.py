@@ -29,7 +29,7 @@ from longrun.execution.current import set_current
 from longrun.execution.demands import Demands
 from longrun.execution.display import Display
 from longrun.execution.ending import end_response
-from longrun.execution.failures import of_failure
+from longrun.execution.failures import OF_REQUEST, of_failure
 from longrun.execution.handling.approvals import Waited
 from longrun.execution.handling.handler import Handler
 from longrun.execution.hooks import Hooks
@@ -337,12 +337,16 @@ class Run:
         if isinstance(error, OutputGuardrailTripwireTriggered | InputGuardrailTripwireTriggered):
             self._assembler.refuse()
         attempt, step = self._handle.attempt, step_of(error) or "the run itself"
-        log.error(
-            "run of %s failed in %s, attempt %d",
+        # What clients can bring about as often as they like is no alarm, and has no traceback.
+        of_request = isinstance(error, OF_REQUEST)
+        log.log(
+            logging.WARNING if of_request else logging.ERROR,
+            "run of %s failed in %s, attempt %d: %s",
             self._request.response_id,
             step,
             attempt,
-            exc_info=error,
+            type(error).__name__,
+            exc_info=None if of_request else error,
         )
         return of_failure(error, attempt, self._settings)
 
