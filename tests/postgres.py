@@ -111,9 +111,29 @@ class Pair:
 
     def freeze_replication(self) -> None:
         """From now on the standby gets nothing of what the primary commits."""
+        self._to_senders(signal.SIGSTOP)
+
+    def thaw_replication(self) -> None:
+        """It gets all of it."""
+        self._to_senders(signal.SIGCONT)
+
+    def _to_senders(self, number: signal.Signals) -> None:
         for process in psutil.Process(self.primary.pid).children():
             if "walsender" in " ".join(process.cmdline()):
-                process.send_signal(signal.SIGSTOP)
+                process.send_signal(number)
+
+    def freeze_standby(self) -> None:
+        """It answers nothing, and its connections stay open."""
+        for each in self._of_standby():
+            each.suspend()
+
+    def thaw_standby(self) -> None:
+        for each in reversed(self._of_standby()):
+            each.resume()
+
+    def _of_standby(self) -> list[psutil.Process]:
+        process = psutil.Process(self.standby.pid)
+        return [process, *process.children(recursive=True)]
 
     def fail_over(self) -> None:
         """The primary is gone at once, with all its connections; the standby takes its role."""

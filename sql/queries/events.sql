@@ -268,10 +268,24 @@ ORDER BY page.last;
 
 -- name: read_stream
 -- What the stream of a principal's response begins with: its status, and chunks after a cursor as
--- read_page has them. Nothing: it is not there, not theirs, or has nothing after the cursor.
+-- read_page has them. Nothing: it is not there, or not theirs; a row without a chunk: nothing comes
+-- after the cursor. With :settled, of one that ended more than so many seconds ago there is such a
+-- row, too, and `ended`: when that was, for a standby to be asked. With :ended that is done: a standby
+-- that has this end has all of it.
 SELECT response.status, page.first, page.last, page.data
+-- optional :settled
+    , settled.ended
+-- end
 FROM longrun.responses AS response
+-- optional :settled
 CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN response.finished_at < now() - make_interval(secs => :settled)
+        THEN response.finished_at
+    END AS ended
+) AS settled
+-- end
+LEFT JOIN LATERAL (
     SELECT chunk.first, chunk.last, chunk.data, chunk.bytes,
         sum(chunk.bytes) OVER (ORDER BY chunk.last) AS bytes_through
     FROM (
@@ -285,12 +299,15 @@ CROSS JOIN LATERAL (
             AS bytes
         FROM longrun.event_chunks AS chunk
         WHERE chunk.response_id = response.id AND chunk.last > :cursor
+-- optional :settled
+            AND settled.ended IS NULL
+-- end
     ) AS chunk
     ORDER BY chunk.last
     LIMIT 2000
-) AS page
+) AS page ON page.bytes_through - page.bytes < :limit
 WHERE response.id = :response_id AND response.principal = :principal AND response.stored
-    AND page.bytes_through - page.bytes < :limit
+    AND response.finished_at = :ended -- optional
 ORDER BY page.last;
 
 -- name: read_length

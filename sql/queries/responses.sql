@@ -108,6 +108,7 @@ SELECT EXISTS (SELECT FROM logged) AS created
 
 -- name: get_response
 -- :indexed asks for the output indexes of the items too, without which sealed ones are not opened.
+-- With :ended it is on a standby, which has it whole if it has this end.
 SELECT id, agent, status, background, document,
     ARRAY(
         SELECT item.item FROM longrun.items AS item
@@ -122,7 +123,38 @@ SELECT id, agent, status, background, document,
     ) AS indexes
 -- end
 FROM longrun.responses AS response
+WHERE id = :id AND principal = :principal AND stored
+    AND finished_at = :ended -- optional
+;
+
+-- name: get_live_response
+-- As get_response; but one that ended more than :settled seconds ago comes without its document and
+-- its items, which a standby has, too. `ended` says when that was.
+SELECT id, agent, status, background, settled.ended,
+    CASE WHEN settled.ended IS NULL THEN document END AS document,
+    ARRAY(
+        SELECT item.item FROM longrun.items AS item
+        WHERE item.response_id = response.id AND settled.ended IS NULL
+        ORDER BY item.output_index
+    ) AS output
+-- optional :indexed
+    , ARRAY(
+        SELECT item.output_index FROM longrun.items AS item
+        WHERE item.response_id = response.id AND settled.ended IS NULL AND :indexed
+        ORDER BY item.output_index
+    ) AS indexes
+-- end
+FROM longrun.responses AS response
+CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN finished_at < now() - make_interval(secs => :settled) THEN finished_at
+    END AS ended
+) AS settled
 WHERE id = :id AND principal = :principal AND stored;
+
+-- name: has_ended
+-- Whether a principal's response that ended then is still there.
+SELECT FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored AND finished_at = $3;
 
 -- name: get_response_unscoped
 SELECT id, agent, status, background, document,

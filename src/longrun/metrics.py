@@ -31,6 +31,13 @@ fenced = Counter(
     registry=registry,
 )
 announcements = Counter("longrun_announcements", "NOTIFY messages sent.", registry=registry)
+standby_reads = Counter(
+    "longrun_standby_reads",
+    "Statements that a hot standby was asked: it answered (served), had not replayed so far "
+    "(behind), or could not answer (failed).",
+    ["outcome"],
+    registry=registry,
+)
 listening = Gauge("longrun_listening", "1 while the LISTEN connection is up.", registry=registry)
 listener_reconnects = Counter(
     "longrun_listener_reconnects", "New LISTEN connections after the first.", registry=registry

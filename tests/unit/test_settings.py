@@ -100,6 +100,8 @@ class TestErrors:
             ("LONGRUN_CHUNK_BYTES", "1", "greater than or equal to 1024"),
             ("LONGRUN_MAX_TURNS", "0", "greater than or equal to 1"),
             ("LONGRUN_SCHEMA", "Mine", "a-z, 0-9 and _"),
+            ("LONGRUN_CELL", "1", "two hex digits"),
+            ("LONGRUN_CELL", "0A", "two hex digits"),
             ("LONGRUN_FORBIDDEN_PARAMETERS", "text.fromat", "did you mean text.format?"),
             ("LONGRUN_FORBIDDEN_PARAMETERS", "input", "not a request parameter that can be"),
             ("LONGRUN_PARAMETER_LIMITS", "user=3", "'user' cannot be bounded"),
@@ -134,6 +136,11 @@ class TestErrors:
         assert "LONGRUN_MAX_BODIES_BYTES=2048 is less than" in refused(
             max_bodies_bytes=2048, max_body_bytes=4096
         )
+
+    def test_a_standby_of_nothing(self) -> None:
+        url = SecretStr("postgresql://db/app")
+        assert "needs LONGRUN_DATABASE_URL" in refused(read_database_url=url)
+        assert Settings.load(database_url=url, read_database_url=url).read_database_url == url
 
     def test_of_flags_are_the_same(self) -> None:
         assert refused(port=70000).startswith("LONGRUN_PORT=70000: ")

@@ -14,7 +14,7 @@ from longrun.fanout.hub import Hub, Reader
 from longrun.fanout.topic import Topic
 from longrun.protocol import ends_log
 from longrun.store.events import EventLog
-from longrun.store.records import Chunk
+from longrun.store.records import Chunk, Ended
 from longrun.supervision import let_go
 
 RETRY: Final = 0.5
@@ -27,6 +27,7 @@ class Tail:
     Args:
         cursor: the sequence number of the last event that the reader has; -1 for none.
         finished: the response was finished before the tail began, so its log is complete.
+        ended: when it ended, and whose it is, where a standby may be asked for its log.
         begun: what comes after the cursor, as far as it was read already.
         page_bytes: about how much is taken at once, from the log or from the ring.
         patient: stay until the replica itself goes.
@@ -40,6 +41,7 @@ class Tail:
         *,
         cursor: int = -1,
         finished: bool = False,
+        ended: Ended | None = None,
         begun: list[Chunk] | None = None,
         page_bytes: int,
         patient: bool = False,
@@ -52,6 +54,7 @@ class Tail:
         self._log = event_log
         self._response_id = response_id
         self._finished = finished
+        self._finished_at = ended
         self._begun = begun or []
         self._page_bytes = page_bytes
         self._subscription = hub.subscribe(response_id, patient=patient)
@@ -125,7 +128,7 @@ class Tail:
         return None if looked.cancelled() else looked.result()
 
     async def _look_into_log(self, ring_was_ahead: bool) -> list[Chunk]:
-        block = await self._log.page_unscoped(self._response_id, self.cursor, self._page_bytes)
+        block = await self._page()
         if block:
             return block
         if ring_was_ahead:
@@ -135,6 +138,12 @@ class Tail:
             await self._find_end()
         # Else another reader has started the ring meanwhile, perhaps after newer events.
         return []
+
+    async def _page(self) -> list[Chunk]:
+        where = (self.cursor, self._page_bytes)
+        if self._finished_at is not None:
+            return await self._log.ended_page(self._response_id, self._finished_at, *where)
+        return await self._log.page_unscoped(self._response_id, *where)
 
     async def _find_end(self) -> None:
         """There was nothing after the cursor. Either it is past the terminal event; or the log

@@ -44,7 +44,7 @@ from longrun.protocol import Allowance, RunRequest, is_terminal
 from longrun.settings import Settings
 from longrun.store.events import EventLog
 from longrun.store.keys import Keys
-from longrun.store.records import Chunk, Submitted
+from longrun.store.records import Chunk, Ended, Submitted
 from longrun.store.responses import Responses, StoredResponse
 
 BEGIN_WAIT: Final = 0.5
@@ -289,18 +289,19 @@ class ResponsesAPI:
                         response_id, reader, cursor, self._settings.page_bytes
                     )
         if begun is not None:
-            finished, chunks = is_terminal(begun.status), begun.chunks
+            finished, chunks, ended = is_terminal(begun.status), begun.chunks, begun.ended
         else:
-            finished, chunks = (await self._known(response_id, reader)).finished, []
-            if finished and "last-event-id" in request.headers:
-                end = await self._log.end_unscoped(response_id)
-                if end is not None and cursor >= end.last:
-                    # Stops an EventSource, which would otherwise reconnect for ever.
-                    return Response(status_code=204)
+            finished = (await self._known(response_id, reader)).finished
+            chunks, ended = [], None
+        if finished and not chunks and "last-event-id" in request.headers:
+            end = await self._log.end_unscoped(response_id)
+            if end is not None and cursor >= end.last:
+                # Stops an EventSource, which would otherwise reconnect for ever.
+                return Response(status_code=204)
         with contextlib.ExitStack() as open_stream:
             open_stream.enter_context(self._streams.one_more(caller_of(request).limited_as))
             return EventStream(
-                self._tail(response_id, cursor, finished=finished, begun=chunks),
+                self._tail(response_id, cursor, finished=finished, ended=ended, begun=chunks),
                 keepalive_interval=self._settings.keepalive_interval,
                 with_ids=True,
                 send_timeout=self._settings.send_timeout,
@@ -322,6 +323,7 @@ class ResponsesAPI:
         cursor: int = -1,
         *,
         finished: bool = False,
+        ended: Ended | None = None,
         begun: list[Chunk] | None = None,
         patient: bool = False,
     ) -> Tail:
@@ -331,6 +333,7 @@ class ResponsesAPI:
             response_id,
             cursor=cursor,
             finished=finished,
+            ended=ended,
             begun=begun,
             page_bytes=self._settings.page_bytes,
             patient=patient,

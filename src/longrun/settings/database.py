@@ -24,6 +24,11 @@ class Database(Section):
         description="Direct connection for LISTEN, where database_url goes through a pooler "
         "in transaction mode. Unset: database_url.",
     )
+    read_database_url: SecretStr | None = Field(
+        default=None,
+        description="A hot standby, which polls and replays of finished responses are read from. "
+        "What it lacks, or cannot answer in time, is read from database_url. Unset: all is.",
+    )
     data_dir: Path = Field(
         default=Path(".longrun"), description="Directory of the embedded Postgres."
     )
@@ -74,7 +79,7 @@ class Database(Section):
         "it is deleted.",
     )
 
-    @field_validator("database_url", "listen_database_url")
+    @field_validator("database_url", "listen_database_url", "read_database_url")
     @classmethod
     def _is_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _is_postgres_url(value.get_secret_value()):
@@ -84,6 +89,15 @@ class Database(Section):
                 "and password, # is written %23, / %2F, : %3A, ? %3F, @ %40)",
             )
         return value
+
+    @model_validator(mode="after")
+    def _has_a_primary(self) -> Self:
+        if self.read_database_url is not None and self.database_url is None:
+            raise PydanticCustomError(
+                "standby",
+                "LONGRUN_READ_DATABASE_URL needs LONGRUN_DATABASE_URL: the standby's primary",
+            )
+        return self
 
     @field_validator("db_schema")
     @classmethod

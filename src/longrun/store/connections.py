@@ -72,15 +72,19 @@ def _notice_death(end: Any) -> None:
             end.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def choice_of_host(url: str) -> dict[str, Any]:
+def choice_of_host(url: str, session: str = "primary") -> dict[str, Any]:
     """Options for a URL that names several hosts: the primary is connected to, though a standby
-    that comes first would answer too, unless the URL itself says which (target_session_attrs)."""
+    that comes first would answer too, unless the URL itself says which (target_session_attrs).
+
+    Args:
+        session: which to connect to instead.
+    """
     parts = urlsplit(url)
     asked = parse_qs(parts.query)
     hosts = [parts.netloc.rpartition("@")[2], *asked.get("host", ())]
     if "target_session_attrs" in asked or not any("," in each for each in hosts):
         return {}
-    return {"target_session_attrs": "primary"}
+    return {"target_session_attrs": session}
 
 
 async def greet(connection: asyncpg.Connection, query: str) -> None:
@@ -201,6 +205,11 @@ class Lane:
             finally:
                 self._waiting.discard(asked)
                 self._used = asked.since
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a statement is under way."""
+        return self._turn.locked()
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():

@@ -26,6 +26,7 @@ from longrun.store.connections import (
 from longrun.store.queries import Queries
 from longrun.store.sealing import Sealing
 from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_gone, is_hopeless
+from longrun.store.standby import Standby
 
 log = logging.getLogger("longrun.store")
 
@@ -81,6 +82,8 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.queries = Queries(settings.db_schema)
+        read_url = settings.read_database_url
+        self.standby = Standby(None if read_url is None else self._connect_to_standby)
         self.sealing = Sealing(settings.key_ring)
         self._url: str
         self._listen_url: str
@@ -99,6 +102,8 @@ class Database:
         """
         self._url, self._listen_url = url, listen_url or url
         tls.check_files("LONGRUN_DATABASE_URL", url)
+        if (read_url := self.settings.read_database_url) is not None:
+            tls.check_files("LONGRUN_READ_DATABASE_URL", read_url.get_secret_value())
         if listen_url is not None:
             tls.check_files("LONGRUN_LISTEN_DATABASE_URL", listen_url)
         self._requests = await self._first_pool(self.settings.pool_size)
@@ -117,7 +122,7 @@ class Database:
             max_size=size,
             max_inactive_connection_lifetime=300,
             init=self._greet,
-            **self._options("longrun"),
+            **self._options("longrun", self._url),
         )
         try:
             await pool.release(await pool.acquire(timeout=CONNECT_TIMEOUT))
@@ -126,14 +131,14 @@ class Database:
             raise
         return pool
 
-    def _options(self, name: str) -> dict[str, Any]:
+    def _options(self, name: str, url: str, session: str = "primary") -> dict[str, Any]:
         return {
             "timeout": CONNECT_TIMEOUT,
             "command_timeout": STATEMENT_TIMEOUT,
             "statement_cache_size": self.settings.statement_cache_size,
             "server_settings": {"application_name": name},
             "connection_class": Session,
-            **choice_of_host(self._url),
+            **choice_of_host(url, session),
         }
 
     async def _greet(self, connection: asyncpg.Connection) -> None:
@@ -141,8 +146,16 @@ class Database:
         if self.settings.statement_cache_size:
             await greet(connection, self.queries.greet)
 
+    async def _connect_to_standby(self) -> asyncpg.Connection:
+        assert self.settings.read_database_url is not None
+        url = self.settings.read_database_url.get_secret_value()
+        return await self._connected(url, self._options("longrun standby", url, "prefer-standby"))
+
     async def _connect(self, name: str) -> asyncpg.Connection:
-        connection: asyncpg.Connection = await asyncpg.connect(self._url, **self._options(name))
+        return await self._connected(self._url, self._options(name, self._url))
+
+    async def _connected(self, url: str, options: dict[str, Any]) -> asyncpg.Connection:
+        connection: asyncpg.Connection = await asyncpg.connect(url, **options)
         try:
             await self._greet(connection)
         except BaseException:
@@ -189,6 +202,7 @@ class Database:
             )
 
     async def close(self) -> None:
+        self.standby.close()
         for lane in self._lanes:
             lane.terminate()
         try:

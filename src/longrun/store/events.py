@@ -1,15 +1,20 @@
 """Reading the event log. Whose a response is, its caller has asked before (`Responses.get`)."""
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from asyncpg import Record
 
 from longrun.errors import Unreadable
 from longrun.protocol import Status
 from longrun.store import sealing as places
 from longrun.store.database import Database, unavailable_if_gone
-from longrun.store.records import Chunk
+from longrun.store.records import Chunk, Ended
 from longrun.store.sealing import ITEM_EVENT
+from longrun.store.standby import SETTLED
 
 
 @dataclass(slots=True)
@@ -21,10 +26,12 @@ class News:
 
 
 class Begun(NamedTuple):
-    """What a stream begins with."""
+    """What a stream begins with. `ended`: when it ended, where a standby is to be asked for all of
+    it."""
 
     status: Status
     chunks: list[Chunk]
+    ended: Ended | None = None
 
 
 class EventLog:
@@ -36,17 +43,20 @@ class EventLog:
         self._lane = database.lane("hub")
         self._sealing = database.sealing
         self._sealed = places.VERSION if database.sealing.knows_keys else None
+        self._standby = database.standby
 
     async def begin(
         self, response_id: str, principal: str, cursor: int, limit: int
     ) -> Begun | None:
         """The first page of a stream of a principal's response, as `page_unscoped` has it, and the
         status that the response had then: one statement before the first event. None: it is not
-        there, not theirs, or has nothing after the cursor.
+        there, not theirs, or has nothing after the cursor. Of one that a standby may have, the
+        pages come by `ended_page`.
 
         Raises:
             Unavailable: Postgres is away.
         """
+        standby = self._standby.is_fit
         query = self._database.queries.bind(
             "read_stream",
             response_id=response_id,
@@ -54,12 +64,57 @@ class EventLog:
             cursor=cursor,
             limit=limit,
             sealed=self._sealed,
+            settled=SETTLED if standby else None,
+            ended=None,
         )
         rows = await self._database.fetch(*query)
-        if not rows:
-            return None
-        chunks = [self._chunk(response_id, *chunk) for _, *chunk in rows]
-        return Begun(rows[0]["status"], chunks)
+        if rows and standby and rows[0]["ended"] is not None:
+            return Begun(rows[0]["status"], [], Ended(principal, rows[0]["ended"]))
+        chunks = self._chunks(response_id, rows)
+        return Begun(rows[0]["status"], chunks) if chunks else None
+
+    async def ended_page(
+        self, response_id: str, ended: Ended, cursor: int, limit: int
+    ) -> list[Chunk]:
+        """As `page_unscoped`, of a principal's response that has ended: from a standby, if it has
+        that end, while the primary says that the response is still there.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        query = self._database.queries.bind(
+            "read_stream",
+            response_id=response_id,
+            principal=ended.principal,
+            cursor=cursor,
+            limit=limit,
+            sealed=self._sealed,
+            settled=None,
+            ended=ended.at,
+        )
+        rows = None
+        if self._standby.is_fit:
+            there, rows = await asyncio.gather(
+                self._database.fetch(
+                    self._database.queries.has_ended, response_id, ended.principal, ended.at
+                ),
+                self._standby.fetch(ended.at, *query),
+            )
+            if not there:
+                return []
+        if rows is not None:
+            # Else it still has what was encrypted with a key that is no longer in use.
+            with contextlib.suppress(Unreadable):
+                return self._chunks(response_id, rows)
+        return await self.page_unscoped(response_id, cursor, limit)
+
+    def _chunks(self, response_id: str, rows: Sequence[Record]) -> list[Chunk]:
+        """The chunks of rows of `read_stream`, which may be without one."""
+        return [
+            self._chunk(response_id, row["first"], row["last"], row["data"])
+            for row in rows
+            if row["last"] is not None
+        ]
 
     async def page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
         """The chunks that end after `cursor` (-1: from the start), about `limit` bytes of them.

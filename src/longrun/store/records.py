@@ -1,6 +1,7 @@
 """Records of the store: what the tables hold, as everybody else passes it on."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from longrun.protocol import Status
@@ -12,6 +13,13 @@ class Chunk(NamedTuple):
     first: int
     last: int
     data: bytes
+
+
+class Ended(NamedTuple):
+    """A response that has ended, and whose it is: what a standby is asked for."""
+
+    principal: str
+    at: datetime
 
 
 class Submitted(NamedTuple):

@@ -1,5 +1,6 @@
 """Responses: the rows that polls read, and what starts and ends them."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,6 +37,7 @@ from longrun.store.sealing import (
     said_place,
     step_place,
 )
+from longrun.store.standby import SETTLED
 
 MOST_CHUNKS: Final = 2000
 """Chunks of expired responses that one transaction deletes, or those of one that has more."""
@@ -158,6 +160,7 @@ class Responses:
         self._database = database
         self._queries = database.queries
         self._sealing = database.sealing
+        self._standby = database.standby
         # Sealed items are opened by their indexes, which nothing else asks for.
         self._indexed = True if database.sealing.knows_keys else None
 
@@ -232,11 +235,21 @@ class Responses:
             raise
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
-        """The response if it is there and theirs, else None (which does not say which)."""
+        """The response if it is there and theirs, else None (which does not say which). What has
+        ended comes from a standby, if there is one that has it."""
+        whose = {"id": response_id, "principal": principal, "indexed": self._indexed}
+        if self._standby.is_fit:
+            live = self._queries.bind("get_live_response", settled=SETTLED, **whose)
+            row = await self._database.fetch_row(*live)
+            if row is None or row["ended"] is None:
+                return self._stored(row) if row else None
+            query = self._queries.bind("get_response", ended=row["ended"], **whose)
+            if found := await self._standby.fetch(row["ended"], *query):
+                # Else it still has what was encrypted with a key that is no longer in use.
+                with contextlib.suppress(Unreadable):
+                    return self._stored(found[0])
         row = await self._database.fetch_row(
-            *self._queries.bind(
-                "get_response", id=response_id, principal=principal, indexed=self._indexed
-            )
+            *self._queries.bind("get_response", ended=None, **whose)
         )
         return self._stored(row) if row else None
 
@@ -250,6 +263,7 @@ class Responses:
     def _stored(self, row: Record) -> StoredResponse:
         columns = dict(row)
         columns.pop("principal", None)
+        columns.pop("ended", None)
         id_, open_text = columns["id"], self._sealing.open_text
         columns["document"] = open_text(column_place(id_, "document"), columns["document"])
         indexes = columns.pop("indexes", None) or range(len(columns["output"]))
