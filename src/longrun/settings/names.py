@@ -8,8 +8,9 @@ from typing import Any, Final
 
 PREFIX: Final = "LONGRUN_"
 
-NOT_SETTINGS: Final = frozenset({"LONGRUN_API_KEY"})
-"""Variables that begin like settings and are none: `longrun demo` sends this key."""
+NOT_SETTINGS: Final = frozenset({"LONGRUN_API_KEY", "LONGRUN_URL"})
+"""Variables that begin like settings and are none: with which key commands call a server, and where
+that is."""
 
 _OF_KUBERNETES: Final = re.compile(
     r"LONGRUN_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=tcp://)"
