@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from longrun.cli import encryption, keys, runs, show
+from longrun.cli import doctor, encryption, keys, prune, runs, show
 from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import LongrunError
 from longrun.loglines import JSONFormatter, LineFormatter, tell
@@ -29,6 +29,8 @@ app.add_typer(keys.app)
 app.add_typer(encryption.app)
 app.add_typer(runs.app)
 app.add_typer(show.app)
+app.add_typer(doctor.app)
+app.add_typer(prune.app)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 

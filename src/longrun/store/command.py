@@ -1,5 +1,6 @@
 """What commands do with the database outside a server."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,6 +14,7 @@ from longrun.store.keys import Keys
 from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
 from longrun.store.responses import Responses
+from longrun.store.retention import in_batches
 from longrun.store.rewriting import Rewritten, rewrite_all
 
 
@@ -77,6 +79,36 @@ async def rewrite_now(settings: Settings, progress: Callable[[str, int], None]) 
     async with Opening(Database(settings)).opened() as database:
         await check_migrated(database)
         return await rewrite_all(database, progress)
+
+
+async def prune_now(
+    settings: Settings, seconds: float, progress: Callable[[int], None], *, count: bool
+) -> int:
+    """Delete what ended more than so many seconds ago and nobody reads, as servers do; returns how
+    many responses.
+
+    Args:
+        progress: is told how many are deleted already.
+        count: delete nothing, and return how many there are.
+
+    Raises:
+        ConfigurationError: no database, or one that this code must not touch.
+    """
+    async with Opening(Database(settings)).opened() as database, _allowed(settings):
+        await check_migrated(database)
+        if count:
+            row = await database.fetch_row(database.queries.count_expired, seconds)
+            return int(row["due"]) if row else 0
+        responses, done = Responses(database), 0
+
+        async def batch() -> int:
+            nonlocal done
+            deleted = await responses.expire(seconds)
+            done += deleted
+            progress(done)
+            return deleted
+
+        return await in_batches(batch, asyncio.Event())
 
 
 async def forget_key(settings: Settings, key_id: str) -> bool:

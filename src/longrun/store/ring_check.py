@@ -40,7 +40,7 @@ class RingCheck:
             ConfigurationError: the ring lacks a key; says what to do.
             Unavailable: Postgres is away.
         """
-        await self._look()
+        await self.look()
         if self.problem is not None:
             raise ConfigurationError(f"LONGRUN_ENCRYPTION_KEYS: {self.problem}")
         await self._note()
@@ -52,13 +52,13 @@ class RingCheck:
 
     async def _look_again(self) -> None:
         before = self.problem
-        await self._look()
+        await self.look()
         if self.problem is None:
             await self._note()
         elif self.problem != before:
             log.error("%s", self.problem)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
         rows = await self._database.fetch(self._queries.list_encryption_keys)
         lacking = [row["id"] for row in rows if row["id"] not in self._checks]
         other = [
