@@ -11,6 +11,9 @@ from longrun import cli
 
 COMMANDS = ("serve", "demo", "migrate", "settings")
 
+OF_FILES = ("ps", "run", "tail", "cancel", "retry", "show", "doctor", "prune")
+"""Commands that have a file, or share one."""
+
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """What `longrun` with these arguments exits with."""
@@ -26,7 +29,7 @@ def test_these_are_all_commands() -> None:
     }
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "show"])
+@pytest.mark.parametrize("command", [*COMMANDS, *OF_FILES])
 def test_each_command_has_help_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "100"}).output
     example = shown.split("Example:")[1].splitlines()[0]

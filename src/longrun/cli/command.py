@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from longrun.cli import doctor, encryption, keys, prune, runs, show
+from longrun.cli import doctor, encryption, keys, prune, ps, runs, show
 from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import LongrunError
 from longrun.loglines import JSONFormatter, LineFormatter, tell
@@ -27,6 +27,7 @@ app = typer.Typer(
 
 app.add_typer(keys.app)
 app.add_typer(encryption.app)
+app.add_typer(ps.app)
 app.add_typer(runs.app)
 app.add_typer(show.app)
 app.add_typer(doctor.app)

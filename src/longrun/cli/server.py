@@ -3,22 +3,12 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Annotated, Final
 
 import openai
-import typer
 
+from longrun.cli.options import DEFAULT_URL
 from longrun.client import GaveUp
 from longrun.errors import ConfigurationError
-
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
-
-ServerURL = Annotated[
-    str | None,
-    typer.Option(
-        "--url", help=f"URL of a server. [dim]\\[default: LONGRUN_URL, or {DEFAULT_URL}][/]"
-    ),
-]
 
 
 def connected(url: str | None) -> openai.OpenAI:

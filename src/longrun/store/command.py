@@ -13,6 +13,7 @@ from longrun.store.database import Database
 from longrun.store.keys import Keys
 from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
+from longrun.store.overview import Overview
 from longrun.store.responses import Responses
 from longrun.store.retention import in_batches
 from longrun.store.rewriting import Rewritten, rewrite_all
@@ -53,6 +54,18 @@ async def inspect_response(settings: Settings, response_id: str) -> dict[str, An
     async with Opening(Database(settings)).opened() as database, _allowed(settings):
         await check_migrated(database)
         return await Responses(database).inspect_unscoped(response_id)
+
+
+@contextlib.asynccontextmanager
+async def opened_overview(settings: Settings) -> AsyncIterator[Overview]:
+    """All responses with how they were run, within the block.
+
+    Raises:
+        ConfigurationError: no database, or one that this code must not touch.
+    """
+    async with Opening(Database(settings)).opened() as database, _allowed(settings):
+        await check_migrated(database)
+        yield Overview(database)
 
 
 @contextlib.asynccontextmanager

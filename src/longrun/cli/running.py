@@ -1,0 +1,147 @@
+"""What `longrun run`, `tail`, `cancel` and `retry` do. Each returns what the command exits with."""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import openai
+import typer
+from openai.types.responses import Response, ResponseStreamEvent
+from rich.console import Console
+from rich.markup import escape
+
+from longrun.cli.server import connected, in_words
+from longrun.cli.viewing import Ending, View
+from longrun.client import create_and_follow, follow
+from longrun.errors import ConfigurationError
+from longrun.jsontext import dumps
+
+INTERRUPTED: Final = 130
+"""What a shell says of a command that Ctrl-C ended."""
+
+_AGAIN: Final[dict[str, Any]] = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "reasoning": None,
+    "safety_identifier": None,
+    "service_tier": "auto",
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
+"""Parameters that a response shows, with what it shows for one that its request did not have."""
+
+
+def run(url: str | None, asked: dict[str, Any], detach: bool, json: bool) -> int:
+    """Create a response from the parameters that are not None, and follow it."""
+    return _create(connected(url), asked, detach, json)
+
+
+def tail(url: str | None, response_id: str, after: int | None, json: bool) -> int:
+    """Follow a response."""
+    client = connected(url)
+    with in_words(client):
+        # Following would wait for a server that is away, which is wanted only once it was there.
+        client.responses.retrieve(response_id)
+
+    def events() -> Iterator[ResponseStreamEvent]:
+        for event in follow(client, response_id, after=after):
+            if json:
+                print(event.model_dump_json(exclude_unset=True), flush=True)
+            yield event
+
+    return _code_of(_watched(client, events, shown=not json))
+
+
+def cancel(url: str | None, response_ids: list[str], json: bool) -> int:
+    """Cancel responses."""
+    client = connected(url)
+    said: dict[str, str | None] = {}
+    refused: dict[str, str] = {}
+    for each in response_ids:
+        try:
+            with in_words(client):
+                said[each] = client.responses.cancel(each).status
+        except ConfigurationError as error:
+            refused[each] = error.message
+    if json:
+        print(dumps({"statuses": said, "refused": refused}).decode())
+    else:
+        for each, status in said.items():
+            print(f"{each} {status}")
+        for each, reason in refused.items():
+            print(f"{each} {reason}", file=sys.stderr)
+    return 1 if refused else 0
+
+
+def retry(url: str | None, response_id: str, detach: bool, json: bool) -> int:
+    """Create a response with another's input and parameters, and follow it."""
+    client = connected(url)
+    with in_words(client):
+        before = client.responses.retrieve(response_id)
+        items = client.responses.input_items.list(response_id, order="asc", limit=100)
+        given = [item.model_dump(exclude_none=True, exclude={"id", "status"}) for item in items]
+    return _create(
+        client, {"model": before.model, "input": given, **_parameters(before)}, detach, json
+    )
+
+
+def _parameters(before: Response) -> dict[str, Any]:
+    shown = before.model_dump()
+    again = {name: shown[name] for name, default in _AGAIN.items() if shown.get(name) != default}
+    if again.get("text") is not None:
+        again["text"] = {n: v for n, v in again["text"].items() if v is not None}
+    if before.conversation is not None:
+        again["conversation"] = before.conversation.id
+        again.pop("previous_response_id", None)
+    return again
+
+
+def _create(client: openai.OpenAI, asked: dict[str, Any], detach: bool, json: bool) -> int:
+    given = {name: value for name, value in asked.items() if value is not None}
+    if detach:
+        with in_words(client):
+            made = client.responses.create(**given, background=True)
+        print(made.model_dump_json() if json else made.id)
+        return 0
+    with in_words(client):
+        client.models.list()
+    ended = _watched(client, lambda: create_and_follow(client, **given), shown=not json)
+    if json and ended is not None:
+        print(ended.model_dump_json())
+    return _code_of(ended)
+
+
+def _watched(
+    client: openai.OpenAI, events: Callable[[], Iterator[ResponseStreamEvent]], *, shown: bool
+) -> Response | None:
+    """The response as it ended, with its events on the terminal meanwhile if they are `shown`."""
+    view = View() if shown else Ending()
+    try:
+        with in_words(client):
+            return view.show(events())
+    except KeyboardInterrupt:
+        if view.response is not None:
+            _say_how_to_go_on(view.response.id)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _say_how_to_go_on(response_id: str) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("\nIt goes on without you:", style="dim")
+    for command in ("tail", "cancel"):
+        console.print(f"  longrun {command} {escape(response_id)}")
+
+
+def _code_of(ended: Response | None) -> int:
+    return 0 if ended is not None and ended.status == "completed" else 1
