@@ -83,7 +83,7 @@ BEGIN
     GRANT UPDATE (
         status, attempt, spent, replica_id, cancelled, document, reason, finished_at, deaths,
         died_on, handovers, ending_at, read_until, context_end, active_at,
-        input_refused, unkept
+        input_refused, unkept, compacted_at
     ) ON longrun.responses TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.event_chunks TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.items TO "longrun_runtime";

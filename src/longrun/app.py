@@ -60,6 +60,7 @@ from longrun.settings import Settings
 from longrun.store.announcer import Announcer
 from longrun.store.approvals import Approvals
 from longrun.store.claims import Claims
+from longrun.store.compaction import Compaction
 from longrun.store.conversations import Conversations
 from longrun.store.database import Database
 from longrun.store.events import EventLog
@@ -217,6 +218,8 @@ class Longrun:
                 self._hub.reading,
             ).run,
         )
+        compaction = Compaction(self._database, fit=lambda: self._ring_check.problem is None)
+        self._work_parts.add("compaction", compaction.run)
 
     def _committed(self, response_id: str, chunks: list[Chunk]) -> None:
         self._hub.committed(response_id, chunks)

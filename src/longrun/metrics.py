@@ -42,6 +42,19 @@ listening = Gauge("longrun_listening", "1 while the LISTEN connection is up.", r
 listener_reconnects = Counter(
     "longrun_listener_reconnects", "New LISTEN connections after the first.", registry=registry
 )
+compacted_logs = Counter(
+    "longrun_compacted_logs", "Event logs of finished responses compacted.", registry=registry
+)
+compacted_bytes = Counter(
+    "longrun_compacted_bytes",
+    "Bytes of events that were written anew in larger chunks.",
+    registry=registry,
+)
+compaction_refusals = Counter(
+    "longrun_compaction_refusals",
+    "Event logs left as they are, because they cannot be decrypted.",
+    registry=registry,
+)
 readers = Gauge("longrun_readers", "Open streams on this replica.", registry=registry)
 reader_timeouts = Counter(
     "longrun_reader_timeouts", "Readers cut because they took nothing.", registry=registry

@@ -47,6 +47,13 @@ class EventLog(Section):
         description="Deltas of one part that wait for the same commit become one event; off: each "
         "is an event of its own.",
     )
+    compact_after: float = Field(
+        default=300.0,
+        ge=0,
+        le=YEAR,
+        description="How long after a response's end its events are compacted: rewritten in the "
+        "background as chunks of `LONGRUN_CHUNK_BYTES`, which readers do not notice. 0: never.",
+    )
     keepalive_interval: float = Field(
         default=15.0,
         gt=0,
