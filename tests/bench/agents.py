@@ -101,10 +101,13 @@ async def paced(asked: Asked) -> AsyncIterator[Any]:
 
 @dataclass(frozen=True)
 class Length:
-    """One long thing that a run makes, in bytes: what its tool gives, or its model says."""
+    """One long thing that a run makes, in bytes: what its tool gives, or its model says, in so many
+    messages and in deltas of so many characters."""
 
     output: int = 0
     text: int = 0
+    messages: int = 1
+    delta: int = 1000
 
     def as_text(self) -> str:
         return json.dumps(asdict(self))
@@ -122,19 +125,31 @@ async def give_noise(size: int) -> str:
 
 
 async def lengthy(asked: Asked) -> AsyncIterator[Any]:
-    """A script: a tool's long output and a short text, or a long text."""
+    """A script: a tool's long output and a short text, or a long text. Nothing of it is held that a
+    model would not hold."""
     length = Length(**json.loads(last_text(asked.items)))
     for event in begun():
         yield event
     if length.output and isinstance(asked.items, list) and len(asked.items) == 1:
         *events, done = called("noise", {"size": length.output}, "call_1")
-    else:
-        text = noise(length.text or 8)
-        words = [text[at : at + 1000] for at in range(0, len(text), 1000)]
-        *events, done = (*opened(), *map(delta, words), *closed(text))
-    for event in (*events, done):
-        yield event
-    yield completed([done.item])
+        for event in (*events, done):
+            yield event
+        yield completed([done.item])
+        return
+    items = []
+    text = noise((length.text or 8) // length.messages)
+    for place in range(length.messages):
+        for event in opened(place):
+            yield event
+        for number, at in enumerate(range(0, len(text), length.delta)):
+            yield delta(text[at : at + length.delta], place)
+            if number % YIELD_EVERY == YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+        *closing, done = closed(text, place)
+        for event in (*closing, done):
+            yield event
+        items.append(done.item)
+    yield completed(items)
 
 
 def agents() -> list[Agent[Any]]:

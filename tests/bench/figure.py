@@ -13,7 +13,18 @@ from typing import Literal, TypeVar
 from tests.postgres import Server
 
 Unit = Literal[
-    "ms", "s", "deltas/s", "characters/s", "events/s", "statements/s", "claims/s", "events", "bytes"
+    "us",
+    "ms",
+    "s",
+    "deltas/s",
+    "characters/s",
+    "events/s",
+    "statements/s",
+    "claims/s",
+    "events",
+    "bytes",
+    "KiB",
+    "MiB",
 ]
 
 T = TypeVar("T")

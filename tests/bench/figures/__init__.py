@@ -4,16 +4,23 @@ from typing import Final
 
 from tests.bench.figure import Figure
 from tests.bench.figures.announce import ANNOUNCE
+from tests.bench.figures.compaction import COMPACTION
 from tests.bench.figures.copies import COPIES
+from tests.bench.figures.crowd import CROWD
 from tests.bench.figures.faults import FAULTS
 from tests.bench.figures.insert import INSERT
 from tests.bench.figures.latency import LATENCY
+from tests.bench.figures.memory import MEMORY
 from tests.bench.figures.queue import QUEUE
 from tests.bench.figures.replay import REPLAY
+from tests.bench.figures.size import SIZE
 from tests.bench.figures.takeover import TAKEOVER
 from tests.bench.figures.throughput import THROUGHPUT
 
 FIGURES: Final[dict[str, Figure]] = {
     figure.name: figure
-    for figure in (LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS, TAKEOVER, QUEUE)
+    for figure in (
+        *(LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS, TAKEOVER, QUEUE),
+        *(COMPACTION, SIZE, CROWD, MEMORY),
+    )
 }

@@ -23,20 +23,22 @@ def _measure(ground: Ground) -> list[Line]:
 
     def side(work: processes.Work) -> float:
         store.forget(url, SCHEMA)
-        rate, reached = processes.call(work, url=url, ids=ids, seconds=seconds)
+        rate, reached = processes.call(work, url=url, schema=SCHEMA, ids=ids, seconds=seconds)
         ground.problems += store.gaps(url, SCHEMA, reached)
         return float(rate)
 
     pairs = ground.in_turn(
-        ground.pick(full=4, quick=1), lambda: side(_plain), lambda: side(_log_writer)
+        ground.pick(full=4, quick=1), lambda: side(_plain), lambda: side(log_writer)
     )
     return [Line(f"{RUNS} runs x {EVENTS} events a statement", "events/s", pairs)]
 
 
-async def _plain(parent: processes.Parent, url: str, ids: list[str], seconds: float) -> Rate:
+async def _plain(
+    parent: processes.Parent, url: str, schema: str, ids: list[str], seconds: float
+) -> Rate:
     """What has to be done at least: join the events, insert the chunks, commit."""
     insert = (
-        f"INSERT INTO {SCHEMA}.event_chunks (response_id, first, last, attempt, data)"
+        f"INSERT INTO {schema}.event_chunks (response_id, first, last, attempt, data)"
         " SELECT *  FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::integer[], $5::bytea[])"
     )
     events = store.deltas(EVENTS)
@@ -53,10 +55,12 @@ async def _plain(parent: processes.Parent, url: str, ids: list[str], seconds: fl
     return RUNS * (next_sequence - 1) / took, dict.fromkeys(ids, next_sequence - 1)
 
 
-async def _log_writer(parent: processes.Parent, url: str, ids: list[str], seconds: float) -> Rate:
+async def log_writer(
+    parent: processes.Parent, url: str, schema: str, ids: list[str], seconds: float
+) -> Rate:
     """Events per second through runs and their log writer, fenced."""
     events = store.deltas(EVENTS)
-    async with store.opened(url, SCHEMA) as database:
+    async with store.opened(url, schema) as database:
         replica = Writing(database, announcing=False)
         async with replica.running():
             runs = [replica.writer.open(response_id, 1, 1) for response_id in ids]
