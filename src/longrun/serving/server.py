@@ -82,10 +82,10 @@ async def _serve(
     stop = asyncio.Event()
     at_once: list[Callable[[], None]] = []
     _on_signals(stop, at_once, settings.drain_seconds)
-    with _bound(settings) as listening:
+    with sockets.bound(settings) as listening:
         app = make_app()
         at_once.append(app.abandon)
-        url = _url(listening, settings)
+        url = sockets.url(listening, settings)
         async with app.running(heeds_signals=False):
             # Raised below: a task group would wrap it.
             refusal = await app.authentication.refusal_of(settings.host)
@@ -166,29 +166,6 @@ def _on_signals(
     loop = asyncio.get_running_loop()
     for number in numbers:
         loop.add_signal_handler(number, received)
-
-
-@contextlib.contextmanager
-def _bound(settings: Settings) -> Any:
-    """The listening socket, bound here so that a port in use is a clear error, and 0 is known."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sockets.tune(listening)
-        try:
-            listening.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on LONGRUN_HOST={settings.host} LONGRUN_PORT={settings.port}: "
-                f"{error.strerror}"
-            ) from error
-        yield listening
-
-
-def _url(listening: socket.socket, settings: Settings) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    scheme = "https" if settings.tls_certfile else "http"
-    return f"{scheme}://{host}:{listening.getsockname()[1]}"
 
 
 def _config(settings: Settings) -> Bounds:

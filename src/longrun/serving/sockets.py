@@ -2,12 +2,17 @@
 
 import array
 import asyncio
+import contextlib
 import fcntl
 import resource
 import socket
 import sys
 import termios
+from collections.abc import Iterator
 from typing import Final
+
+from longrun.errors import ConfigurationError
+from longrun.settings import Settings
 
 MOST_DESCRIPTORS: Final = 1 << 20
 
@@ -27,6 +32,30 @@ def raise_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         soft = most
     return int(min(soft if soft > 0 else most, MOST_DESCRIPTORS) * (1 - SPARE_DESCRIPTORS))
+
+
+@contextlib.contextmanager
+def bound(settings: Settings) -> Iterator[socket.socket]:
+    """The listening socket, bound here so that a port in use is a clear error, and 0 is known."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tune(listening)
+        try:
+            listening.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on LONGRUN_HOST={settings.host} LONGRUN_PORT={settings.port}: "
+                f"{error.strerror}"
+            ) from error
+        yield listening
+
+
+def url(listening: socket.socket, settings: Settings) -> str:
+    """Of the server that listens there."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "https" if settings.tls_certfile else "http"
+    return f"{scheme}://{host}:{listening.getsockname()[1]}"
 
 
 def tune(listening: socket.socket) -> None:
