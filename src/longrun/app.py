@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from longrun import ids, signals
+from longrun import ids, metrics, signals
 from longrun.access.authentication import Authenticate, configured
 from longrun.access.known_keys import KnownKeys
 from longrun.access.rates import Rates
@@ -110,6 +110,8 @@ class Longrun:
         taps.install(tracing=settings.sdk_tracing)
         self.settings = settings
         self.models = served.names()
+        self.exposition = _own_metrics
+        """Gives what `/metrics` answers."""
         self._draining = False
         self._running = False
         self._stop_work = asyncio.Event()
@@ -287,7 +289,7 @@ class Longrun:
         )
         middleware.append(Middleware(Intake, timeout=settings.receive_timeout))
         routes = [
-            *health.routes(self.problems, self.warnings),
+            *health.routes(self.problems, self.warnings, lambda: self.exposition()),
             *console_routes(),
             *api.routes(),
             *Lists(self._responses).routes(),
@@ -421,6 +423,10 @@ class Longrun:
         await check_rights(self._database)
         await self._ring_check.begin()
         await self._lease.begin()
+
+
+async def _own_metrics() -> bytes:
+    return metrics.exposition()
 
 
 def create_app(

@@ -285,9 +285,11 @@ class Unreadable(LongrunError):
 
 
 class ConfigurationError(LongrunError):
-    """A setting, an agent or the database cannot be used; the command ends with this message."""
+    """A setting, an agent or the database cannot be used; the command ends with this message, and
+    this exit status."""
 
     default_code = "configuration"
+    exit_status: int = 2
 
 
 class NotStored(LongrunError):

@@ -85,7 +85,15 @@ class LineFormatter(logging.Formatter):
 
 class JSONFormatter(logging.Formatter):
     """One JSON object a record, in ASCII: `time` (UTC), `level`, `logger`, `message`, the fields of
-    the record, and `exception`, the traceback."""
+    the record, and `exception`, the traceback.
+
+    Args:
+        beside: what each of them has besides.
+    """
+
+    def __init__(self, beside: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self._beside = beside or {}
 
     def format(self, record: logging.LogRecord) -> str:
         said = record.msg
@@ -96,6 +104,7 @@ class JSONFormatter(logging.Formatter):
             "logger": record.name,
             "message": said.what if isinstance(said, Line) else record.getMessage(),
         }
+        shown.update(self._beside)
         for name, value in record.__dict__.items():
             if name not in _OF_EVERY_RECORD:
                 shown.setdefault(name, round(value, 3) if isinstance(value, float) else value)

@@ -4,16 +4,19 @@ import asyncio
 import logging
 import sys
 from importlib.metadata import version
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from longrun.cli import doctor, encryption, keys, prune, ps, runs, show
 from longrun.cli.options import AsJSON, DatabaseURL, DataDir
-from longrun.errors import LongrunError
+from longrun.errors import ConfigurationError, LongrunError
 from longrun.loglines import JSONFormatter, LineFormatter, tell
 from longrun.settings import Settings
+
+if TYPE_CHECKING:
+    from longrun.serving.worker import Worker
 
 app = typer.Typer(
     name="longrun",
@@ -52,6 +55,13 @@ def serve(
         int | None,
         typer.Option(help="Port to listen on; 0 picks a free one. [dim]\\[default: 8000][/]"),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Number of processes that serve on the port, or auto: one on each core. "
+            "[dim]\\[default: 1][/]"
+        ),
+    ] = None,
     database_url: DatabaseURL = None,
     data_dir: DataDir = None,
     no_auth: Annotated[
@@ -72,47 +82,95 @@ def serve(
     LONGRUN_* variables.
 
     [bold]Example:[/] longrun serve my_app.agents:researcher --port 8080
-    """
-    from longrun.app import create_app
-    from longrun.serving import server
 
+    [bold]Example:[/] longrun serve my_app.agents:researcher --workers auto
+    """
+    from longrun.serving.worker import Worker
+
+    worker = Worker.of_environment()
     try:
         settings = Settings.load(
             agents=agents or None,
             host=host,
             port=port,
+            workers=workers,
             database_url=database_url,
             data_dir=data_dir,
             no_auth=no_auth or None,
             log_level=log_level,
         )
-        _log_to_stderr(settings.log_level, settings.log_format)
-        application: list[Any] = []
-
-        def make_app() -> Any:
-            application.append(create_app(settings=settings))
-            if settings.database_url is None and settings.log_format == "text":
-                console.print(f"[dim]starting the embedded Postgres in {settings.data_dir}/ …[/]")
-            return application[0]
-
-        def started(url: str) -> None:
-            models = application[0].models
-            if settings.log_format == "json":
-                tell(logging.getLogger("longrun.server"), "serving", url=url, agents=models)
-            elif settings.log_level in ("debug", "info"):
-                _say_started(url, models, settings)
-
-        server.run(make_app, settings, started)
+        _log_to_stderr(settings.log_level, settings.log_format, worker.number if worker else None)
+        status = _serve(settings, worker)
     except LongrunError as error:
-        _fail("longrun cannot start", error)
+        if worker is None:
+            _fail("longrun cannot start", error)
+        worker.failed(error.message)
+        status = 2
+    if status:
+        raise typer.Exit(status)
 
 
-def _say_started(url: str, models: list[str], settings: Settings) -> None:
+def _serve(settings: Settings, worker: "Worker | None") -> int:
+    """In this process, or in as many as there are to be; returns the exit status."""
+    from longrun.serving import cores
+
+    count = cores.available() if settings.workers == "auto" else settings.workers
+    if worker is None and count > 1:
+        return _serve_with_workers(settings, count)
+    from longrun.app import Longrun, create_app
+    from longrun.serving import server
+
+    application: list[Longrun] = []
+
+    def make_app() -> Longrun:
+        application.append(create_app(settings=settings))
+        if worker is None:
+            _say_starting(settings)
+        else:
+            application[0].exposition = worker.exposition
+        return application[0]
+
+    def started(url: str) -> None:
+        if worker is None:
+            _say_started(url, application[0].models, settings)
+        else:
+            worker.ready(application[0].models)
+
+    server.run(make_app, settings, started, worker)
+    if worker is not None:
+        worker.ended()
+    return 0
+
+
+def _serve_with_workers(settings: Settings, count: int) -> int:
+    from longrun.serving import parent
+
+    _say_starting(settings)
+    return parent.run(
+        settings, count, lambda url, models: _say_started(url, models, settings, count)
+    )
+
+
+def _say_starting(settings: Settings) -> None:
+    if settings.database_url is None and settings.log_format == "text":
+        console.print(f"[dim]starting the embedded Postgres in {settings.data_dir}/ …[/]")
+
+
+def _say_started(url: str, models: list[str], settings: Settings, workers: int = 1) -> None:
+    if settings.log_format == "json":
+        more = {"workers": workers} if workers > 1 else {}
+        tell(logging.getLogger("longrun.server"), "serving", url=url, agents=models, **more)
+    elif settings.log_level in ("debug", "info"):
+        _print_banner(url, models, settings, workers)
+
+
+def _print_banner(url: str, models: list[str], settings: Settings, workers: int) -> None:
     where = "an embedded Postgres" if settings.database_url is None else "Postgres"
     if settings.database_url is None:
         where += f" in {settings.data_dir}/"
     console.print(f"\n[bold green]longrun[/] serves [bold]{', '.join(models)}[/] at [bold]{url}[/]")
-    console.print(f"  events in {where}, schema {settings.db_schema}\n")
+    by = f", {workers} workers" if workers > 1 else ""
+    console.print(f"  events in {where}, schema {settings.db_schema}{by}\n")
     console.print("  Try it:")
     console.print(f"    open {url} in a browser")
     console.print(
@@ -238,12 +296,13 @@ def _json(value: Any) -> str:
     return dumps(value).decode()
 
 
-def _log_to_stderr(level: str, shape: str) -> None:
+def _log_to_stderr(level: str, shape: str, worker: int | None) -> None:
     handler = logging.StreamHandler(sys.stderr)
+    by = "" if worker is None else f"worker {worker} "
     handler.setFormatter(
-        JSONFormatter()
+        JSONFormatter({} if worker is None else {"worker": worker})
         if shape == "json"
-        else LineFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        else LineFormatter(f"%(asctime)s %(levelname)-7s {by}%(name)s: %(message)s")
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("longrun").setLevel(level.upper())
@@ -255,7 +314,7 @@ def _fail(what: str, error: LongrunError) -> NoReturn:
     """Say what failed, and why, as a message and not as a traceback."""
     console.print(f"[bold red]{what}[/]")
     console.print(error.message, markup=False)
-    sys.exit(2)
+    sys.exit(error.exit_status if isinstance(error, ConfigurationError) else 2)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """`/healthz`, `/readyz`, `/metrics`: unauthenticated, and without tenant data."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from pydantic import BaseModel
@@ -13,6 +13,8 @@ from longrun.http.answers import JSONAnswer
 from longrun.operations import operation
 
 Problems = Callable[[], list[str]]
+
+Exposition = Callable[[], Awaitable[bytes]]
 
 
 class Alive(BaseModel):
@@ -29,12 +31,13 @@ class Readiness(BaseModel):
     warnings: list[str] = []
 
 
-def routes(problems: Problems, warnings: Problems) -> list[Route]:
+def routes(problems: Problems, warnings: Problems, exposition: Exposition) -> list[Route]:
     """The routes.
 
     Args:
         problems: says why this replica is not ready; empty when it is.
         warnings: what is amiss with a replica that is fit for requests all the same.
+        exposition: the metrics, in Prometheus's text format.
     """
 
     @operation(Alive, public=True)
@@ -51,10 +54,10 @@ def routes(problems: Problems, warnings: Problems) -> list[Route]:
             body["warnings"] = amiss
         return JSONAnswer(body, status_code=503 if found else 200)
 
-    @operation(metrics.CONTENT_TYPE, public=True)
+    @operation(metrics.CONTENT_TYPE, public=True, errors=(503,))
     async def metrics_text(request: Request) -> Response:
         """`GET /metrics`: for Prometheus."""
-        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+        return Response(await exposition(), media_type=metrics.CONTENT_TYPE)
 
     return [
         Route("/healthz", healthz),

@@ -28,12 +28,18 @@ FULL_WARNING: Final = 10.0
 
 
 class Connections:
-    """The open connections of this replica, and how many there may be."""
+    """The open connections of this replica, and how many there may be.
+
+    Attributes:
+        stopping: none is let in.
+        retiring: each ends as soon as nothing is asked on it.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._open: set[Connection] = set()
         self.stopping = False
+        self.retiring = False
         self._warned = float("-inf")
 
     def admit(self, connection: "Connection") -> bool:
@@ -49,6 +55,13 @@ class Connections:
 
     def discard(self, connection: "Connection") -> None:
         self._open.discard(connection)
+
+    def retire(self) -> None:
+        """Another process takes what comes: end those on which nothing is asked, and each other
+        one once it is answered."""
+        self.retiring = True
+        for connection in list(self._open):
+            connection.end_if_idle()
 
     async def end(self, within: float) -> None:
         """End those on which nothing is asked at once, the others with their answers, and what
@@ -162,7 +175,7 @@ class Connection(TCPServer):
             self._end_within(event.seconds)
         elif isinstance(event, Updated):
             self._idle = event.idle
-            if self._idle and self._connections.stopping:
+            if self._idle and (self._connections.stopping or self._connections.retiring):
                 self._end()
             else:
                 self._end_within(self.config.keep_alive_timeout if self._idle else None)

@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import uvloop
@@ -23,7 +24,10 @@ from longrun.serving import blocked, sockets, stubborn
 from longrun.serving.bounds import Bounds
 from longrun.serving.connection import Connection, Connections
 from longrun.serving.pinned import check
+from longrun.serving.stopping import Stopping
+from longrun.serving.taking import Connected, Taking
 from longrun.serving.threads import NAME, ToolThreads
+from longrun.serving.worker import Worker
 from longrun.settings import Settings
 
 log = logging.getLogger("longrun.server")
@@ -39,13 +43,17 @@ THREADS_WAIT: Final = 1.0
 
 
 def run(
-    make_app: Callable[[], Longrun], settings: Settings, started: Callable[[str], None]
+    make_app: Callable[[], Longrun],
+    settings: Settings,
+    started: Callable[[str], None],
+    worker: Worker | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         make_app: called in the event loop.
         started: called with the server's URL when it answers requests.
+        worker: this process, if it is one of several.
 
     Raises:
         ConfigurationError: the server cannot start; says why.
@@ -55,7 +63,7 @@ def run(
         loop = runner.get_loop()
         loop.set_default_executor(pool)
         with stubborn.left_behind(loop), blocked.named(loop):
-            runner.run(_serve(make_app, settings, started))
+            runner.run(_serve(make_app, settings, started, worker))
 
 
 @contextlib.contextmanager
@@ -77,28 +85,29 @@ def _threads(settings: Settings) -> Iterator[ToolThreads]:
 
 
 async def _serve(
-    make_app: Callable[[], Longrun], settings: Settings, started: Callable[[str], None]
+    make_app: Callable[[], Longrun],
+    settings: Settings,
+    started: Callable[[str], None],
+    worker: Worker | None,
 ) -> None:
-    stop = asyncio.Event()
-    at_once: list[Callable[[], None]] = []
-    _on_signals(stop, at_once, settings.drain_seconds)
-    with sockets.bound(settings) as listening:
+    stopping = Stopping(settings.drain_seconds, worker)
+    with sockets.bound(settings) if worker is None else worker.listening as listening:
         app = make_app()
-        at_once.append(app.abandon)
+        stopping.at_once.append(app.abandon)
         url = sockets.url(listening, settings)
         async with app.running(heeds_signals=False):
             # Raised below: a task group would wrap it.
             refusal = await app.authentication.refusal_of(settings.host)
             if refusal is None:
-                await _until_stopped(app, listening, settings, lambda: started(url), stop)
+                taking = _taking(app, listening, settings, worker, stopping)
+                await _until_stopped(app, taking, lambda: started(url), stopping.asked)
         if refusal is not None:
             raise ConfigurationError(refusal)
 
 
 async def _until_stopped(
     app: Longrun,
-    listening: socket.socket,
-    settings: Settings,
+    taking: AbstractAsyncContextManager[Connections],
     started: Callable[[], None],
     stop: asyncio.Event,
 ) -> None:
@@ -106,7 +115,7 @@ async def _until_stopped(
     # under full load is a twelfth of the time.
     gc.collect()
     gc.freeze()
-    async with _listening(app, listening, settings) as connections:
+    async with taking as connections:
         started()
         await stop.wait()
         log.info("stopping")
@@ -118,8 +127,12 @@ async def _until_stopped(
 
 
 @contextlib.asynccontextmanager
-async def _listening(
-    app: ASGIApp, listening: socket.socket, settings: Settings
+async def _taking(
+    app: ASGIApp,
+    listening: socket.socket,
+    settings: Settings,
+    worker: Worker | None,
+    stopping: Stopping,
 ) -> AsyncIterator[Connections]:
     """Serve on a socket. At the end take nothing new, and wait for the answers under way."""
     loop, context, config = asyncio.get_running_loop(), WorkerContext(None), _config(settings)
@@ -130,42 +143,54 @@ async def _listening(
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await Connection(connections, wrapped, loop, config, context, {}, reader, writer)
 
-    server = await asyncio.start_server(
-        connected,
-        sock=listening,
-        backlog=BACKLOG,
-        ssl=config.create_ssl_context(),
-        ssl_handshake_timeout=config.ssl_handshake_timeout if config.ssl_enabled else None,
-    )
+    taken = _alone if worker is None else functools.partial(_beside_others, worker, stopping)
+    async with taken(connections, listening, connected, config):
+        try:
+            yield connections
+        finally:
+            await context.terminated.set()
+    await connections.end(LAST_ANSWERS + 1)
+
+
+@contextlib.asynccontextmanager
+async def _alone(
+    connections: Connections, listening: socket.socket, connected: Connected, config: Bounds
+) -> AsyncIterator[None]:
+    server = await asyncio.start_server(connected, sock=listening, backlog=BACKLOG, **_tls(config))
     try:
-        yield connections
+        yield
     finally:
         server.close()
-        await context.terminated.set()
-        await connections.end(LAST_ANSWERS + 1)
 
 
-def _on_signals(
-    stop: asyncio.Event, at_once: list[Callable[[], None]], drain_seconds: float
-) -> None:
-    """The first signal stops in order; the second at once, but for what `at_once` has to do; the
-    third does not wait for that either. An order that comes to no end is cut short."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
+@contextlib.asynccontextmanager
+async def _beside_others(
+    worker: Worker,
+    stopping: Stopping,
+    connections: Connections,
+    listening: socket.socket,
+    connected: Connected,
+    config: Bounds,
+) -> AsyncIterator[None]:
+    taking = Taking(listening, worker.shares, worker.place, connected, **_tls(config))
 
-    def received() -> None:
-        if stop.is_set():
-            log.warning("second signal: exiting at once")
-            for number in numbers:
-                signal.signal(number, signal.SIG_DFL)
-            for act in at_once:
-                act()
-            os._exit(1)
-        stubborn.exit_after(drain_seconds + stubborn.LAST_RESORT, loop, at_once)
-        stop.set()
+    def leave() -> None:
+        taking.end()
+        connections.retire()
 
-    loop = asyncio.get_running_loop()
-    for number in numbers:
-        loop.add_signal_handler(number, received)
+    async with taking.taken(BACKLOG):
+        stopping.leave = leave
+        yield
+
+
+def _tls(config: Bounds) -> dict[str, Any]:
+    """As `asyncio.start_server` has it."""
+    if not config.ssl_enabled:
+        return {"ssl": None, "ssl_handshake_timeout": None}
+    return {
+        "ssl": config.create_ssl_context(),
+        "ssl_handshake_timeout": config.ssl_handshake_timeout,
+    }
 
 
 def _config(settings: Settings) -> Bounds:

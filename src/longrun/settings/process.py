@@ -1,10 +1,27 @@
 """Settings of the process: what it serves, where, and what it says of it."""
 
-from typing import Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from longrun.settings.sections import YEAR, Section, Strings
+
+MOST_WORKERS: Final = 256
+
+
+def _count(value: Any) -> Any:
+    """A number of workers, or `auto`."""
+    if value == "auto":
+        return value
+    if isinstance(value, int | str) and str(value).isascii() and str(value).isdecimal():
+        number = int(str(value)[:9])
+        if 1 <= number <= MOST_WORKERS:
+            return number
+    raise PydanticCustomError("workers", f"expected auto, or a number from 1 to {MOST_WORKERS}")
+
+
+Workers = Annotated[int | Literal["auto"], BeforeValidator(_count)]
 
 
 class Process(Section):
@@ -18,6 +35,11 @@ class Process(Section):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
+    )
+    workers: Workers = Field(
+        default=1,
+        description="Number of processes that serve on one port, each a replica of its own; `auto` "
+        "for one on each core that is available.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level logged to standard error."

@@ -1,0 +1,148 @@
+"""How a worker takes connections from the socket that it shares with the others."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from ssl import SSLContext
+from typing import Final
+
+from longrun.serving.shares import NONE, Shares
+
+log = logging.getLogger("longrun.serving.taking")
+
+Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+LEAD: Final = 1
+"""Connections that a worker may have more than another one before it waits for that one; and one
+more for each `LEAD_PART` that that one has, so that thousands at once are not held up."""
+
+LEAD_PART: Final = 16
+
+WAIT: Final = 0.001
+"""Seconds that it waits then: long for a worker that is idle, short for a client."""
+
+OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+PAUSE: Final = 1.0
+"""Seconds without another try when there are no more descriptors."""
+
+
+class Taking:
+    """Takes connections one at a time, and leaves them to workers that have fewer.
+
+    Args:
+        place: of this worker, among the shares.
+        connected: serves one.
+        ssl, ssl_handshake_timeout: as for `asyncio.start_server`.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        shares: Shares,
+        place: int,
+        connected: Connected,
+        ssl: SSLContext | None,
+        ssl_handshake_timeout: float | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listening = listening
+        self._shares = shares
+        self._place = place
+        self._connected = connected
+        self._tls = ssl
+        self._handshake = ssl_handshake_timeout
+        self._open = 0
+        self._group: asyncio.TaskGroup
+        self._shaking: set[asyncio.Task[None]] = set()
+        self._taking = False
+
+    @contextlib.asynccontextmanager
+    async def taken(self, backlog: int) -> AsyncIterator[None]:
+        """Within the block, connections are taken, until `end`."""
+        self._listening.setblocking(False)
+        self._listening.listen(backlog)
+        async with asyncio.TaskGroup() as self._group:
+            self._taking = True
+            self._count(0)
+            self._watch()
+            try:
+                yield
+            finally:
+                self.end()
+                for task in self._shaking:
+                    task.cancel()
+
+    def end(self) -> None:
+        """Take no more. What waits in the socket is for the others."""
+        if self._taking:
+            self._taking = False
+            self._loop.remove_reader(self._listening)
+            self._shares[self._place] = NONE
+
+    def _watch(self) -> None:
+        if self._taking:
+            self._loop.add_reader(self._listening, self._ready)
+
+    def _ready(self) -> None:
+        least = self._shares.least()
+        if self._open - least > LEAD + least // LEAD_PART:
+            self._loop.remove_reader(self._listening)
+            self._loop.call_later(WAIT, self._take_then_watch)
+        else:
+            self._take()
+
+    def _take_then_watch(self) -> None:
+        """Whoever has fewer may be busy: it was given a moment."""
+        if self._taking:
+            self._watch()
+            self._take()
+
+    def _take(self) -> None:
+        try:
+            connection, _ = self._listening.accept()
+        except OSError as error:
+            # Otherwise another one was faster, or the client has left.
+            if error.errno in OUT_OF_DESCRIPTORS:
+                log.error("cannot take a connection: %s", error.strerror)
+                self._loop.remove_reader(self._listening)
+                self._loop.call_later(PAUSE, self._watch)
+            return
+        self._count(1)
+        task = self._group.create_task(self._hand_over(connection))
+        self._shaking.add(task)
+        task.add_done_callback(self._shaking.discard)
+
+    async def _hand_over(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+
+        async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await self._connected(reader, writer)
+            finally:
+                self._count(-1)
+
+        def protocol() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(), counted)
+
+        try:
+            await self._loop.connect_accepted_socket(
+                protocol,
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._handshake,
+            )
+        except BaseException as error:
+            self._count(-1)
+            if not isinstance(error, OSError):
+                raise
+            # A handshake that failed: there is nobody to tell.
+            log.debug("a connection broke off: %s", error)
+
+    def _count(self, more: int) -> None:
+        self._open += more
+        if self._taking:
+            self._shares[self._place] = self._open
