@@ -318,6 +318,11 @@ class Longrun:
         """All that is served."""
         return self._asgi.routes
 
+    @property
+    def live(self) -> int:
+        """How many runs it executes."""
+        return self._host.live
+
     def problems(self) -> list[str]:
         """Why this replica should get no requests just now; empty when it should."""
         found = ["draining"] if self._draining else []

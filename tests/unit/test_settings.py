@@ -75,6 +75,18 @@ class TestSources:
             monkeypatch.setenv(variable(name), shown_value(field.default))
         assert Settings.load() == Settings.load(agents=())
 
+    def test_workers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert (Settings.load(workers="auto").workers, Settings.load(workers="3").workers) == (
+            "auto",
+            3,
+        )
+        monkeypatch.setenv("LONGRUN_WORKERS", "4")
+        assert Settings.load().workers == 4
+        for wrong in ("0", "257", "-1", "two", "1.5", " "):
+            assert refused(workers=wrong) == (
+                f"LONGRUN_WORKERS={wrong!r}: expected auto, or a number from 1 to 256"
+            )
+
     def test_bounds_and_headers_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LONGRUN_PARAMETER_LIMITS", "max_output_tokens=10 temperature=0.5")
         monkeypatch.setenv("LONGRUN_FORWARD_HEADERS", "X-Tenant, traceparent")

@@ -137,6 +137,11 @@ class Host:
         return self._max_runs - len(self._live)
 
     @property
+    def live(self) -> int:
+        """How many runs are executed here."""
+        return len(self._live)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is executed here."""
         return not self._live

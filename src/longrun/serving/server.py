@@ -16,7 +16,6 @@ from typing import Any, Final
 import uvloop
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.worker_context import WorkerContext
-from starlette.types import ASGIApp
 
 from longrun.app import Longrun
 from longrun.errors import ConfigurationError
@@ -128,7 +127,7 @@ async def _until_stopped(
 
 @contextlib.asynccontextmanager
 async def _taking(
-    app: ASGIApp,
+    app: Longrun,
     listening: socket.socket,
     settings: Settings,
     worker: Worker | None,
@@ -143,7 +142,11 @@ async def _taking(
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await Connection(connections, wrapped, loop, config, context, {}, reader, writer)
 
-    taken = _alone if worker is None else functools.partial(_beside_others, worker, stopping)
+    taken = (
+        _alone
+        if worker is None
+        else functools.partial(_beside_others, worker, stopping, lambda: app.live)
+    )
     async with taken(connections, listening, connected, config):
         try:
             yield connections
@@ -167,12 +170,13 @@ async def _alone(
 async def _beside_others(
     worker: Worker,
     stopping: Stopping,
+    work: Callable[[], int],
     connections: Connections,
     listening: socket.socket,
     connected: Connected,
     config: Bounds,
 ) -> AsyncIterator[None]:
-    taking = Taking(listening, worker.shares, worker.place, connected, **_tls(config))
+    taking = Taking(listening, worker.shares, worker.place, connected, work, **_tls(config))
 
     def leave() -> None:
         taking.end()

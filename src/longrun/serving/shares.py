@@ -1,4 +1,4 @@
-"""How many connections each worker has: a page of memory that all of them share.
+"""How many connections and runs each worker has: a page of memory that all of them share.
 
 The kernel gives a connection to whichever worker is awake first. Among four idle ones that was
 measured to be 2 to 89 of 200 connections, which may then be open for hours. So a worker that has
@@ -39,5 +39,5 @@ class Shares:
         return self._numbers[place]
 
     def least(self) -> int:
-        """How many connections the worker has that has fewest, of those that take some."""
+        """What the worker has that has least, of those that take connections."""
         return min((number for number in self._numbers if number != NONE), default=0)

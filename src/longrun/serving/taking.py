@@ -16,8 +16,8 @@ log = logging.getLogger("longrun.serving.taking")
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 LEAD: Final = 1
-"""Connections that a worker may have more than another one before it waits for that one; and one
-more for each `LEAD_PART` that that one has, so that thousands at once are not held up."""
+"""Connections and runs that a worker may have more than another one before it waits for that one;
+and one more for each `LEAD_PART` that that one has, so that thousands at once are not held up."""
 
 LEAD_PART: Final = 16
 
@@ -36,6 +36,7 @@ class Taking:
     Args:
         place: of this worker, among the shares.
         connected: serves one.
+        work: what this worker does besides, in connections: its runs, which go on without one.
         ssl, ssl_handshake_timeout: as for `asyncio.start_server`.
     """
 
@@ -45,6 +46,7 @@ class Taking:
         shares: Shares,
         place: int,
         connected: Connected,
+        work: Callable[[], int],
         ssl: SSLContext | None,
         ssl_handshake_timeout: float | None,
     ) -> None:
@@ -53,6 +55,7 @@ class Taking:
         self._shares = shares
         self._place = place
         self._connected = connected
+        self._work = work
         self._tls = ssl
         self._handshake = ssl_handshake_timeout
         self._open = 0
@@ -88,8 +91,10 @@ class Taking:
             self._loop.add_reader(self._listening, self._ready)
 
     def _ready(self) -> None:
+        # The kernel wakes all that watch, so the others' numbers are of this moment too.
+        mine = self._shares[self._place] = self._open + self._work()
         least = self._shares.least()
-        if self._open - least > LEAD + least // LEAD_PART:
+        if mine - least > LEAD + least // LEAD_PART:
             self._loop.remove_reader(self._listening)
             self._loop.call_later(WAIT, self._take_then_watch)
         else:
@@ -145,4 +150,4 @@ class Taking:
     def _count(self, more: int) -> None:
         self._open += more
         if self._taking:
-            self._shares[self._place] = self._open
+            self._shares[self._place] = self._open + self._work()

@@ -23,9 +23,9 @@ from longrun.serving.worker_process import WorkerProcess
 log = logging.getLogger("longrun.workers")
 
 FIRST_BACKOFF: Final = 0.1
-LONGEST_BACKOFF: Final = 30.0
+LONGEST_BACKOFF: Final = 15.0
 
-STEADY: Final = 60.0
+STEADY: Final = 10.0
 """Seconds after which a worker that dies has nothing to do with the one before it."""
 
 TRIES: Final = 3
@@ -200,7 +200,7 @@ class Workers:
         self._processes.add(process)
         self._group.create_task(self._hear(process))
         if self._stop.is_set():
-            process.drain()
+            process.kill("not needed any more")
         return process
 
     async def _hear(self, process: WorkerProcess) -> None:
