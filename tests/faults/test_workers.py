@@ -135,18 +135,21 @@ async def test_each_worker_is_a_replica(served: Ground, server: Replica) -> None
 
 
 async def test_a_stream_is_resumed_on_the_other_worker(served: Ground, server: Replica) -> None:
-    body = {"model": "gated", "input": json.dumps(script()), "background": True, "stream": True}
+    served.close()
+    asked = json.dumps(script(gates=("in a",)))
+    body = {"model": "gated", "input": asked, "background": True, "stream": True}
     async with await Wire.open(f"{server.base_url}/responses", method="POST", json=body) as wire:
         await wire.until(lambda _: wire.frames >= 3)
         response_id = re.search(rb"resp_[0-9a-f]{32}", bytes(wire.body))[0].decode()  # type: ignore[index]
-    readers = [await Wire.open(stream_url(server, response_id, after=1)) for _ in range(4)]
+    readers = [await Wire.open(stream_url(server, response_id, after=1)) for _ in range(8)]
+    served.open("in a")
     bodies = [frames_alone(await reader.rest()) for reader in readers]
     for reader in readers:
         reader.close()
     check_complete(bodies[0], with_ids=True, after=1)
     assert len(set(bodies)) == 1
     path = f"/v1/responses/{response_id}"
-    await eventually(lambda: len(by_worker(server, path)) == 4)
+    await eventually(lambda: len(by_worker(server, path)) == 8)
     assert set(by_worker(server, path)) == {1, 2}
 
 

@@ -16,11 +16,12 @@ from tests.bench.figures.replay import REPLAY
 from tests.bench.figures.size import SIZE
 from tests.bench.figures.takeover import TAKEOVER
 from tests.bench.figures.throughput import THROUGHPUT
+from tests.bench.figures.workers import WORKERS
 
 FIGURES: Final[dict[str, Figure]] = {
     figure.name: figure
     for figure in (
         *(LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS, TAKEOVER, QUEUE),
-        *(COMPACTION, SIZE, CROWD, MEMORY),
+        *(COMPACTION, SIZE, CROWD, MEMORY, WORKERS),
     )
 }

@@ -57,9 +57,9 @@ def _measure(ground: Ground) -> list[Line]:
 
         def ours() -> tuple[Written, Written, Written]:
             return (
-                _round(ground, merging, SCHEMA, deltas),
-                _round(ground, merging, SCHEMA, deltas, polled=True),
-                _round(ground, plain, f"{SCHEMA}_events", deltas),
+                round_of(ground, merging, SCHEMA, deltas),
+                round_of(ground, merging, SCHEMA, deltas, polled=True),
+                round_of(ground, plain, f"{SCHEMA}_events", deltas),
             )
 
         def floor() -> float:
@@ -104,9 +104,10 @@ def _rates(floors: list[float], written: tuple[Written, ...]) -> list[tuple[floa
     return [(floor, each.deltas) for floor, each in zip(floors, written, strict=True)]
 
 
-def _round(
+def round_of(
     ground: Ground, replica: Replica, schema: str, deltas: int, *, polled: bool = False
 ) -> Written:
+    """Let `RUNS` runs say so many deltas each, all from the same moment on."""
     url, characters = ground.postgres.url, RUNS * deltas * len(WORDS)
     with gate.shut() as shut:
         pace = Pace(deltas, str(shut.path))
