@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from longrun.serving import cores
 from longrun.serving.shares import NONE, Shares
-from longrun.serving.taking import LEAD, Taking
+from longrun.serving.taking import LEAD_PART, Taking
 from longrun.serving.totals import Totals, snapshot
 from tests.reading import eventually
 
@@ -162,7 +162,7 @@ class TestTaking:
             async with one.taken(100), two.taken(100):
                 clients = [await connected_to(listening) for _ in range(40)]
                 await eventually(lambda: taken.total() == 40)
-                assert abs(taken[1] - taken[2] - 20) <= 2 * (LEAD + 1 + 20 // 16)
+                assert abs(taken[1] - taken[2] - 20) <= 2 * (1 + 20 // LEAD_PART)
                 assert shares.least() == min(taken[1], 20 + taken[2])
                 two.end()
                 assert shares[2] == NONE

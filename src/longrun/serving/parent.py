@@ -50,6 +50,7 @@ async def _serve(settings: Settings, count: int, started: Callable[[str, list[st
             await _prepare(database, settings)
             signals.opened = True
             status = await workers.run()
+            signals.opened = False
             if signals.received > 1:
                 opening.abandon()
                 logging.shutdown()

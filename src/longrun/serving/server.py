@@ -23,7 +23,7 @@ from longrun.serving import blocked, sockets, stubborn
 from longrun.serving.bounds import Bounds
 from longrun.serving.connection import Connection, Connections
 from longrun.serving.pinned import check
-from longrun.serving.stopping import Stopping
+from longrun.serving.stopping import LAST_REQUESTS, Stopping
 from longrun.serving.taking import Connected, Taking
 from longrun.serving.threads import NAME, ToolThreads
 from longrun.serving.worker import Worker
@@ -147,12 +147,12 @@ async def _taking(
         if worker is None
         else functools.partial(_beside_others, worker, stopping, lambda: app.live)
     )
-    async with taken(connections, listening, connected, config):
-        try:
+    try:
+        async with taken(connections, listening, connected, config):
             yield connections
-        finally:
-            await context.terminated.set()
-    await connections.end(LAST_ANSWERS + 1)
+    finally:
+        await context.terminated.set()
+        await connections.end(LAST_ANSWERS + 1)
 
 
 @contextlib.asynccontextmanager
@@ -180,7 +180,7 @@ async def _beside_others(
 
     def leave() -> None:
         taking.end()
-        connections.retire()
+        asyncio.get_running_loop().call_later(LAST_REQUESTS, connections.retire)
 
     async with taking.taken(BACKLOG):
         stopping.leave = leave

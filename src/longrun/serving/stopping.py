@@ -5,13 +5,21 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from typing import Final
 
 from longrun.serving import stubborn
-from longrun.serving.worker import AT_ONCE, LEAVE, Worker
+from longrun.serving import worker as lines
+from longrun.serving.worker import Worker
 
 log = logging.getLogger("longrun.server")
 
-NUMBERS = (signal.SIGTERM, signal.SIGINT)
+NUMBERS: Final = (signal.SIGTERM, signal.SIGINT)
+
+PARENT_WAIT: Final = 1.0
+"""Seconds that a worker which got a signal waits for its parent's word."""
+
+LAST_REQUESTS: Final = 0.5
+"""Seconds for the requests on connections that a worker has taken just before it leaves."""
 
 
 class Stopping:
@@ -31,30 +39,38 @@ class Stopping:
         self._within = drain_seconds + stubborn.LAST_RESORT
         self._loop = asyncio.get_running_loop()
         self._worker = worker
+        self._signalled = False
         for number in NUMBERS:
             self._loop.add_signal_handler(number, self._on_signal)
         if worker is not None:
             worker.heed(self._loop, self._on_order, self._exit_in_time)
 
     def _on_signal(self) -> None:
-        if self.asked.is_set():
+        if self._signalled or self.asked.is_set():
             log.warning("second signal: exiting at once")
             self._exit()
-        if self._worker is not None:
+        self._signalled = True
+        if self._worker is None:
+            self._ask()
+        else:
+            # Its parent says whether it leaves alone.
             self._worker.stopping()
-        self._ask()
+            self._loop.call_later(PARENT_WAIT, self._ask)
 
     def _on_order(self, order: str) -> None:
-        if order == AT_ONCE:
-            self._exit()
-        if order == LEAVE:
-            self.leave()
-        if not self.asked.is_set():
-            self._ask()
+        match order:
+            case lines.AT_ONCE:
+                self._exit()
+            case lines.LEAVE:
+                self.leave()
+                self._loop.call_later(LAST_REQUESTS, self._ask)
+            case _:
+                self._ask()
 
     def _ask(self) -> None:
-        self._exit_in_time()
-        self.asked.set()
+        if not self.asked.is_set():
+            self._exit_in_time()
+            self.asked.set()
 
     def _exit_in_time(self) -> None:
         stubborn.exit_after(self._within, self._loop, self.at_once)

@@ -15,11 +15,9 @@ log = logging.getLogger("longrun.serving.taking")
 
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
-LEAD: Final = 1
-"""Connections and runs that a worker may have more than another one before it waits for that one;
-and one more for each `LEAD_PART` that that one has, so that thousands at once are not held up."""
-
 LEAD_PART: Final = 16
+"""A worker waits for one that has fewer connections and runs; but not if it leads by no more than
+this part of them, so that thousands at once are not held up."""
 
 WAIT: Final = 0.001
 """Seconds that it waits then: long for a worker that is idle, short for a client."""
@@ -94,7 +92,7 @@ class Taking:
         # The kernel wakes all that watch, so the others' numbers are of this moment too.
         mine = self._shares[self._place] = self._open + self._work()
         least = self._shares.least()
-        if mine - least > LEAD + least // LEAD_PART:
+        if mine > least + least // LEAD_PART:
             self._loop.remove_reader(self._listening)
             self._loop.call_later(WAIT, self._take_then_watch)
         else:

@@ -92,8 +92,10 @@ class Worker:
             Shares(shares, places),
         )
         os.close(shares)
-        # The end of a terminal is its parent's matter. Not ignored, which children would inherit.
-        signal.signal(signal.SIGHUP, lambda *_: None)
+        # What comes from a terminal is its parent's matter, SIGINT as long as nothing has begun.
+        # Not ignored, which children would inherit.
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         for act in (worker._hear, worker._speak):
             threading.Thread(target=act, name="longrun-worker", daemon=True).start()
         return worker
