@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -27,7 +28,11 @@ WORKERS = 2
 def served(database: postgres.Server) -> Iterator[Ground]:
     """Two workers, in the place of one replica."""
     with ground(
-        database, "workers", LONGRUN_WORKERS=str(WORKERS), LONGRUN_LOG_FORMAT="json"
+        database,
+        "workers",
+        LONGRUN_WORKERS=str(WORKERS),
+        LONGRUN_LOG_FORMAT="json",
+        LONGRUN_DRAIN_SECONDS="2",
     ) as found:
         [replica] = found.start()
         wait_until_all_serve(replica)
@@ -36,18 +41,15 @@ def served(database: postgres.Server) -> Iterator[Ground]:
 
 
 @pytest.fixture
-async def server(served: Ground) -> Replica:
+async def server(served: Ground) -> AsyncIterator[Replica]:
     """The command, with all of its workers there."""
     [replica] = served.replicas
-    await eventually(lambda: len(serving(replica)) == WORKERS)
-    return replica
-
-
-@pytest.fixture(autouse=True)
-def log_of_a_failure(served: Ground) -> Iterator[None]:
-    """Shown by pytest with the failure."""
-    yield
-    print(served.replicas[0].output()[-8000:])
+    try:
+        await eventually(lambda: len(serving(replica)) == WORKERS)
+        yield replica
+    finally:
+        # Shown by pytest with a failure.
+        print(replica.output()[-8000:])
 
 
 def wait_until_all_serve(replica: Replica) -> None:
@@ -211,7 +213,7 @@ async def test_workers_are_replaced_one_by_one(served: Ground, server: Replica) 
     """At SIGHUP, and the code is read anew. Their runs go on, and nobody is refused."""
     served.close()
     old = set(serving(server))
-    ids = await served.submit(server, 4, gates=("in a",))
+    ids = await served.submit(server, 2, gates=("in a",))
     await served.reach(ids, "in a")
     async with nobody_refused(server), following([server], ids, 90):
         server.signal(signal.SIGHUP)
@@ -286,16 +288,17 @@ class TestStarting:
             replica.end()
             replica.log.unlink()
 
-    def test_a_port_in_use(self, database: postgres.Server, served: Ground) -> None:
+    def test_a_port_in_use(self, database: postgres.Server) -> None:
         """Before any worker is started."""
-        port = served.replicas[0].url.rpartition(":")[2]
-        replica = started(database, arguments=("--port", port))
-        try:
-            assert replica.wait() == 2
-            assert replica.output().startswith("longrun cannot start\ncannot listen on")
-        finally:
-            replica.end()
-            replica.log.unlink()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            replica = started(database, arguments=("--port", port))
+            try:
+                assert replica.wait() == 2
+                assert replica.output().startswith("longrun cannot start\ncannot listen on")
+            finally:
+                replica.end()
+                replica.log.unlink()
 
 
 def started(database: postgres.Server, **options: Any) -> Replica:
