@@ -1,10 +1,9 @@
 """The `longrun` command."""
 
 import asyncio
-import logging
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -12,11 +11,7 @@ from rich.console import Console
 from longrun.cli import doctor, encryption, keys, prune, ps, runs, show
 from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import ConfigurationError, LongrunError
-from longrun.loglines import JSONFormatter, LineFormatter, tell
 from longrun.settings import Settings
-
-if TYPE_CHECKING:
-    from longrun.serving.worker import Worker
 
 app = typer.Typer(
     name="longrun",
@@ -85,6 +80,7 @@ def serve(
 
     [bold]Example:[/] longrun serve my_app.agents:researcher --workers auto
     """
+    from longrun.cli import serving
     from longrun.serving.worker import Worker
 
     worker = Worker.of_environment()
@@ -99,8 +95,7 @@ def serve(
             no_auth=no_auth or None,
             log_level=log_level,
         )
-        _log_to_stderr(settings.log_level, settings.log_format, worker.number if worker else None)
-        status = _serve(settings, worker)
+        status = serving.serve(settings, worker, console)
     except LongrunError as error:
         if worker is None:
             _fail("longrun cannot start", error)
@@ -108,79 +103,6 @@ def serve(
         status = 2
     if status:
         raise typer.Exit(status)
-
-
-def _serve(settings: Settings, worker: "Worker | None") -> int:
-    """In this process, or in as many as there are to be; returns the exit status."""
-    from longrun.serving import cores
-
-    count = cores.available() if settings.workers == "auto" else settings.workers
-    if worker is None and count > 1:
-        return _serve_with_workers(settings, count)
-    from longrun.app import Longrun, create_app
-    from longrun.serving import server
-
-    application: list[Longrun] = []
-
-    def make_app() -> Longrun:
-        application.append(create_app(settings=settings))
-        if worker is None:
-            _say_starting(settings)
-        else:
-            application[0].exposition = worker.exposition
-        return application[0]
-
-    def started(url: str) -> None:
-        if worker is None:
-            _say_started(url, application[0].models, settings)
-        else:
-            worker.ready(application[0].models)
-
-    server.run(make_app, settings, started, worker)
-    if worker is not None:
-        worker.ended()
-    return 0
-
-
-def _serve_with_workers(settings: Settings, count: int) -> int:
-    from longrun.serving import parent
-
-    _say_starting(settings)
-    return parent.run(
-        settings, count, lambda url, models: _say_started(url, models, settings, count)
-    )
-
-
-def _say_starting(settings: Settings) -> None:
-    if settings.database_url is None and settings.log_format == "text":
-        console.print(f"[dim]starting the embedded Postgres in {settings.data_dir}/ …[/]")
-
-
-def _say_started(url: str, models: list[str], settings: Settings, workers: int = 1) -> None:
-    if settings.log_format == "json":
-        more = {"workers": workers} if workers > 1 else {}
-        tell(logging.getLogger("longrun.server"), "serving", url=url, agents=models, **more)
-    elif settings.log_level in ("debug", "info"):
-        _print_banner(url, models, settings, workers)
-
-
-def _print_banner(url: str, models: list[str], settings: Settings, workers: int) -> None:
-    where = "an embedded Postgres" if settings.database_url is None else "Postgres"
-    if settings.database_url is None:
-        where += f" in {settings.data_dir}/"
-    console.print(f"\n[bold green]longrun[/] serves [bold]{', '.join(models)}[/] at [bold]{url}[/]")
-    by = f", {workers} workers" if workers > 1 else ""
-    console.print(f"  events in {where}, schema {settings.db_schema}{by}\n")
-    console.print("  Try it:")
-    console.print(f"    open {url} in a browser")
-    console.print(
-        f"    curl -N {url}/v1/responses -H 'content-type: application/json' \\\n"
-        f'      -d \'{{"model": "{models[0]}", "input": "a short one", "stream": true}}\''
-    )
-    console.print(
-        "    longrun demo        # or make demo: dropped connections, two replicas, nothing lost"
-    )
-    console.print("  Press Ctrl-C to stop.\n", style="dim")
 
 
 @app.command()
@@ -294,20 +216,6 @@ def _json(value: Any) -> str:
     from longrun.jsontext import dumps
 
     return dumps(value).decode()
-
-
-def _log_to_stderr(level: str, shape: str, worker: int | None) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    by = "" if worker is None else f"worker {worker} "
-    handler.setFormatter(
-        JSONFormatter({} if worker is None else {"worker": worker})
-        if shape == "json"
-        else LineFormatter(f"%(asctime)s %(levelname)-7s {by}%(name)s: %(message)s")
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("longrun").setLevel(level.upper())
-    # What it logs at every start is said better above.
-    logging.getLogger("longrun.hypercorn").setLevel(logging.WARNING)
 
 
 def _fail(what: str, error: LongrunError) -> NoReturn:
