@@ -1,10 +1,12 @@
 """The floor of a stream: a bare ASGI application, under the same Hypercorn and uvloop as ours.
 
 No database, no agent, no router: one frame a send, with frames of the size of ours.
-`/paced?…` emits as `agents.Pace` says; `/frames` sends what it was given at its start.
+`/paced?…` emits as `agents.Pace` says, `/begun?…` too, after an event at once, and so does a POST
+whose JSON has the pace as its input; `/frames` sends what it was given at its start.
 """
 
 import contextlib
+import json
 import logging
 import socket
 import sys
@@ -25,6 +27,10 @@ _HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_CREATED = (
+    'event: response.created\nid: 0\ndata: {"type":"response.created","sequence_number":0,'
+    '"response":{"id":"resp_' + 32 * "0" + '","padding":"' + 800 * "x" + '"}}\n\n'
+)
 _DELTA = (
     "event: response.output_text.delta\nid: {n}\n"
     'data: {{"type":"response.output_text.delta","sequence_number":{n},"content_index":0,'
@@ -36,9 +42,9 @@ _END = (
 )
 
 
-def paced_path(pace: Pace) -> str:
+def paced_path(pace: Pace, at: str = "paced") -> str:
     """Where the application emits at this pace."""
-    return "/paced?" + quote(pace.as_text())
+    return f"/{at}?" + quote(pace.as_text())
 
 
 @contextlib.contextmanager
@@ -83,19 +89,35 @@ def _application(frames: list[bytes]) -> Any:
         if scope["path"] == "/frames":
             for frame in frames:
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
+        elif scope["method"] == "POST":
+            asked = json.loads(await _body(receive))["input"]
+            await _emit(Pace.parse(asked), send, _CREATED.encode())
         else:
-            await _emit(Pace.parse(unquote(scope["query_string"].decode())), send)
+            pace = Pace.parse(unquote(scope["query_string"].decode()))
+            begins = scope["path"] == "/begun"
+            await _emit(pace, send, _CREATED.encode() if begins else b"")
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
     return app
 
 
-async def _emit(pace: Pace, send: Any) -> None:
+async def _body(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message.get("more_body", False)
+    return body
+
+
+async def _emit(pace: Pace, send: Any, created: bytes = b"") -> None:
     # At once, as ours do: Hypercorn sends the head of an answer with the first of its body.
-    await send({"type": "http.response.body", "body": b": keepalive\n", "more_body": True})
-    async for number in pace.ticks():
+    first = created or b": keepalive\n"
+    await send({"type": "http.response.body", "body": first, "more_body": True})
+    before = 1 if created else 0
+    async for tick in pace.ticks():
+        number = before + tick
         text = time.monotonic_ns() if pace.clock else "some words"
         frame = _DELTA.format(n=number, text=text).encode()
         await send({"type": "http.response.body", "body": frame, "more_body": True})
-    end = _END.format(n=pace.deltas).encode()
+    end = _END.format(n=before + pace.deltas).encode()
     await send({"type": "http.response.body", "body": end, "more_body": True})

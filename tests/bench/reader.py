@@ -10,27 +10,48 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
-from tests.bench import processes
+from tests.bench import gate, processes
 
 TIMEOUT: Final = 60.0
 """Seconds in which all streams of a reading must have ended."""
 
+_FIRST: Final = re.compile(rb"^data: [^\n]*\n\n", re.MULTILINE)
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _FRAME: Final = re.compile(
-    rb"(?:retry: \d+\n)?event: (?P<type>[a-z_.]+)\nid: (?P<id>\d+)\ndata: (?P<data>[^\n]*)\n\n"
+    rb"(?:retry: \d+\n)?event: (?P<type>[a-z_.]+)\n(?:id: \d+\n)?data: (?P<data>[^\n]*)\n\n"
     rb"|: keepalive\n|data: (?P<done>\[DONE\])\n\n"
 )
+_NUMBER: Final = re.compile(rb'"sequence_number":(\d+)')
 _CLOCKS: Final = re.compile(rb'"delta":"((?:\d{9,} )+)"')
 """Of deltas that were merged, one after the other."""
 
 
 class Stream(NamedTuple):
-    """One GET of an event stream."""
+    """One GET of an event stream; or, with a body, one POST.
+
+    Attributes:
+        after: the number of the event after which it begins.
+        gate: when this one (`gate.py`) is opened, and `phase` seconds later, it connects; empty: at
+            once.
+    """
 
     port: int
     path: str
+    body: str = ""
+    after: int = -1
+    gate: str = ""
+    phase: float = 0.0
+
+    @property
+    def request(self) -> bytes:
+        head = f"{'POST' if self.body else 'GET'} {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        if self.body:
+            head += "Content-Type: application/json\r\n"
+            head += f"Content-Length: {len(self.body.encode())}\r\n"
+        return f"{head}\r\n{self.body}".encode()
 
 
 class Reading(NamedTuple):
@@ -41,12 +62,14 @@ class Reading(NamedTuple):
         latencies: seconds from emission to arrival, of deltas that carry their clock and were
             emitted after this stream was open.
         problems: what was lost, out of order or not as it should be.
+        first: seconds from the beginning of the connection to the first event.
         body: the stream itself, if it was asked for.
     """
 
     events: int
     latencies: list[float]
     problems: list[str]
+    first: float = 0.0
     body: str = ""
 
 
@@ -72,7 +95,7 @@ class Streams:
         self._child = child
 
     def wait_open(self) -> None:
-        """Wait until something has come on every stream."""
+        """Wait until something has come on every stream that has no gate."""
         self._child.ready()
 
     def read(self) -> Readings:
@@ -112,13 +135,13 @@ class _Client(asyncio.Protocol):
         self.opened: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[int] = loop.create_future()
         self.stream = stream
+        self.began = 0
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
-        request = f"GET {self.stream.path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-        self._transport.write(request.encode())
+        self._transport.write(self.stream.request)
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic_ns()
@@ -149,11 +172,14 @@ async def _read(
     for number in range(times):
         began = time.monotonic_ns()
         clients = [_Client(Stream(*stream)) for stream in streams]
-        await asyncio.gather(*map(_connect, clients))
+        later = [client for client in clients if client.stream.gate]
+        first = [client for client in clients if not client.stream.gate]
+        await asyncio.gather(*map(_connect, first))
         async with asyncio.timeout(TIMEOUT):
-            await asyncio.gather(*(client.opened for client in clients))
+            await asyncio.gather(*(client.opened for client in first))
             if number == 0:
                 parent.ready()
+            await asyncio.gather(*map(_connect, later))
             ends = await asyncio.gather(*(client.ended for client in clients))
         nanoseconds += max(ends) - began
         readings += [_look(client, bodies) for client in clients]
@@ -162,6 +188,10 @@ async def _read(
 
 async def _connect(client: _Client) -> None:
     loop = asyncio.get_running_loop()
+    if client.stream.gate:
+        start = await gate.opened(Path(client.stream.gate))
+        await asyncio.sleep(max(0.0, start + client.stream.phase - time.monotonic()))
+    client.began = time.monotonic_ns()
     await loop.create_connection(lambda: client, "127.0.0.1", client.stream.port)
 
 
@@ -173,10 +203,10 @@ def _look(client: _Client, bodies: bool) -> Reading:
         return Reading(0, [], [f"no stream: {raw[:300]!r}"])
     parts = list(_parts(raw, head))
     body = b"".join(raw[start:end] for start, end in parts)
-    return Reading(
-        *_check(body, _Arrivals(client, parts)),
-        body.decode() if bodies else "",
-    )
+    arrivals = _Arrivals(client, parts)
+    first = _FIRST.search(body)
+    waited = (arrivals.of(first.end() - 1) - client.began) / 1e9 if first else 0.0
+    return Reading(*_check(body, arrivals), waited, body.decode() if bodies else "")
 
 
 def _parts(raw: bytes, at: int) -> Iterator[tuple[int, int]]:
@@ -194,6 +224,7 @@ class _Arrivals:
 
     def __init__(self, client: _Client, parts: list[tuple[int, int]]) -> None:
         self._times = client.times
+        self.after = client.stream.after
         self._ends: list[int] = []
         total = 0
         for piece in client.pieces:
@@ -221,19 +252,20 @@ def _check(body: bytes, arrivals: _Arrivals) -> tuple[int, list[float], list[str
     """Every event once and in order, the terminal one last, then `[DONE]`, and nothing else."""
     latencies: list[float] = []
     problems: list[str] = []
-    expected, at, last, done = 0, 0, b"", False
+    expected, at, last, done = arrivals.after + 1, 0, b"", False
     while match := _FRAME.match(body, at):
         at = match.end()
         done = done or match["done"] is not None
-        if match["id"] is None:
+        number = _NUMBER.search(match["data"] or b"")
+        if number is None:
             continue
-        if int(match["id"]) != expected:
-            problems.append(f"event {expected} was due, event {int(match['id'])} came")
-        expected, last = int(match["id"]) + 1, match["type"]
+        if int(number[1]) != expected:
+            problems.append(f"event {expected} was due, event {int(number[1])} came")
+        expected, last = int(number[1]) + 1, match["type"]
         clocks = _CLOCKS.search(match["data"])
         for clock in map(int, clocks[1].split() if clocks else ()):
             if clock > arrivals.opened:
                 latencies.append((arrivals.of(at - 1) - clock) / 1e9)
     if at != len(body) or not done or last != b"response.completed":
         problems.append(f"the stream ends after {last.decode()!r} with {body[at - 40 :][:300]!r}")
-    return expected, latencies, problems[:5]
+    return expected - arrivals.after - 1, latencies, problems[:5]

@@ -46,10 +46,21 @@ def create(replica: Replica, pace: Pace | Length, model: str = NAME) -> str:
         return str(json.load(answer)["id"])
 
 
-def stream_of(replica: Replica, response_id: str) -> Stream:
-    """Its stream from the start."""
-    port = int(replica.url.rpartition(":")[2])
-    return Stream(port, f"/v1/responses/{response_id}?stream=true")
+def stream_of(replica: Replica, response_id: str, after: int = -1) -> Stream:
+    """Its stream, from the start or after an event."""
+    beyond = f"&starting_after={after}" if after >= 0 else ""
+    path = f"/v1/responses/{response_id}?stream=true{beyond}"
+    return Stream(_port_of(replica), path, after=after)
+
+
+def creation(replica: Replica, pace: Pace) -> Stream:
+    """The stream of a response that it creates."""
+    body = {"model": NAME, "input": pace.as_text(), "stream": True}
+    return Stream(_port_of(replica), "/v1/responses", json.dumps(body))
+
+
+def _port_of(replica: Replica) -> int:
+    return int(replica.url.rpartition(":")[2])
 
 
 def query(url: str, sql: str, *arguments: Any) -> list[Any]:

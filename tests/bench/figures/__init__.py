@@ -6,6 +6,7 @@ from tests.bench.figure import Figure
 from tests.bench.figures.announce import ANNOUNCE
 from tests.bench.figures.compaction import COMPACTION
 from tests.bench.figures.copies import COPIES
+from tests.bench.figures.creation import CREATION
 from tests.bench.figures.crowd import CROWD
 from tests.bench.figures.faults import FAULTS
 from tests.bench.figures.insert import INSERT
@@ -22,6 +23,6 @@ FIGURES: Final[dict[str, Figure]] = {
     figure.name: figure
     for figure in (
         *(LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS, TAKEOVER, QUEUE),
-        *(COMPACTION, SIZE, CROWD, MEMORY, WORKERS),
+        *(CREATION, COMPACTION, SIZE, CROWD, MEMORY, WORKERS),
     )
 }
