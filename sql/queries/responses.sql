@@ -106,6 +106,123 @@ SELECT EXISTS (SELECT FROM logged) AS created
 -- end
 ;
 
+-- name: create_responses
+-- create_response for many at once, in one commit: of those that are on no conversation and bring no
+-- answers. Created is what is certain to be within its limits though all that come before it in the
+-- batch count, too; the others are left for create_response, but for those of a principal that is
+-- `crowded`, or has spent its `tokens`, already. One row each, in their order.
+WITH
+asked AS MATERIALIZED (
+    SELECT *
+    FROM unnest(
+        :ids::text[], :principals::text[], :agents::text[], :statuses::text[],
+        :backgrounds::boolean[], :stored::boolean[], :attempts::integer[], :replica_ids::text[],
+        :documents::text[], :inputs::text[], :requests::text[], :previous_ids::text[],
+        :hashes::text[], :accounts::text[], :run_timeouts::float8[], :lasts::bigint[],
+        :events::bytea[]
+    ) WITH ORDINALITY AS asked (
+        id, principal, agent, status, background, stored, attempt, replica_id, document, input,
+        request, previous_id, hashes, account, run_timeout, last, events, n
+    )
+    -- Keeps its plan, as in append_log.
+    WHERE asked.n % 1 = 0
+),
+-- optional :most_tokens
+spent AS MATERIALIZED (
+    SELECT asked.n, allowed.most, coalesce(
+        (
+            SELECT max(whose.tokens)
+            FROM (
+                SELECT sum(tokens)::bigint AS tokens FROM longrun.tokens_spent
+                WHERE principal IN (asked.principal, asked.account)
+                    AND day = (now() AT TIME ZONE 'UTC')::date
+                GROUP BY principal
+            ) AS whose
+        ), 0
+    ) AS tokens
+    FROM asked
+    CROSS JOIN LATERAL (SELECT (:most_tokens::bigint[])[asked.n] AS most) AS allowed
+),
+-- end
+-- optional :max_lives
+allowed AS MATERIALIZED (
+    SELECT asked.n, coalesce(asked.account, asked.principal) AS whose,
+        (:max_lives::integer[])[asked.n] AS most,
+        row_number() OVER (
+            PARTITION BY coalesce(asked.account, asked.principal) ORDER BY asked.n
+        ) AS place
+    FROM asked
+), live AS MATERIALIZED (
+    SELECT each.whose, (
+        SELECT count(*)
+        FROM (
+            SELECT FROM longrun.responses
+            WHERE status IN ('queued', 'in_progress')
+                AND coalesce(account, principal) = each.whose
+            LIMIT each.most
+        ) AS own
+    ) AS count
+    FROM (SELECT whose, max(most) AS most FROM allowed GROUP BY whose) AS each
+),
+-- end
+-- optional :max_queued
+waiting AS MATERIALIZED (
+    SELECT count(*) FROM (
+        SELECT FROM longrun.responses WHERE status = 'queued' LIMIT :max_queued
+    ) AS waiting
+), queued AS MATERIALIZED (
+    SELECT asked.n, row_number() OVER (ORDER BY asked.n) AS place
+    FROM asked WHERE asked.status = 'queued'
+),
+-- end
+fitting AS MATERIALIZED (
+    SELECT asked.* FROM asked
+    WHERE true
+-- optional :most_tokens
+        AND asked.n NOT IN (SELECT spent.n FROM spent WHERE spent.tokens >= spent.most)
+-- end
+-- optional :max_lives
+        AND asked.n NOT IN (
+            SELECT allowed.n FROM allowed JOIN live ON live.whose = allowed.whose
+            WHERE live.count + allowed.place > allowed.most
+        )
+-- end
+-- optional :max_queued
+        AND asked.n NOT IN (
+            SELECT queued.n FROM queued CROSS JOIN waiting
+            WHERE waiting.count + queued.place > :max_queued
+        )
+-- end
+), created AS (
+    INSERT INTO longrun.responses
+        (id, principal, agent, status, background, stored, attempt, spent, replica_id,
+         document, input, request, previous_id, metadata_hashes, account, deadline_at)
+    SELECT id, principal, agent, status, background, stored, attempt, attempt, replica_id,
+        document, input, request, previous_id, hashes::bigint[], account,
+        now() + make_interval(secs => run_timeout)
+    FROM fitting
+), durable AS MATERIALIZED (
+    -- As in append_log.
+    SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+        THEN set_config('synchronous_commit', 'on', true) END
+), logged AS (
+    INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
+    SELECT fitting.id, 0, fitting.last, fitting.attempt, fitting.events
+    FROM durable CROSS JOIN fitting
+)
+SELECT asked.n IN (SELECT fitting.n FROM fitting) AS created
+-- optional :max_lives
+    , (
+        SELECT live.count >= allowed.most FROM allowed JOIN live ON live.whose = allowed.whose
+        WHERE allowed.n = asked.n
+    ) AS crowded
+-- end
+-- optional :most_tokens
+    , (SELECT spent.tokens FROM spent WHERE spent.n = asked.n AND spent.most IS NOT NULL) AS tokens
+-- end
+FROM asked
+ORDER BY asked.n;
+
 -- name: get_response
 -- :indexed asks for the output indexes of the items too, without which sealed ones are not opened.
 -- With :ended it is on a standby, which has it whole if it has this end.

@@ -62,6 +62,7 @@ from longrun.store.approvals import Approvals
 from longrun.store.claims import Claims
 from longrun.store.compaction import Compaction
 from longrun.store.conversations import Conversations
+from longrun.store.creation_writer import CreationWriter
 from longrun.store.database import Database
 from longrun.store.events import EventLog
 from longrun.store.grants import check_rights
@@ -130,7 +131,6 @@ class Longrun:
         self._opening = Opening(self._database)
         self._lease = Lease(self._database, replica_id, version("longrun"))
         self._claims = Claims(self._database, replica_id, self.models)
-        self._responses = Responses(self._database)
         self._overview = Overview(self._database)
         self._approvals = Approvals(self._database)
         self._conversations = Conversations(self._database)
@@ -146,6 +146,8 @@ class Longrun:
             poll_interval=settings.poll_interval,
             deaf=lambda: not self._listener.connected,
         )
+        self._creations = CreationWriter(self._database, self._hub.committed)
+        self._responses = Responses(self._database, self._creations)
         self._ring_check = RingCheck(self._database)
         self._pulse = Pulse(self._database, lost=self._hub.send_elsewhere)
         self._announcer = Announcer(self._database)
@@ -198,6 +200,7 @@ class Longrun:
         )
         self._store_parts = Supervisor()
         self._store_parts.add("log_writer", self._writer.run)
+        self._store_parts.add("creation_writer", self._creations.run)
         self._store_parts.add("announcer", self._announcer.run)
         self._store_parts.add("listener", self._listener.run)
         self._store_parts.add("hub", self._hub.run)

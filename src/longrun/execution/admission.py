@@ -18,7 +18,7 @@ from longrun.assembly.assembler import Assembler
 from longrun.errors import ConversationLocked, Unavailable
 from longrun.execution.attempts import Attempts
 from longrun.execution.ending import Ends
-from longrun.execution.host import Host, logged, stopping
+from longrun.execution.host import Handle, Host, logged, stopping
 from longrun.execution.lines import Lines
 from longrun.execution.outcomes import CANCELLED, instead_of_a_run
 from longrun.execution.parameters import client_tools
@@ -131,23 +131,24 @@ class Admission:
             served.timeout if served is not None else None,
         )
         if starts:
-            await self._start(new, assembler)
-        else:
-            await self._responses.create(new)
-            if not self._lines.hold_back(request.agent):
-                self.work_waits = True
-            # One is enough. If all are full, whoever is the first to have room takes it.
-            free = self.free
-            self._announcer.tell(f"work {random.choice(free)}" if free else "work")  # noqa: S311
-        return Submitted(new.status, new.chunk)
+            handle = await self._start(new, assembler)
+            return Submitted(new.status, handle.answered.set)
+        await self._responses.create(new)
+        if not self._lines.hold_back(request.agent):
+            self.work_waits = True
+        # One is enough. If all are full, whoever is the first to have room takes it.
+        free = self.free
+        self._announcer.tell(f"work {random.choice(free)}" if free else "work")  # noqa: S311
+        return Submitted(new.status)
 
-    async def _start(self, new: NewResponse, assembler: Assembler) -> None:
+    async def _start(self, new: NewResponse, assembler: Assembler) -> Handle:
         """Create a response in its own attempt, which from here on is like any other: a drain
         that begins meanwhile waits for it, and hands it over."""
         run_log = self._writer.open(new.request.response_id, 1, len(new.events))
         create = functools.partial(self._attempts.create, new, Start(assembler, run_log))
         handle = self._host.begin(new.request, 1, create)
         await asyncio.shield(handle.prepared)
+        return handle
 
     async def cancel(self, response_id: str, principal: str) -> bool:
         """End a principal's response as `cancelled`, wherever it is executed. False: it has ended,

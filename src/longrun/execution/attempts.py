@@ -26,6 +26,7 @@ from longrun.execution.registry import Registry
 from longrun.execution.replays import Journals, Replays
 from longrun.execution.run import Run, Start
 from longrun.execution.run_lines import run_handed_over, run_started
+from longrun.execution.starts import Starts
 from longrun.execution.takeover import read_position
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
@@ -80,6 +81,7 @@ class Attempts:
         self._application = application
         self._servers = servers
         self._replays = Replays()
+        self._starts = Starts()
         self._leaving: dict[str, int] = {}
         self._handing_over = asyncio.Lock()
         self.state: Any = None
@@ -93,8 +95,10 @@ class Attempts:
             handle.prepared.set_exception(error)
             return
         handle.prepared.set_result(None)
-        run_started(new.request, handle.attempt, self._claims.replica_id)
         async with self._ending_in_words(handle):
+            await handle.until_answered()
+            await self._starts.turn()
+            run_started(new.request, handle.attempt, self._claims.replica_id)
             request = new.request
             if request.conversation_id is not None or request.context is None:
                 request = await self._responses.with_context(request)

@@ -17,6 +17,9 @@ log = logging.getLogger("longrun.execution.host")
 
 T = TypeVar("T")
 
+ANSWER_WAIT: Final = 0.1
+"""Seconds that a run waits at most until its client has its first event."""
+
 LAST_MOMENT: Final = 0.5
 """Seconds before the end of a drain at which runs are handed over wherever they are."""
 
@@ -31,6 +34,7 @@ class Handle:
         execute: does all of the attempt, in a task of `group`.
 
     Attributes:
+        answered: set when its client has got what it gets first.
         alone: nothing else begins here while it lives. It leaves once it has got on.
         current: what `longrun.current()` gives within it.
         prepared: done when Postgres knows of the attempt, and it is about to run; or what went
@@ -53,6 +57,7 @@ class Handle:
         self.agent = request.agent
         self.alone = alone
         self.attempt = attempt
+        self.answered = asyncio.Event()
         self.leaving = False
         self.left = False
         self.abandoned = False
@@ -62,6 +67,12 @@ class Handle:
         let_go(self.prepared)
         self.task = group.create_task(logged(lambda: execute(self)))
         self.task.add_done_callback(self._over)
+
+    async def until_answered(self) -> None:
+        """Wait until its client has got what it gets first; a moment, as it may be gone."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_WAIT):
+                await self.answered.wait()
 
     def abandon(self) -> None:
         """Stop the agent, its tools and its model request, and write nothing more."""

@@ -79,11 +79,19 @@ class Hub:
         self._closes_at: float | None = None
 
     @contextlib.contextmanager
-    def subscribe(self, response_id: str, *, patient: bool = False) -> Iterator[Reader]:
-        """Register a reader. To be done before it reads the log, so that nothing falls between."""
+    def subscribe(
+        self, response_id: str, *, patient: bool = False, coming: bool = False
+    ) -> Iterator[Reader]:
+        """Register a reader. To be done before it reads the log, so that nothing falls between.
+
+        Args:
+            coming: the response is created here after this, so that all of its log comes by.
+        """
         topic = self._topics.get(response_id)
         if topic is None:
             topic = self._topics[response_id] = Topic(response_id, self._ring_bytes)
+            if coming:
+                topic.expect()
         reader = Reader(topic, patient)
         if self._closes_at is not None:
             self._send_away(reader, self._closes_at if patient else 0)
@@ -207,7 +215,7 @@ class Hub:
         positions = {
             topic.response_id: topic.ring.end
             for topic in self._topics.values()
-            if topic.ring is not None
+            if topic.ring is not None and not topic.is_coming
         }
         if not positions:
             return
@@ -229,7 +237,7 @@ class Hub:
         for topic in topics:
             if topic.ring is None:
                 topic.wake()
-            else:
+            elif not topic.is_coming:
                 positions[topic.response_id] = topic.ring.end
         if not positions:
             return

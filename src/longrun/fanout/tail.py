@@ -29,6 +29,7 @@ class Tail:
         finished: the response was finished before the tail began, so its log is complete.
         ended: when it ended, and whose it is, where a standby may be asked for its log.
         begun: what comes after the cursor, as far as it was read already.
+        coming: the response is not created yet: entered before, the tail has all of its log.
         page_bytes: about how much is taken at once, from the log or from the ring.
         patient: stay until the replica itself goes.
     """
@@ -45,6 +46,7 @@ class Tail:
         begun: list[Chunk] | None = None,
         page_bytes: int,
         patient: bool = False,
+        coming: bool = False,
     ) -> None:
         self.cursor = cursor
         self.ended = False
@@ -57,13 +59,17 @@ class Tail:
         self._finished_at = ended
         self._begun = begun or []
         self._page_bytes = page_bytes
-        self._subscription = hub.subscribe(response_id, patient=patient)
+        self._subscription = hub.subscribe(response_id, patient=patient, coming=coming)
         self._reader: Reader
         self._topic: Topic
+        self._entered = self._left = False
 
     def __enter__(self) -> Self:
-        self._reader = self._subscription.__enter__()
-        self._topic = self._reader.topic
+        """May be entered again, as by whoever it is handed to; it is over with the first exit."""
+        if not self._entered:
+            self._entered = True
+            self._reader = self._subscription.__enter__()
+            self._topic = self._reader.topic
         return self
 
     def __exit__(
@@ -72,6 +78,9 @@ class Tail:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._left:
+            return
+        self._left = True
         if self._reader.looking is not None:
             self._reader.looking.cancel()
             let_go(self._reader.looking)

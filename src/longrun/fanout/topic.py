@@ -100,7 +100,17 @@ class Topic:
         reached = self.announced if self.ring is None else self.ring.end
         return self.is_settled or reached > cursor
 
+    @property
+    def is_coming(self) -> bool:
+        """Whether the response is not known to be created yet: nobody is to look for it."""
+        return self.ring is not None and self.ring.end < 0
+
     # -- what happens -----------------------------------------------------------------------
+
+    def expect(self) -> None:
+        """The response is about to be created here: all of its log goes into the ring."""
+        if self.ring is None:
+            self.ring = Ring(-1, self._ring_bytes)
 
     def start_ring(self, end: Chunk) -> None:
         """A reader has found this chunk at the end of the log: what comes after it goes into the

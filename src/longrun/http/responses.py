@@ -150,21 +150,30 @@ class ResponsesAPI:
         )
         allowance = self._allowance(caller)
         run_request = replace(run_request, allowance=allowance)
+        response_id = run_request.response_id
         with contextlib.ExitStack() as open_stream:
             if body.stream:
                 open_stream.enter_context(self._streams.one_more(caller.limited_as))
             await self._take_run(caller)
+            reads = body.stream or not body.background
+            tail = self._tail(response_id, patient=not body.stream, coming=True)
+            if reads:
+                # Before it is created, so that it reads nothing in the log.
+                open_stream.enter_context(tail)
             try:
                 submitted = await self._runs.submit(run_request)
             finally:
                 say_tokens(request.scope, allowance)
             if body.stream:
+                open_stream.callback(submitted.answered)
                 closed = open_stream.pop_all().close
-                return self._stream_of_creation(run_request, submitted.begun, closed)
-        if body.background:
-            document = {**run_request.document, "status": submitted.status, "output": []}
-            return JSONAnswer(document)
-        return await self._wait_for_end(run_request.response_id, run_request, request.receive)
+                return self._stream_of_creation(run_request, tail, submitted, closed)
+            if reads:
+                submitted.answered()
+                return await self._wait_for_end(run_request, tail, request.receive)
+        # Sent by then, since nothing in between waits.
+        asyncio.get_running_loop().call_soon(submitted.answered)
+        return JSONAnswer({**run_request.document, "status": submitted.status, "output": []})
 
     def _parse(self, caller: Caller, body: Any) -> CreateResponse:
         model = body.get("model") if isinstance(body, dict) else None
@@ -211,9 +220,12 @@ class ResponsesAPI:
         )
 
     def _stream_of_creation(
-        self, run_request: RunRequest, begun: Chunk, closed: Callable[[], object]
+        self,
+        run_request: RunRequest,
+        tail: Tail,
+        submitted: Submitted,
+        closed: Callable[[], object],
     ) -> EventStream:
-        """What was just committed goes out without another look at the log."""
         response_id = run_request.response_id
 
         def disconnected() -> None:
@@ -221,21 +233,23 @@ class ResponsesAPI:
                 self._runs.cancel_soon(response_id, run_request.principal)
 
         return EventStream(
-            self._tail(response_id, begun=[begun]),
+            tail,
             keepalive_interval=self._settings.keepalive_interval,
             with_ids=False,
             send_timeout=self._settings.send_timeout,
             disconnected=disconnected,
             ended=None if run_request.stored else partial(self._forget, response_id),
+            begun=submitted.answered,
             closed=closed,
         )
 
     async def _wait_for_end(
-        self, response_id: str, run_request: RunRequest, receive: Receive
+        self, run_request: RunRequest, tail: Tail, receive: Receive
     ) -> Response:
         """A foreground request without a stream: answer when the run has ended."""
+        response_id = run_request.response_id
         async with asyncio.TaskGroup() as group:
-            ending = group.create_task(self._until_ended(response_id))
+            ending = group.create_task(self._until_ended(tail))
             leaving = group.create_task(until_disconnected(receive))
             await asyncio.wait((ending, leaving), return_when=asyncio.FIRST_COMPLETED)
             gone = not ending.done()
@@ -258,8 +272,8 @@ class ResponsesAPI:
         with contextlib.suppress(LongrunError):
             await self._responses.delete_unscoped(response_id)
 
-    async def _until_ended(self, response_id: str) -> None:
-        with self._tail(response_id, patient=True) as tail:
+    async def _until_ended(self, tail: Tail) -> None:
+        with tail:
             while await tail.next(self._settings.keepalive_interval) is not None:
                 pass
 
@@ -326,6 +340,7 @@ class ResponsesAPI:
         ended: Ended | None = None,
         begun: list[Chunk] | None = None,
         patient: bool = False,
+        coming: bool = False,
     ) -> Tail:
         return Tail(
             self._hub,
@@ -337,6 +352,7 @@ class ResponsesAPI:
             begun=begun,
             page_bytes=self._settings.page_bytes,
             patient=patient,
+            coming=coming,
         )
 
     # -- cancel, delete, models -------------------------------------------------------------------
@@ -361,7 +377,7 @@ class ResponsesAPI:
         await self._runs.cancel(response_id, principal)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_WAIT):
-                await self._until_ended(response_id)
+                await self._until_ended(self._tail(response_id, patient=True))
 
     @operation(Deleted)
     async def delete(self, request: Request) -> Response:

@@ -41,6 +41,7 @@ class EventStream:
         with_ids: give each frame its `id:`, on GET streams.
         disconnected: called when the client goes away before the end.
         ended: called when all events are sent, before `[DONE]`.
+        begun: called when its first part is sent.
         closed: called when the stream is over, in whatever way.
     """
 
@@ -53,6 +54,7 @@ class EventStream:
         send_timeout: float,
         disconnected: Callable[[], object] = lambda: None,
         ended: Callable[[], Awaitable[None]] | None = None,
+        begun: Callable[[], object] = lambda: None,
         closed: Callable[[], object] = lambda: None,
     ) -> None:
         self._tail = tail
@@ -61,6 +63,7 @@ class EventStream:
         self._send_timeout = send_timeout
         self._disconnected = disconnected
         self._ended = ended
+        self._begun = begun
         self._closed = closed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +103,7 @@ class EventStream:
                 while bodies:
                     if not await self._deliver(scope, send, bodies.pop()):
                         return
+                self._begun()
         if tail.ended and self._ended is not None:
             await self._ended()
         await self._deliver(scope, send, sse.DONE if tail.ended else b"", more=False)

@@ -1,6 +1,6 @@
 """Records of the store: what the tables hold, as everybody else passes it on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -23,10 +23,15 @@ class Ended(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """A response that was just created: its status then, and the first events of its log."""
+    """A response that was just created.
+
+    `status` is what it has then. `answered` is called when its client has got what it gets first:
+    a run that starts here waits for that for a moment, so that a run does not stand before
+    the first events of others.
+    """
 
     status: Status
-    begun: Chunk
+    answered: Callable[[], object] = lambda: None
 
 
 class Step(NamedTuple):

@@ -5,32 +5,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from math import inf
 from typing import Any, Final, NamedTuple
 
-import asyncpg
 from asyncpg import Record
 
 from longrun import ids
 from longrun.errors import (
-    AlreadyAnswered,
-    ConversationLocked,
-    ConversationNotFound,
-    TokensSpent,
-    TooManyRequests,
     Unreadable,
 )
-from longrun.history.approvals import answers_to
 from longrun.history.cleaning import cleaned, kind_of
 from longrun.history.continuation import Stored, context_of, wanted
 from longrun.history.conversation import Before, Said
 from longrun.jsontext import dumps, loads
 from longrun.protocol import RunRequest, Status, is_terminal
+from longrun.store.creation import NewResponse as NewResponse
+from longrun.store.creation_writer import CreationWriter
 from longrun.store.database import Database
-from longrun.store.records import Chunk
-from longrun.store.requests import columns_of, unreadable_document
+from longrun.store.requests import unreadable_document
 from longrun.store.sealing import (
-    chunk_place,
     column_place,
     item_place,
     model_place,
@@ -44,29 +36,6 @@ MOST_CHUNKS: Final = 2000
 
 DELETION: Final = 600.0
 """Seconds that this may take: one that always failed would keep all that expire later."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewResponse:
-    """A response to be created, with the first events of its log.
-
-    `replica_id` is who starts its run at once, as attempt 1; None: it is queued. `timeout` is what
-    its agent may take, in seconds, if that is less than the settings and the request allow.
-    """
-
-    request: RunRequest
-    events: Sequence[bytes]
-    replica_id: str | None = None
-    timeout: float | None = None
-
-    @property
-    def status(self) -> Status:
-        return "queued" if self.replica_id is None else "in_progress"
-
-    @property
-    def chunk(self) -> Chunk:
-        """Its first events, as its log has them."""
-        return Chunk(0, len(self.events) - 1, b"\n".join(self.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +123,15 @@ class Page:
 
 
 class Responses:
-    """The responses of all principals; each call names the one that it is for."""
+    """The responses of all principals; each call names the one that it is for.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        creations: creates those that come at the same time together.
+    """
+
+    def __init__(self, database: Database, creations: CreationWriter | None = None) -> None:
         self._database = database
+        self._creations = creations or CreationWriter(database)
         self._queries = database.queries
         self._sealing = database.sealing
         self._standby = database.standby
@@ -178,61 +152,7 @@ class Responses:
             AlreadyAnswered: it goes on from a response whose approvals were answered, or that was
                 deleted, since that was looked at.
         """
-        settings, allowance = self._database.settings, new.request.allowance
-        first, last, events = new.chunk
-        may_wait = new.replica_id is None and settings.conversation_overlap == "queue"
-        goes_on = new.request.goes_on
-        answered = answers_to(new.request.input, goes_on) if goes_on else None
-        [row] = await self._create(
-            *self._queries.bind(
-                "create_response",
-                **columns_of(new.request, self._sealing),
-                status=new.status,
-                attempt=0 if new.replica_id is None else 1,
-                replica_id=new.replica_id,
-                last=last,
-                events=self._sealing.seal(
-                    chunk_place(new.request.response_id, first, last), events
-                ),
-                run_timeout=min(
-                    settings.run_timeout, new.request.timeout or inf, new.timeout or inf
-                ),
-                max_queued=settings.max_queued,
-                may_wait=may_wait,
-                max_live=allowance.max_live,
-                max_tokens=allowance.max_tokens,
-                account=allowance.account,
-                asked_by=goes_on,
-                answered=answered and list(answered),
-            )
-        )
-        allowance.tokens = row.get("tokens")
-        if row["created"]:
-            return
-        conversation_id = new.request.conversation_id
-        if conversation_id is not None and row["busy"] is None:
-            raise ConversationNotFound(conversation_id)
-        if conversation_id is not None and row["busy"] and not may_wait:
-            raise ConversationLocked()
-        if allowance.max_live is not None and row["crowded"]:
-            raise TooManyRequests(
-                f"You have {allowance.max_live} responses that are queued or running, as many as "
-                "you may have at once.",
-                code="too_many_runs",
-                retry_after=5,
-            )
-        spent, most = allowance.tokens, allowance.max_tokens
-        if spent is not None and most is not None and spent >= most:
-            raise TokensSpent(most, spent)
-        raise TooManyRequests("Too many responses are queued; try again later.", retry_after=5)
-
-    async def _create(self, query: str, *args: Any) -> list[Any]:
-        try:
-            return await self._database.fetch_once(query, *args)
-        except asyncpg.IntegrityConstraintViolationError as error:
-            if error.table_name == "answers":
-                raise AlreadyAnswered() from None
-            raise
+        await self._creations.create(new)
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
         """The response if it is there and theirs, else None (which does not say which). What has

@@ -1,0 +1,136 @@
+"""A response to be created: what is sent of it, and why it may be refused."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Final
+
+from asyncpg import Record
+
+from longrun.errors import (
+    ConversationLocked,
+    ConversationNotFound,
+    LongrunError,
+    TokensSpent,
+    TooManyRequests,
+)
+from longrun.history.approvals import answers_to
+from longrun.protocol import RunRequest, Status
+from longrun.settings import Settings
+from longrun.store.records import Chunk
+from longrun.store.requests import columns_of
+from longrun.store.sealing import Sealing, chunk_place
+
+_OF_BATCHES: Final = {
+    "id": "ids",
+    "principal": "principals",
+    "agent": "agents",
+    "status": "statuses",
+    "background": "backgrounds",
+    "stored": "stored",
+    "attempt": "attempts",
+    "replica_id": "replica_ids",
+    "document": "documents",
+    "input": "inputs",
+    "request": "requests",
+    "previous_id": "previous_ids",
+    "account": "accounts",
+    "run_timeout": "run_timeouts",
+    "last": "lasts",
+    "events": "events",
+}
+"""The parameters of `create_responses` that are those of `create_response` as lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewResponse:
+    """A response to be created, with the first events of its log.
+
+    `replica_id` is who starts its run at once, as attempt 1; None: it is queued. `timeout` is what
+    its agent may take, in seconds, if that is less than the settings and the request allow.
+    """
+
+    request: RunRequest
+    events: Sequence[bytes]
+    replica_id: str | None = None
+    timeout: float | None = None
+
+    @property
+    def status(self) -> Status:
+        return "queued" if self.replica_id is None else "in_progress"
+
+    @property
+    def chunk(self) -> Chunk:
+        """Its first events, as its log has them."""
+        return Chunk(0, len(self.events) - 1, b"\n".join(self.events))
+
+    def may_wait(self, settings: Settings) -> bool:
+        """Whether it is queued where another response is on its conversation."""
+        return self.replica_id is None and settings.conversation_overlap == "queue"
+
+
+def columns_of_one(new: NewResponse, settings: Settings, sealing: Sealing) -> dict[str, Any]:
+    """The parameters of `create_response`, sealed where that is set up."""
+    request, allowance = new.request, new.request.allowance
+    first, last, events = new.chunk
+    answered = answers_to(request.input, request.goes_on) if request.goes_on else None
+    return {
+        **columns_of(request, sealing),
+        "status": new.status,
+        "attempt": 0 if new.replica_id is None else 1,
+        "replica_id": new.replica_id,
+        "last": last,
+        "events": sealing.seal(chunk_place(request.response_id, first, last), events),
+        "run_timeout": min(settings.run_timeout, request.timeout or inf, new.timeout or inf),
+        "max_queued": settings.max_queued,
+        "may_wait": new.may_wait(settings),
+        "max_live": allowance.max_live,
+        "max_tokens": allowance.max_tokens,
+        "account": allowance.account,
+        "asked_by": request.goes_on,
+        "answered": answered and list(answered),
+    }
+
+
+def columns_of_many(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parameters of `create_responses`, of those of `create_response` for each."""
+    many: dict[str, Any] = {
+        plural: [each[name] for each in columns] for name, plural in _OF_BATCHES.items()
+    }
+    queued = any(each["status"] == "queued" for each in columns)
+    return {
+        **many,
+        # A list for each, which Postgres takes as one list only if all are of one length.
+        "hashes": [_as_array(each["metadata_hashes"]) for each in columns],
+        "max_queued": columns[0]["max_queued"] if queued else None,
+        "max_lives": _unless_none([each["max_live"] for each in columns]),
+        "most_tokens": _unless_none([each["max_tokens"] for each in columns]),
+    }
+
+
+def _as_array(numbers: Sequence[int] | None) -> str | None:
+    return None if numbers is None else "{" + ",".join(map(str, numbers)) + "}"
+
+
+def _unless_none(values: list[int | None]) -> list[int | None] | None:
+    return None if all(value is None for value in values) else values
+
+
+def refusal(new: NewResponse, row: Record, settings: Settings) -> LongrunError:
+    """Why `create_response` created nothing, by its answer."""
+    conversation_id, allowance = new.request.conversation_id, new.request.allowance
+    if conversation_id is not None and row["busy"] is None:
+        return ConversationNotFound(conversation_id)
+    if conversation_id is not None and row["busy"] and not new.may_wait(settings):
+        return ConversationLocked()
+    if allowance.max_live is not None and row["crowded"]:
+        return TooManyRequests(
+            f"You have {allowance.max_live} responses that are queued or running, as many as "
+            "you may have at once.",
+            code="too_many_runs",
+            retry_after=5,
+        )
+    spent, most = row.get("tokens"), allowance.max_tokens
+    if spent is not None and most is not None and spent >= most:
+        return TokensSpent(most, spent)
+    return TooManyRequests("Too many responses are queued; try again later.", retry_after=5)

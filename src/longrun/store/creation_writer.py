@@ -1,0 +1,214 @@
+"""The creation writer: responses that are to be created at the same time are created in one commit.
+
+As the log writer it waits for nothing: it takes what has come while the commit before ran, so that
+one that comes alone is created at once. What fails, or is not certain to be within its limits, is
+created by itself, so that no request is refused or fails for another's sake.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+from asyncpg import Record
+
+from longrun.errors import AlreadyAnswered, Unavailable
+from longrun.store.creation import NewResponse, columns_of_many, columns_of_one, refusal
+from longrun.store.database import Database, unavailable_if_gone
+from longrun.store.records import Chunk
+from longrun.store.sqlstates import Meaning, meaning
+from longrun.supervision import also_on, let_go
+
+log = logging.getLogger("longrun.store.creation_writer")
+
+BATCH: Final = 100
+"""Creations in one commit at most."""
+
+SMALL_BYTES: Final = 64 * 1024
+"""What a creation may bring in a batch: the others need not wait until more is sent."""
+
+_ROLLED_BACK: Final = (Meaning.OWN, Meaning.BUSY, Meaning.MISFIT)
+"""After an error of Postgres's that means this, nothing of the batch is there."""
+
+
+class Waiting:
+    """A creation that waits for its commit."""
+
+    __slots__ = ("columns", "done", "new")
+
+    def __init__(self, new: NewResponse, columns: Mapping[str, Any]) -> None:
+        self.new = new
+        self.columns = columns
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        let_go(self.done)
+
+    def settle(self, error: BaseException | None = None) -> None:
+        """It was created, or why not."""
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
+
+class CreationWriter:
+    """One per replica.
+
+    Args:
+        created: called after the commit with a response's id and its first events, before anybody
+            else hears of it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        created: Callable[[str, list[Chunk]], None] = lambda _id, _chunks: None,
+    ) -> None:
+        self._database = database
+        self._created = created
+        self._lane = database.lane("creation writer")
+        self._waiting: list[Waiting] = []
+        self._work = asyncio.Event()
+        self._running = False
+
+    async def create(self, new: NewResponse) -> None:
+        """As `Responses.create`, together with others that come at the same time."""
+        columns = columns_of_one(new, self._database.settings, self._database.sealing)
+        if not self._joins(new, columns):
+            await self._create_alone(new, columns)
+            return
+        waiting = Waiting(new, columns)
+        self._waiting.append(waiting)
+        self._work.set()
+        try:
+            await waiting.done
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+
+    def _joins(self, new: NewResponse, columns: Mapping[str, Any]) -> bool:
+        """Whether it is created with others: what waits for nobody's lock, and is not large."""
+        request = new.request
+        size = sum(len(columns[name]) for name in ("document", "input", "request", "events"))
+        return (
+            self._running
+            and self._database.silent_since is None
+            and request.conversation_id is None
+            and request.goes_on is None
+            and size <= SMALL_BYTES
+        )
+
+    async def _create_alone(self, new: NewResponse, columns: Mapping[str, Any]) -> None:
+        query = self._database.queries.bind("create_response", **columns)
+        try:
+            [row] = await self._database.fetch_once(*query)
+        except asyncpg.IntegrityConstraintViolationError as error:
+            if error.table_name == "answers":
+                raise AlreadyAnswered() from None
+            raise
+        new.request.allowance.tokens = row.get("tokens")
+        if not row["created"]:
+            raise refusal(new, row, self._database.settings)
+        self._tell(new)
+
+    def _tell(self, new: NewResponse) -> None:
+        self._created(new.request.response_id, [new.chunk])
+
+    # -- the batches --------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Create until `stop` is set and nothing waits. What comes when this does not run is
+        created alone."""
+        batch: list[Waiting] = []
+        try:
+            with also_on(stop, self._work.set):
+                async with asyncio.TaskGroup() as group:
+                    self._running = True
+                    self._work.set()
+                    while not (stop.is_set() and not self._waiting):
+                        await self._work.wait()
+                        self._work.clear()
+                        while self._waiting:
+                            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                            for left in await self._create(batch):
+                                group.create_task(self._settle_alone(left))
+        finally:
+            self._running = False
+            _give_up([*batch, *self._waiting])
+            self._waiting.clear()
+
+    async def _settle_alone(self, waiting: Waiting) -> None:
+        """Create one by itself; what it raises is its own."""
+        try:
+            await self._create_alone(waiting.new, waiting.columns)
+        except Exception as error:
+            waiting.settle(error)
+        else:
+            waiting.settle()
+        finally:
+            _give_up([waiting])
+
+    async def _create(self, batch: Sequence[Waiting]) -> Sequence[Waiting]:
+        """Create these. Returns those that are to be tried alone."""
+        if self._database.silent_since is not None:
+            # The pool knows how long to wait for a Postgres that does not answer.
+            return batch
+        try:
+            with unavailable_if_gone():
+                if len(batch) == 1:
+                    rows = await self._lane.fetch(
+                        *self._database.queries.bind("create_response", **batch[0].columns)
+                    )
+                    return self._settle(batch, rows, certain=True)
+                columns = columns_of_many([each.columns for each in batch])
+                rows = await self._lane.fetch(
+                    *self._database.queries.bind("create_responses", **columns)
+                )
+                return self._settle(batch, rows, certain=False)
+        except Exception as error:
+            if len(batch) > 1 and _is_rolled_back(error):
+                log.warning(
+                    "%d creations together: %s: %s", len(batch), type(error).__name__, error
+                )
+                return batch
+            for waiting in batch:
+                waiting.settle(error)
+            return ()
+
+    def _settle(
+        self, batch: Sequence[Waiting], rows: Sequence[Record], *, certain: bool
+    ) -> list[Waiting]:
+        """Tell each what became of it. Returns those of which that is not certain: what came in
+        the same batch counts against their limits, whether it was created or not."""
+        left = []
+        for waiting, row in zip(batch, rows, strict=True):
+            new = waiting.new
+            allowance = new.request.allowance
+            spent = allowance.tokens = row.get("tokens")
+            if row["created"]:
+                self._tell(new)
+                waiting.settle()
+            elif certain or row.get("crowded") or _is_spent(spent, allowance.max_tokens):
+                waiting.settle(refusal(new, row, self._database.settings))
+            else:
+                left.append(waiting)
+        return left
+
+
+def _is_spent(spent: int | None, most: int | None) -> bool:
+    return spent is not None and most is not None and spent >= most
+
+
+def _is_rolled_back(error: BaseException) -> bool:
+    """Whether nothing of a batch is there, nor will be: it was refused, here or by Postgres."""
+    if isinstance(error, Unavailable) and error.__cause__ is not None:
+        error = error.__cause__
+    return not isinstance(error, TimeoutError) and meaning(error) in _ROLLED_BACK
+
+
+def _give_up(waiting: Iterable[Waiting]) -> None:
+    """Nobody creates these any more, or it is not known whether they were."""
+    for each in waiting:
+        each.settle(Unavailable("The server could not finish this; try again.", retry_after=1))
