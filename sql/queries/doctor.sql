@@ -49,14 +49,6 @@ WHERE replica.lease_until > now() OR EXISTS (
 )
 ORDER BY replica.started_at;
 
--- name: examine_queue
--- No more than 100,000 are counted. `oldest`: seconds that the first of them has waited.
-SELECT count(*) AS waiting,
-    coalesce(max(extract(epoch FROM now() - first.created_at)), 0)::double precision AS oldest
-FROM (
-    SELECT created_at FROM longrun.responses WHERE status = 'queued' LIMIT 100000
-) AS first;
-
 -- name: count_expired
 -- What `longrun prune` would delete: finished so many seconds ago.
 SELECT count(*) AS due FROM longrun.responses

@@ -120,3 +120,16 @@ SELECT true;
 -- name: find_working
 -- Which of these processes are at work on a statement. (A state that is not shown may be any.)
 SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::integer[]) AND state IS DISTINCT FROM 'idle';
+
+-- name: sample_cluster
+-- For the metrics: what waits (no more than 100,000 are counted) and how long the first of it has,
+-- the replicas that are alive, and how much of the notification queue is in use.
+SELECT queued.waiting, queued.oldest, pg_notification_queue_usage() AS notifications,
+    (SELECT count(*) FROM longrun.replicas WHERE lease_until > now()) AS replicas
+FROM (
+    SELECT count(*) AS waiting,
+        coalesce(extract(epoch FROM now() - min(each.created_at)), 0)::double precision AS oldest
+    FROM (
+        SELECT created_at FROM longrun.responses WHERE status = 'queued' LIMIT 100000
+    ) AS each
+) AS queued;

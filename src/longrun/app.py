@@ -79,6 +79,7 @@ from longrun.store.records import Chunk
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
 from longrun.store.ring_check import RingCheck
+from longrun.store.sampling import Sampling
 from longrun.supervision import Supervisor
 
 log = logging.getLogger("longrun")
@@ -207,6 +208,7 @@ class Longrun:
         self._store_parts.add("pulse", self._pulse.run)
         self._store_parts.add("ring_check", self._ring_check.run)
         self._store_parts.add("rates", self._rates.run)
+        self._store_parts.add("sampling", Sampling(self._database).run)
         self._server_parts = Supervisor()
         self._server_parts.add("mcp_servers", self._servers.run)
         self._work_parts = Supervisor()
@@ -393,6 +395,7 @@ class Longrun:
             work.add_done_callback(lambda _: self._work_done.set())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._listener.ready.wait(), LISTEN_WAIT)
+            metrics.tell_build()
             self._running = True
             hearing = signals.heard(self.drain) if heeds_signals else contextlib.nullcontext()
             try:

@@ -1,11 +1,22 @@
 """Prometheus metrics of a replica. No tenant data: no ids, no principals in any label."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import platform
+from importlib.metadata import version
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 registry = CollectorRegistry()
+
+_OF_RUNS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 1800, 3600, 4 * 3600)
+
+_OF_REQUESTS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+
+OF_CLUSTER: Final = "longrun_cluster_"
+"""Begins the names of gauges that each replica says of all: to be taken once, and not summed."""
 
 events_appended = Counter(
     "longrun_events_appended", "Events committed to the event log.", registry=registry
@@ -20,6 +31,12 @@ append_seconds = Histogram(
     "longrun_append_seconds",
     "Duration of one append: statement and commit.",
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5),
+    registry=registry,
+)
+append_events = Histogram(
+    "longrun_append_events",
+    "Events that one commit of the log writer brought.",
+    buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000),
     registry=registry,
 )
 append_failures = Counter(
@@ -60,9 +77,96 @@ reader_timeouts = Counter(
     "longrun_reader_timeouts", "Readers cut because they took nothing.", registry=registry
 )
 runs = Gauge("longrun_runs", "Runs live on this replica.", registry=registry)
-runs_finished = Counter(
-    "longrun_runs_finished", "Runs finished on this replica.", ["status"], registry=registry
+runs_started = Counter(
+    "longrun_runs_started",
+    "Attempts begun on this replica: the first of a response, or one that takes over (takeover).",
+    ["agent", "kind"],
+    registry=registry,
 )
+runs_finished = Counter(
+    "longrun_runs_finished",
+    "Runs that ended on this replica.",
+    ["agent", "status"],
+    registry=registry,
+)
+run_seconds = Histogram(
+    "longrun_run_seconds",
+    "From the creation of a response to its end, over all attempts, time in the queue included.",
+    ["agent", "status"],
+    buckets=_OF_RUNS,
+    registry=registry,
+)
+first_output_seconds = Histogram(
+    "longrun_first_output_seconds",
+    "From the creation of a response to the first thing that its agent says or does.",
+    ["agent"],
+    buckets=_OF_RUNS,
+    registry=registry,
+)
+handovers = Counter(
+    "longrun_handovers",
+    "Runs that this replica gave away, between two steps, for others to go on.",
+    ["agent"],
+    registry=registry,
+)
+runs_given_up = Counter(
+    "longrun_runs_given_up",
+    "Runs that were failed because too many attempts had crashed, or none got on.",
+    ["agent"],
+    registry=registry,
+)
+steps = Counter(
+    "longrun_steps",
+    "Steps that runs came to, by kind: done, replayed from their record, or failed.",
+    ["kind", "outcome"],
+    registry=registry,
+)
+step_seconds = Histogram(
+    "longrun_step_seconds",
+    "Duration of steps that were done: turns of models, tools.",
+    ["kind"],
+    buckets=_OF_RUNS,
+    registry=registry,
+)
+tokens = Counter(
+    "longrun_tokens",
+    "Tokens of responses that ended here. Of `input` some are `cached`, of `output` `reasoning`.",
+    ["agent", "kind"],
+    registry=registry,
+)
+loop_lag_seconds = Histogram(
+    "longrun_loop_lag_seconds",
+    "How much later than it should the event loop takes a turn; looked at four times a second.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+    registry=registry,
+)
+pool_connections = Gauge(
+    "longrun_pool_connections",
+    "Connections to Postgres for requests: at work (busy), open and free (idle), allowed (limit).",
+    ["state"],
+    registry=registry,
+)
+pool_waiting = Gauge(
+    "longrun_pool_waiting",
+    "Statements that were sent, or wait for a connection.",
+    registry=registry,
+)
+queued = Gauge(
+    "longrun_cluster_queued",
+    "Responses that wait in the queue, on all replicas; no more than 100,000 are counted.",
+    registry=registry,
+)
+queued_seconds = Gauge(
+    "longrun_cluster_queued_seconds",
+    "How long the first of the queue has waited.",
+    registry=registry,
+)
+notification_queue = Gauge(
+    "longrun_cluster_notification_queue_ratio",
+    "The part of Postgres's notification queue that is in use: 1 is full.",
+    registry=registry,
+)
+replicas = Gauge("longrun_cluster_replicas", "Replicas that are alive.", registry=registry)
 loop_blocks = Counter(
     "longrun_loop_blocks",
     "Times that code held up the event loop for seconds; the log names it.",
@@ -99,6 +203,23 @@ requests = Counter(
 )
 
 
+request_seconds = Histogram(
+    "longrun_http_request_seconds",
+    "From a request to the beginning of its answer.",
+    ["route"],
+    buckets=_OF_REQUESTS,
+    registry=registry,
+)
+build = Info("longrun_build", "Versions of longrun and of what it stands on.", registry=registry)
+
+
 def exposition() -> bytes:
     """All metrics in Prometheus's text format."""
     return generate_latest(registry)
+
+
+def tell_build() -> None:
+    """Set the versions, once the process serves."""
+    packages = {"version": "longrun", "openai_agents": "openai-agents", "asyncpg": "asyncpg"}
+    told = {name: version(package) for name, package in packages.items()}
+    build.info({**told, "python": platform.python_version()})

@@ -137,7 +137,7 @@ async def test_ps_of_a_server_and_of_its_database(
     two: list[Replica], url: dict[str, str], clients: list[AsyncOpenAI]
 ) -> None:
     made = await clients[0].responses.create(
-        model="scripted", input=script(deltas=200, pause=0.05), background=True
+        model="scripted", input=script(deltas=4000, pause=0.05), background=True
     )
     database = ("--database-url", two[0].environment["LONGRUN_DATABASE_URL"])
     sources: list[tuple[tuple[str, ...], dict[str, str]]] = [

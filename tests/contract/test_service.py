@@ -11,7 +11,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import servers
 from tests.postgres import Server
-from tests.reading import Wire, create, delete, eventually, in_background, metric, stream_url
+from tests.reading import (
+    Wire,
+    create,
+    delete,
+    eventually,
+    in_background,
+    metric,
+    script,
+    stream_url,
+)
 from tests.servers import Replica
 
 
@@ -91,10 +100,51 @@ class TestHealth:
         families = {family.name: family for family in text_string_to_metric_families(text)}
         assert families["longrun_events_appended"].samples[0].value >= 5
         finished = families["longrun_runs_finished"].samples
-        assert any(s.labels == {"status": "completed"} and s.value >= 1 for s in finished)
+        assert any(
+            s.labels == {"agent": "scripted", "status": "completed"} and s.value >= 1
+            for s in finished
+        )
         assert secret not in text
         assert response["id"] not in text
         assert not re.search(r"(resp|msg|fc)_[0-9a-f]{16}", text)
+
+    async def test_a_run_is_counted_and_timed(self, two: list[Replica]) -> None:
+        async def values() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+            async with await Wire.open(f"{two[1].url}/metrics") as wire:
+                await wire.rest()
+            families = text_string_to_metric_families(wire.body.decode())
+            samples = (sample for family in families for sample in family.samples)
+            return {(s.name, tuple(sorted(s.labels.items()))): s.value for s in samples}
+
+        before = await values()
+        turns = [[["echo", {"text": "x"}]]]
+        await create(two[1], script(turns=turns, deltas=2))
+        of_agent = (("agent", "scripted"),)
+        completed = (*of_agent, ("status", "completed"))
+        ended = "longrun_run_seconds_count", completed
+
+        async def is_counted() -> bool:
+            return (await values()).get(ended, 0) > before.get(ended, 0)
+
+        await eventually(is_counted)
+        after = await values()
+        for name, labels, count in (
+            ("longrun_runs_started_total", (*of_agent, ("kind", "first")), 1),
+            ("longrun_runs_finished_total", completed, 1),
+            ("longrun_run_seconds_count", completed, 1),
+            ("longrun_first_output_seconds_count", of_agent, 1),
+            ("longrun_steps_total", (("kind", "model"), ("outcome", "done")), 2),
+            ("longrun_steps_total", (("kind", "tool"), ("outcome", "done")), 1),
+            ("longrun_step_seconds_count", (("kind", "tool"),), 1),
+            ("longrun_http_request_seconds_count", (("route", "create"),), 1),
+        ):
+            assert after[name, labels] - before.get((name, labels), 0) == count, (name, labels)
+        tokens = "longrun_tokens_total", (*of_agent, ("kind", "output"))
+        assert after[tokens] > before.get(tokens, 0)
+        assert after["longrun_cluster_replicas", ()] in (1, 2), "as they were a moment ago"
+        assert after["longrun_pool_connections", (("state", "limit"),)] >= 2
+        [build] = [labels for name, labels in after if name == "longrun_build_info"]
+        assert "openai_agents" in dict(build)
 
     async def test_live_runs_and_readers_are_counted(self, two: list[Replica]) -> None:
         async def is_idle() -> bool:

@@ -11,7 +11,7 @@ from longrun import cli
 
 COMMANDS = ("serve", "demo", "migrate", "settings")
 
-OF_FILES = ("ps", "run", "tail", "cancel", "retry", "show", "doctor", "prune")
+OF_FILES = ("ps", "run", "tail", "cancel", "retry", "show", "doctor", "prune", "dashboard")
 """Commands that have a file, or share one."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Info
 from prometheus_client import Counter as Count
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -67,6 +67,8 @@ class Process:
         self.requests = Count("longrun_requests", "R.", ["route"], registry=self.registry)
         self.runs = Gauge("longrun_runs", "L.", registry=self.registry)
         self.listening = Gauge("longrun_listening", "H.", registry=self.registry)
+        self.queued = Gauge("longrun_cluster_queued", "Q.", registry=self.registry)
+        self.build = Info("longrun_build", "B.", registry=self.registry)
         self.seconds = Histogram("longrun_seconds", "S.", buckets=(1, 2), registry=self.registry)
 
     def taken(self) -> Any:
@@ -92,6 +94,8 @@ class TestTotals:
             process.requests.labels(f"only {number}").inc()
             process.runs.set(5)
             process.listening.set(number - 1)
+            process.queued.set(6 + number)
+            process.build.info({"version": "1"})
             process.seconds.observe(1.5)
             totals.take(f"pid {number}", str(number), process.taken())
         found = read(totals)
@@ -104,6 +108,8 @@ class TestTotals:
         assert found["longrun_listening worker=1"] == 0
         assert found["longrun_listening worker=2"] == 1
         assert "longrun_listening" not in found
+        assert found["longrun_cluster_queued"] == 8, "each says it of all"
+        assert found["longrun_build_info version=1"] == 1
 
     def test_what_was_counted_stays_when_a_process_is_gone(self) -> None:
         totals = Totals()

@@ -30,6 +30,15 @@ class UsageSum:
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    def by_kind(self) -> dict[str, int]:
+        """As they are counted: of `input` some are `cached`, of `output` some are `reasoning`."""
+        return {
+            "input": self.input_tokens,
+            "cached": self.cached_tokens,
+            "output": self.output_tokens,
+            "reasoning": self.reasoning_tokens,
+        }
+
     def as_json(self) -> dict[str, Any]:
         """The `usage` of a Response object."""
         return {

@@ -14,12 +14,16 @@ class Display:
 
     Args:
         got_on: called when a step is finished.
+
+    Attributes:
+        first: called once, when the next events go to the log; None: nobody waits for that.
     """
 
     def __init__(self, assembler: Assembler, run_log: RunLog, got_on: Callable[[], None]) -> None:
         self._assembler = assembler
         self._log = run_log
         self._got_on = got_on
+        self.first: Callable[[], None] | None = None
 
     def write(self, steps: Sequence[Step] = ()) -> None:
         """Append what the assembler has made, and the steps that are finished with it."""
@@ -28,6 +32,9 @@ class Display:
             # Items that stay as long as their steps: those of the turn, or what the tool gave.
             turn, given = self._assembler.turn_items, dict(emission.items)
             steps = [refer(step, turn if step.kind == "model" else given) for step in steps]
+        if emission.events and self.first is not None:
+            self.first()
+            self.first = None
         if emission.events or steps:
             self._log.append(
                 emission.events, items=emission.items, steps=steps, models=emission.models

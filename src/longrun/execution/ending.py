@@ -6,7 +6,6 @@ import logging
 import time
 from typing import Final
 
-from longrun import metrics
 from longrun.assembly.assembler import Assembler
 from longrun.assembly.usage import UsageSum
 from longrun.errors import Fenced, LongrunError, Unreadable
@@ -79,7 +78,6 @@ async def end_response(
     )
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
     await run_log.flush()
-    metrics.runs_finished.labels(outcome.status).inc()
 
 
 class Ends:

@@ -17,6 +17,7 @@ from agents import (
     RunResultStreaming,
 )
 
+from longrun import ids, metrics
 from longrun.assembly.assembler import Assembler
 from longrun.errors import LongrunError, ReplayMismatch
 from longrun.execution.agreement import check_begins
@@ -168,6 +169,8 @@ class Run:
             CancelledError: its task was cancelled.
         """
         self._display.write()
+        if self._handle.attempt == 1:
+            self._display.first = self._tell_of_first
         if self._replay is not None:
             await self._replay.begin()
         outcome = await self._outcome()
@@ -178,6 +181,10 @@ class Run:
             self._request, self._assembler, self._log, outcome, ran=True, parked=parked
         )
         return outcome
+
+    def _tell_of_first(self) -> None:
+        seconds = ids.age(self._request.response_id)
+        metrics.first_output_seconds.labels(self._request.agent).observe(seconds)
 
     def _replayed(self) -> None:
         """What comes now is done for the first time."""

@@ -156,14 +156,14 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 0
+        status, answered = 0, None
         request_id = _request_id(scope)
         began = time.perf_counter()
 
         async def noting(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], time.perf_counter() - began
                 headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
                 headers += also_said(scope)
                 message["headers"] = headers if _NOSNIFF in headers else [*headers, _NOSNIFF]
@@ -176,6 +176,7 @@ class RequestLog:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             metrics.requests.labels(method, route, str(status or 499)).inc()
             took = time.perf_counter() - began
+            metrics.request_seconds.labels(route).observe(took if answered is None else answered)
             _log(scope, status or 499, took, request_id.decode("ascii"))
 
 

@@ -54,10 +54,12 @@ class _Watched:
         self._thread = threading.get_ident()
         self._turned = time.monotonic()
         self._told = False
-        self._tick()
+        self._loop.call_later(LOOK, self._tick)
 
     def _tick(self) -> None:
-        self._turned = time.monotonic()
+        now = time.monotonic()
+        metrics.loop_lag_seconds.observe(max(0.0, now - self._turned - LOOK))
+        self._turned = now
         self._loop.call_later(LOOK, self._tick)
 
     def watch(self) -> None:

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from longrun.metrics import OF_CLUSTER
+
 Labels = tuple[tuple[str, str], ...]
 
 Snapshot = list[list[Any]]
@@ -15,7 +17,8 @@ Snapshot = list[list[Any]]
 of each, with labels as an object."""
 
 OF_EACH_WORKER: Final = frozenset({"longrun_listening"})
-"""Gauges whose sum says nothing: they have the label `worker`. All others are summed."""
+"""Gauges whose sum says nothing: they have the label `worker`. Of what each says of all replicas
+the greatest is taken; all others are summed."""
 
 
 def snapshot(metrics: Iterable[Metric]) -> Snapshot:
@@ -103,6 +106,8 @@ class _Sum:
         if sample.endswith("_created"):
             # When counting began.
             values[sample, labels] = min(values.get((sample, labels), math.inf), value)
+        elif name.startswith(OF_CLUSTER) or sample.endswith("_info"):
+            values[sample, labels] = max(values.get((sample, labels), -math.inf), value)
         else:
             values[sample, labels] = values.get((sample, labels), 0.0) + value
 

@@ -246,6 +246,17 @@ class Database:
         """What was asked before a moment of the monotonic clock and has no answer yet."""
         return [asked for asked in self._waiting if asked.since < moment]
 
+    @property
+    def waiting(self) -> int:
+        """How many statements were asked and have no answer yet."""
+        return len(self._waiting)
+
+    def connections(self) -> dict[str, int]:
+        """How many connections for requests there are: `busy`, `idle`, and the `limit` of all."""
+        pool = self._requests
+        idle = pool.get_idle_size()
+        return {"busy": pool.get_size() - idle, "idle": idle, "limit": pool.get_max_size()}
+
     def beats(self, idle: float) -> list[Coroutine[Any, Any, None]]:
         """A sign of life of each lane that was not used for `idle` seconds."""
         return [lane.beat(self.queries.beat, idle) for lane in self._lanes]

@@ -82,7 +82,7 @@ class _Examination:
         yield await self._ring()
         for finding in of_replicas(await self.database.fetch(queries.examine_replicas)):
             yield finding
-        waiting = await self.database.fetch_row(queries.examine_queue)
+        waiting = await self.database.fetch_row(queries.sample_cluster)
         assert waiting is not None
         yield of_queue(waiting, self.database.settings)
 
@@ -286,7 +286,7 @@ def of_replicas(rows: Sequence[Row]) -> list[Finding]:
 
 
 def of_queue(row: Row, settings: Settings) -> Finding:
-    """What the row of `examine_queue` says."""
+    """What the row of `sample_cluster` says."""
     waiting, oldest = row["waiting"], row["oldest"]
     said = f"{waiting} waiting" + (f", the first for {_duration(oldest)}" if waiting else "")
     if waiting and (oldest > LONG_WAIT or waiting > FULL * settings.max_queued):

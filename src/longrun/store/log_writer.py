@@ -250,6 +250,7 @@ class LogWriter:
                 self._settle(share)
             else:
                 refused[n] = share
+        metrics.append_events.observe(sum(map(_events_of, shares)))
         if refused:
             await self._settle_committed(lane, list(refused.values()))
             for n, share in refused.items():
@@ -273,7 +274,7 @@ class LogWriter:
         share.run.settle(share.entries)
         chunks = share.chunks
         if chunks:
-            metrics.events_appended.inc(chunks[-1].last - chunks[0].first + 1)
+            metrics.events_appended.inc(_events_of(share))
             self._committed(share.run.response_id, chunks)
 
     async def _settle_committed(self, lane: Lane, shares: list[Share]) -> None:
@@ -302,3 +303,7 @@ def _lose(shares: Iterable[Share]) -> None:
         if not share.done:
             share.done = True
             share.run.lose(NotStored(NOT_STORED))
+
+
+def _events_of(share: Share) -> int:
+    return share.chunks[-1].last - share.chunks[0].first + 1 if share.chunks else 0

@@ -1,10 +1,12 @@
 """A step is done once: its result is recorded, and from then on the record stands in for it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeVar
 
+from longrun import metrics
 from longrun.execution.replay.journal import Journal
 from longrun.store.records import Step
 from longrun.store.run_log import RunLog
@@ -63,14 +65,20 @@ class Once:
         if recorded is None:
             await self._check_held()
         if recorded is not None or not counted:
+            if counted:
+                metrics.steps.labels(due.kind, "replayed").inc()
             yield recorded
             return
         await self._at_boundary()
         self._journal.check()
         self._under_way += 1
+        outcome, began = "failed", time.perf_counter()
         try:
             yield None
+            outcome = "done"
+            metrics.step_seconds.labels(due.kind).observe(time.perf_counter() - began)
         finally:
+            metrics.steps.labels(due.kind, outcome).inc()
             self._under_way -= 1
             if not self._under_way:
                 self._none_under_way.set()

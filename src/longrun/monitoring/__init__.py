@@ -1,0 +1,1 @@
+"""What operators watch: a Grafana dashboard and Prometheus alerts, made from the metrics."""
