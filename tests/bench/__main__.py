@@ -58,7 +58,7 @@ def _measure(figures: Sequence[Figure], quick: bool, screen: Screen) -> list[Res
             results.append(result)
             began = time.monotonic()
             with screen.step(figure.name) as (said, planned):
-                ground = Ground(server, quick, said, planned, result.problems)
+                ground = Ground(server, quick, said, planned, result.problems, result.clients)
                 try:
                     result.lines = figure.measure(ground)
                 except Exception as error:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from tests.bench.reader import Readings
 from tests.postgres import Server
 
 Unit = Literal[
@@ -23,8 +24,7 @@ Unit = Literal[
     "claims/s",
     "events",
     "bytes",
-    "KiB",
-    "MiB",
+    "bytes/s",
 ]
 
 T = TypeVar("T")
@@ -88,6 +88,7 @@ class Ground:
         said: called when a step begins: what it is.
         planned: called with the number of steps to come.
         problems: what was lost or out of order.
+        clients: what the reading client used of a core, in each reading.
     """
 
     postgres: Server
@@ -95,6 +96,12 @@ class Ground:
     said: Callable[[str], None]
     planned: Callable[[int], None]
     problems: list[str] = field(default_factory=list)
+    clients: list[float] = field(default_factory=list)
+
+    def note(self, readings: Readings) -> None:
+        """Keep what was wrong with some readings, and what reading them took."""
+        self.problems += readings.problems
+        self.clients.append(readings.cpu)
 
     def pick(self, full: T, quick: T) -> T:
         return quick if self.quick else full

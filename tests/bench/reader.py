@@ -78,6 +78,8 @@ class Readings(NamedTuple):
 
     seconds: float
     streams: list[Reading]
+    cpu: float = 0.0
+    """Of a core, that the client used of this time: near 1, it is the client that is measured."""
 
     @property
     def events(self) -> int:
@@ -100,8 +102,8 @@ class Streams:
 
     def read(self) -> Readings:
         """Wait until all have ended."""
-        seconds, streams = self._child.result()
-        return Readings(seconds, [Reading(*stream) for stream in streams])
+        seconds, streams, cpu = self._child.result()
+        return Readings(seconds, [Reading(*stream) for stream in streams], cpu)
 
 
 @contextlib.contextmanager
@@ -166,11 +168,11 @@ class _Client(asyncio.Protocol):
 
 async def _read(
     parent: processes.Parent, streams: list[Any], times: int, bodies: bool
-) -> tuple[float, list[Reading]]:
-    nanoseconds = 0
+) -> tuple[float, list[Reading], float]:
+    nanoseconds = used = 0
     readings: list[Reading] = []
     for number in range(times):
-        began = time.monotonic_ns()
+        began, used_before = time.monotonic_ns(), time.process_time_ns()
         clients = [_Client(Stream(*stream)) for stream in streams]
         later = [client for client in clients if client.stream.gate]
         first = [client for client in clients if not client.stream.gate]
@@ -182,8 +184,9 @@ async def _read(
             await asyncio.gather(*map(_connect, later))
             ends = await asyncio.gather(*(client.ended for client in clients))
         nanoseconds += max(ends) - began
+        used += time.process_time_ns() - used_before
         readings += [_look(client, bodies) for client in clients]
-    return nanoseconds / 1e9, readings
+    return nanoseconds / 1e9, readings, used / nanoseconds
 
 
 async def _connect(client: _Client) -> None:

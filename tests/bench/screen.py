@@ -34,6 +34,7 @@ class Result:
     figure: Figure
     lines: list[Line] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    clients: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -83,6 +84,11 @@ class Screen:
             self._out.print(f"[dim]floor: {figure.floor}[/]")
             if result.lines:
                 self._out.print(_table(result.lines))
+            if result.clients:
+                low, high = min(result.clients), max(result.clients)
+                self._out.print(
+                    f"[dim]the reading client used {low:.0%} to {high:.0%} of a core[/]"
+                )
         self._out.print(
             "\n[dim]Floor and ours are medians of rounds measured in turn; the ratio is the median"
             " of the rounds' ratios,\n'rounds' their range.[/]"
@@ -143,6 +149,7 @@ def _as_dict(result: Result) -> dict[str, Any]:
         "floor_is": result.figure.floor,
         "seconds": round(result.seconds, 1),
         "problems": result.problems,
+        "client_cpu": [round(each, 3) for each in result.clients],
         "lines": [
             {
                 "what": line.what,

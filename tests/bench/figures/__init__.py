@@ -8,6 +8,7 @@ from tests.bench.figures.compaction import COMPACTION
 from tests.bench.figures.copies import COPIES
 from tests.bench.figures.creation import CREATION
 from tests.bench.figures.crowd import CROWD
+from tests.bench.figures.fanout import FANOUT
 from tests.bench.figures.faults import FAULTS
 from tests.bench.figures.insert import INSERT
 from tests.bench.figures.latency import LATENCY
@@ -22,7 +23,7 @@ from tests.bench.figures.workers import WORKERS
 FIGURES: Final[dict[str, Figure]] = {
     figure.name: figure
     for figure in (
-        *(LATENCY, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS, TAKEOVER, QUEUE),
-        *(CREATION, COMPACTION, SIZE, CROWD, MEMORY, WORKERS),
+        *(LATENCY, FANOUT, CREATION, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS),
+        *(TAKEOVER, QUEUE, COMPACTION, SIZE, CROWD, MEMORY, WORKERS),
     )
 }

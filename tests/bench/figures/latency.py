@@ -1,31 +1,29 @@
-"""From a model's emission to a reader on the other replica, at a human pace of many runs."""
+"""From a model's emission to a reader on the other replica, at a human pace: of one run, and of
+many."""
 
 import statistics
 from typing import Final
 
 from tests import servers
-from tests.bench import bare, gate, plain, reader, runs
-from tests.bench.agents import AGENTS, Pace
+from tests.bench import bare, gate, plain, runs
+from tests.bench.agents import AGENTS
+from tests.bench.emissions import RATE, latencies, paces, percentile
 from tests.bench.figure import Figure, Ground, Line, Target
-from tests.bench.gate import Gate
-from tests.bench.reader import Readings, Stream
+from tests.bench.reader import Stream
+from tests.servers import Replica
 
-STREAMS: Final = 50
-RATE: Final = 50.0
-TARGET: Final = Target("<=", 3.0)
+RUNS: Final = (1, 50)
 PERCENTILES: Final = (50, 95, 99)
+TARGETS: Final = {(50, 50): Target("<=", 2.0), (50, 99): Target("<=", 3.0)}
+"""By runs and percentile."""
+
 PLAIN: Final = 0
 """The key of what plain asyncpg needs, among the percentiles."""
 
 SCHEMA: Final = "bench_latency"
 
-Percentiles = dict[int, float]
-
-
-def _paces(gate: Gate, seconds: float) -> list[Pace]:
-    deltas = round(RATE * seconds)
-    phases = [place / STREAMS / RATE for place in range(STREAMS)]
-    return [Pace(deltas, str(gate.path), RATE, phase, clock=True) for phase in phases]
+Found = dict[tuple[int, int], float]
+"""Milliseconds, by runs and percentile."""
 
 
 def _measure(ground: Ground) -> list[Line]:
@@ -35,59 +33,61 @@ def _measure(ground: Ground) -> list[Line]:
         bare.serving() as port,
         servers.replicas(2, url, schema=SCHEMA, agents=AGENTS) as two,
     ):
-
-        def floor() -> Percentiles:
-            with gate.shut() as shut:
-                paces = _paces(shut, seconds)
-                streams = [Stream(port, bare.paced_path(pace)) for pace in paces]
-                found = _percentiles(ground, _read(shut, streams), paces)
-            with gate.shut() as shut:
-                through_postgres = plain.latencies(url, shut, _paces(shut, seconds))
-            return {**found, PLAIN: 1000 * statistics.median(through_postgres)}
-
-        def ours() -> Percentiles:
-            with gate.shut() as shut:
-                paces = _paces(shut, seconds)
-                ids = [runs.create(two[0], pace) for pace in paces]
-                pid = runs.process_of(url, SCHEMA, ids[0])
-                other = next(replica for replica in two if replica.process.pid != pid)
-                streams = [runs.stream_of(other, id_) for id_ in ids]
-                return _percentiles(ground, _read(shut, streams), paces)
-
-        return _lines(ground.in_turn(ground.pick(full=3, quick=1), floor, ours))
-
-
-def _lines(pairs: list[tuple[Percentiles, Percentiles]]) -> list[Line]:
-    lines = [(f"emit to reader, p{p}", p, p, TARGET if p == 50 else None) for p in PERCENTILES]
-    lines.append(("p50 beside plain asyncpg", PLAIN, 50, None))
+        pairs = ground.in_turn(
+            ground.pick(full=3, quick=1),
+            lambda: _floor(ground, port, seconds),
+            lambda: _ours(ground, two, seconds),
+        )
+    wanted = [
+        (f"{count} run{'s'[: count > 1]}: {what}", (count, a), (count, b))
+        for count in RUNS
+        for what, a, b in (
+            *((f"emit to reader, p{p}", p, p) for p in PERCENTILES),
+            ("p50 beside plain asyncpg", PLAIN, 50),
+        )
+    ]
     return [
-        Line(what, "ms", [(floor[a], ours[b]) for floor, ours in pairs], target)
-        for what, a, b, target in lines
+        Line(what, "ms", [(floor[a], ours[b]) for floor, ours in pairs], TARGETS.get(a))
+        for what, a, b in wanted
     ]
 
 
-def _read(shut: Gate, streams: list[Stream]) -> Readings:
-    with reader.reading(streams) as begun:
-        begun.wait_open()
-        shut.open()
-        return begun.read()
+def _floor(ground: Ground, port: int, seconds: float) -> Found:
+    found: Found = {}
+    for count in RUNS:
+        with gate.shut() as shut:
+            emitted = paces(shut, count, seconds)
+            streams = [Stream(port, bare.paced_path(pace)) for pace in emitted]
+            found |= _percentiles(count, latencies(ground, shut, streams, emitted[0]))
+        with gate.shut() as shut:
+            through_postgres = plain.latencies(
+                ground.postgres.url, shut, paces(shut, count, seconds)
+            )
+            found[count, PLAIN] = 1000 * statistics.median(through_postgres)
+    return found
 
 
-def _percentiles(ground: Ground, readings: Readings, paces: list[Pace]) -> Percentiles:
-    """In milliseconds; and look that nothing is missing."""
-    ground.problems += readings.problems
-    for stream, pace in zip(readings.streams, paces, strict=True):
-        if len(stream.latencies) != pace.deltas:
-            ground.problems.append(f"{len(stream.latencies)} of {pace.deltas} deltas came")
-    latencies = [each for stream in readings.streams for each in stream.latencies]
-    cuts = statistics.quantiles(latencies, n=100)
-    return {p: 1000 * cuts[p - 1] for p in PERCENTILES}
+def _ours(ground: Ground, two: list[Replica], seconds: float) -> Found:
+    found: Found = {}
+    for count in RUNS:
+        with gate.shut() as shut:
+            emitted = paces(shut, count, seconds)
+            ids = [runs.create(two[0], pace) for pace in emitted]
+            pid = runs.process_of(ground.postgres.url, SCHEMA, ids[0])
+            other = next(replica for replica in two if replica.process.pid != pid)
+            streams = [runs.stream_of(other, id_) for id_ in ids]
+            found |= _percentiles(count, latencies(ground, shut, streams, emitted[0]))
+    return found
+
+
+def _percentiles(count: int, values: list[float]) -> Found:
+    return {(count, p): percentile(values, p) for p in PERCENTILES}
 
 
 LATENCY: Final = Figure(
     name="latency",
-    title=f"{STREAMS} runs x {RATE:.0f} events/s, read on the other replica",
-    floor="the same emissions from a bare ASGI app, one process, no database; in the last line, "
-    "plain asyncpg: one INSERT and one NOTIFY for all that is pending, LISTEN, SELECT",
+    title=f"{RUNS[0]} and {RUNS[1]} runs x {RATE:.0f} events/s, read on the other replica",
+    floor="the same emissions from a bare ASGI app, one process, no database; in the last line of "
+    "each, plain asyncpg: one INSERT and one NOTIFY for all that is pending, LISTEN, SELECT",
     measure=_measure,
 )
