@@ -24,6 +24,8 @@ Unit = Literal[
     "claims/s",
     "events",
     "bytes",
+    "KiB",
+    "MiB",
     "bytes/s",
 ]
 

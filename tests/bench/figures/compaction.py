@@ -47,7 +47,7 @@ def _measure(ground: Ground) -> list[Line]:
 
 def _rate(ground: Ground, streams: list[reader.Stream], events: int) -> float:
     readings = reader.read(streams, times=ground.pick(full=5, quick=2))
-    ground.problems += readings.problems
+    ground.note(readings)
     if any(stream.events != events for stream in readings.streams):
         ground.problems.append(f"a replay did not bring all {events} events")
     return readings.events / readings.seconds

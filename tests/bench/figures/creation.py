@@ -109,7 +109,7 @@ def _read(ground: Ground, shut: Gate, streams: Sequence[Stream]) -> list[Reading
         begun.wait_open()
         shut.open()
         readings = begun.read()
-    ground.problems += readings.problems
+    ground.note(readings)
     return readings.streams
 
 
