@@ -18,10 +18,13 @@ import pytest
 from tests import postgres, servers
 from tests.attacking import Peer, over_tls
 from tests.faults.ground import Ground, following, ground, script
-from tests.reading import Wire, check_complete, eventually, frames_alone, stream_url
+from tests.reading import Wire, check_complete, create, eventually, frames_alone, stream_url
 from tests.servers import Replica
 
 WORKERS = 2
+
+PATIENCE = 90.0
+"""Seconds in which a worker has started: beside other loads that takes long."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ async def server(served: Ground) -> AsyncIterator[Replica]:
     """The command, with all of its workers there."""
     [replica] = served.replicas
     try:
-        await eventually(lambda: len(serving(replica)) == WORKERS)
+        await eventually(lambda: len(serving(replica)) == WORKERS, PATIENCE)
         yield replica
     finally:
         # Shown by pytest with a failure.
@@ -53,7 +56,7 @@ async def server(served: Ground) -> AsyncIterator[Replica]:
 
 
 def wait_until_all_serve(replica: Replica) -> None:
-    asyncio.run(eventually(lambda: bool(lines(replica, "serving")), 60))
+    asyncio.run(eventually(lambda: bool(lines(replica, "serving")), PATIENCE))
 
 
 def lines(replica: Replica, what: str) -> list[dict[str, Any]]:
@@ -215,11 +218,11 @@ async def test_workers_are_replaced_one_by_one(served: Ground, server: Replica) 
     old = set(serving(server))
     ids = await served.submit(server, 2, gates=("in a",))
     await served.reach(ids, "in a")
-    async with nobody_refused(server), following([server], ids, 90):
+    async with nobody_refused(server), following([server], ids, PATIENCE):
         server.signal(signal.SIGHUP)
-        await eventually(lambda: bool(lines(server, "worker left")), 60)
+        await eventually(lambda: bool(lines(server, "worker left")), PATIENCE)
         served.open("in a")
-        await eventually(lambda: bool(lines(server, "all workers are replaced")), 60)
+        await eventually(lambda: bool(lines(server, "all workers are replaced")), PATIENCE)
     await served.check_all(ids)
     assert not old & set(serving(server))
     assert len(serving(server)) == WORKERS
@@ -229,7 +232,9 @@ async def test_one_that_is_stopped_alone_is_replaced(server: Replica) -> None:
     pid = serving(server)[0]
     async with nobody_refused(server):
         os.kill(pid, signal.SIGTERM)
-        await eventually(lambda: pid not in pids(server) and len(serving(server)) == WORKERS)
+        await eventually(
+            lambda: pid not in pids(server) and len(serving(server)) == WORKERS, PATIENCE
+        )
     assert not [line for line in lines(server, "worker died") if line["pid"] == pid]
 
 
@@ -306,6 +311,40 @@ def started(database: postgres.Server, **options: Any) -> Replica:
     return servers.start(
         database.url, schema="workers_start", environment=environment, wait=False, **options
     )
+
+
+async def test_a_replacement_that_does_not_start_and_a_second_signal(
+    database: postgres.Server, tmp_path: Path
+) -> None:
+    """The workers that serve stay, until they are told twice to stop."""
+    code = tmp_path / "deployed_agents.py"
+    code.write_text("from tests.scripted import agents\n")
+    replica = servers.start(
+        database.url,
+        schema="workers_broken",
+        agents="deployed_agents:agents",
+        environment={"LONGRUN_WORKERS": "2", "PYTHONPATH": str(tmp_path)},
+        wait=False,
+    )
+    try:
+        await eventually(lambda: "longrun serves" in replica.output(), PATIENCE)
+        workers = pids(replica)
+        # Another length: compiled code is told from it by that and by whole seconds.
+        code.write_text("raise RuntimeError('a broken deployment')\n")
+        replica.signal(signal.SIGHUP)
+        await eventually(lambda: "not replaced" in replica.output(), PATIENCE)
+        assert "a broken deployment" in replica.output()
+        assert set(workers) <= set(pids(replica))
+        await create(replica, json.dumps({"deltas": 1, "hold": 600}), background=True)
+        replica.signal(signal.SIGTERM)
+        await eventually(lambda: "stopping" in replica.output())
+        replica.signal(signal.SIGTERM)
+        assert replica.wait() == 1
+        assert "second signal" in replica.output()
+        assert not any(map(psutil.pid_exists, workers))
+    finally:
+        replica.end()
+        replica.log.unlink()
 
 
 async def test_over_tls_and_without_their_parent(database: postgres.Server, tmp_path: Path) -> None:
