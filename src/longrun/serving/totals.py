@@ -87,7 +87,7 @@ class _Sum:
 
     def add(self, worker: str, taken: Snapshot, *, gauges: bool = True) -> None:
         for name, documentation, kind, samples in taken:
-            if kind == "gauge" and not gauges:
+            if kind in ("gauge", "info") and not gauges:
                 continue
             self._kinds.setdefault(name, (documentation, kind))
             for sample, labels, value in samples:
