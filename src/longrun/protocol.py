@@ -33,6 +33,38 @@ def ends_log(data: bytes) -> bool:
     return data[data.rfind(b"\n") + 1 :].startswith(_TERMINAL_PREFIXES)
 
 
+def untold() -> dict[str, Any]:
+    """The fields of a Response object of which its request says nothing, as they are then. Open
+    Responses wants each of them present, numbers and `service_tier` never null."""
+    return {
+        "completed_at": None,
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "max_output_tokens": None,
+        "max_tool_calls": None,
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "prompt_cache_key": None,
+        "reasoning": None,
+        "safety_identifier": None,
+        "service_tier": "default",
+        "temperature": 1.0,
+        "text": {"format": {"type": "text"}},
+        "top_p": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "top_logprobs": 0,
+        "tool_choice": "auto",
+        "tools": [],
+        "truncation": "disabled",
+        "usage": None,
+        "user": None,
+        "metadata": {},
+    }
+
+
 GOES_ON: Final = "goes_on"
 """Beside the parameters that a run acts upon: the id of the response from which it goes on."""
 

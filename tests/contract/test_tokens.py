@@ -170,6 +170,16 @@ class TestChatTokens:
         answer = await call(guarded[0], "POST", "/chat_tokens", callers.keys["owner"], body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
 
+    async def test_one_whose_principal_would_be_too_long(
+        self, guarded: list[Replica], callers: Callers, store: Keys
+    ) -> None:
+        await callers.make(store, "long", "a" * 150, "read write")
+        body = {"model": "scripted", "user": "b" * 50}
+        answer = await call(guarded[0], "POST", "/chat_tokens", callers.keys["long"], body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, "user")
+        assert "at most 200 characters" in error["message"]
+
     async def test_a_reader_gets_none(self, guarded: list[Replica], callers: Callers) -> None:
         body = {"model": "scripted", "user": "a"}
         answer: httpx2.Response = await call(

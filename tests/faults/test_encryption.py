@@ -18,7 +18,8 @@ from longrun.settings import Settings
 from longrun.store.command import forget_key, inspect_response
 from tests import postgres, servers
 from tests.faults.ground import Ground, following, ground
-from tests.reading import Wire, eventually
+from tests.openapi import Judge
+from tests.reading import Wire, eventually, read
 from tests.servers import Replica
 
 CANARY = "canary-of-the-files"
@@ -157,6 +158,12 @@ async def test_rings_that_differ(found: Ground) -> None:
             await of_old.responses.retrieve(after.id, stream=True)
         assert f"document of {after.id} cannot be opened: key 'two'" in old.output()
         assert (await of_old.responses.retrieve(before.id)).output_text == "from before"
+        # A list shows both, in the shape that clients know.
+        judge = Judge(json.loads(await read(f"{old.url}/openapi.json")))
+        listed = await read(f"{old.url}/responses")
+        assert [each["id"] for each in json.loads(listed)["data"]] == [after.id, before.id]
+        problem = judge.problem("GET", "/responses", 200, "application/json", listed.decode())
+        assert problem is None
         for each in (before, after):
             assert (await of_new.responses.retrieve(each.id)).output_text == each.output_text
     rewritten = run(found, f"{TWO} {ONE}", "encryption", "rewrite", "--json")

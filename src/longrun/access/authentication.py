@@ -176,7 +176,11 @@ class Authentication:
         return caller
 
     async def _of_bearer(self, connection: HTTPConnection) -> Caller:
-        kind, _, text = connection.headers.get("authorization", "").strip().partition(" ")
+        said = connection.headers.getlist("authorization")
+        if len(said) > 1:
+            # Which of them a proxy in front has looked at is not known.
+            raise Unauthorized(f"The Authorization header must be sent once. {_HOW}")
+        kind, _, text = "".join(said).strip().partition(" ")
         text = text.strip()
         if not kind:
             raise Unauthorized(f"You did not provide an API key. {_HOW}", code="no_api_key")

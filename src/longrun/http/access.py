@@ -86,11 +86,15 @@ def _acting(connection: HTTPConnection, caller: Caller) -> Caller:
 
     Raises:
         Forbidden: they may not act for them.
-        BadRequest: there can be no such principal.
+        BadRequest: there can be no such principal, or they name several.
     """
-    principal = connection.headers.get(ACTS_FOR)
-    if principal is None:
+    said = connection.headers.getlist(ACTS_FOR)
+    if not said:
         return caller
+    if len(said) > 1:
+        # Which of them a proxy in front has looked at is not known.
+        raise BadRequest(f"The header {ACTS_FOR} must be sent once.")
+    [principal] = said
     if principal == EVERYBODY and caller.is_admin:
         return caller
     if not caller.may_act_for(principal):

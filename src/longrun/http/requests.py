@@ -33,7 +33,7 @@ from longrun.http.strict_schema import NotStrict, closed
 from longrun.jsontext import dumps
 from longrun.operations import null_is_absent
 from longrun.parameters import BUDGETS, FORWARDED_HEADERS, NOT_ECHOED, OF_RUNS
-from longrun.protocol import GOES_ON, Context, RunRequest
+from longrun.protocol import GOES_ON, Context, RunRequest, untold
 from longrun.settings import YEAR
 
 MOST_PAIRS: Final = 16
@@ -330,10 +330,7 @@ class CreateResponse(_Options):
         return given
 
     def _document(self, response_id: str, agent: str) -> dict[str, Any]:
-        """The Response object without its output: everything echoed, nothing missing.
-
-        Open Responses wants its fields present, numbers and `service_tier` never null.
-        """
+        """The Response object without its output: everything echoed, nothing missing."""
         given = self._echoed
         if self.conversation_id is not None:
             given = {**given, "conversation": {"id": self.conversation_id}}
@@ -341,29 +338,7 @@ class CreateResponse(_Options):
             "id": response_id,
             "object": "response",
             "created_at": int(time.time()),
-            "completed_at": None,
-            "status": "in_progress",
-            "error": None,
-            "incomplete_details": None,
-            "instructions": None,
-            "max_output_tokens": None,
-            "max_tool_calls": None,
-            "parallel_tool_calls": True,
-            "previous_response_id": None,
-            "prompt_cache_key": None,
-            "reasoning": None,
-            "safety_identifier": None,
-            "temperature": 1.0,
-            "top_p": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "top_logprobs": 0,
-            "tool_choice": "auto",
-            "tools": [],
-            "truncation": "disabled",
-            "usage": None,
-            "user": None,
-            "metadata": {},
+            **untold(),
             **given,
             "service_tier": self.service_tier or "default",
             "text": {"format": {"type": "text"}, **given.get("text", {})},

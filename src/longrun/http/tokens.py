@@ -13,7 +13,7 @@ from longrun import ids
 from longrun.access.callers import Caller
 from longrun.access.keys import new_key
 from longrun.access.stream_tokens import StreamTokens
-from longrun.errors import Forbidden, NotFound
+from longrun.errors import BadRequest, Forbidden, NotFound
 from longrun.http.access import caller_of, principal_of
 from longrun.http.answers import JSONAnswer
 from longrun.http.bodies import Bodies
@@ -138,7 +138,7 @@ class Tokens:
                 param="model",
                 code="model_not_found",
             )
-        key, owner = new_key(), Caller(f"{caller.principal}/{body.user}")
+        key, owner = new_key(), _owner(caller, body.user)
         await self._keys.create(
             KeyToStore(
                 key.prefix,
@@ -160,3 +160,15 @@ class Tokens:
                 max_runs=body.max_runs,
             ).model_dump()
         )
+
+
+def _owner(caller: Caller, user: str) -> Caller:
+    """Whoever owns what a chat token's user starts.
+
+    Raises:
+        BadRequest: there can be no such principal.
+    """
+    try:
+        return Caller(f"{caller.principal}/{user}")
+    except ValueError as error:
+        raise BadRequest(f"user, below the caller's principal: {error}.", param="user") from None

@@ -6,7 +6,7 @@ from typing import Any
 from longrun import ids
 from longrun.errors import Unreadable
 from longrun.jsontext import dumps, loads
-from longrun.protocol import RunRequest
+from longrun.protocol import RunRequest, untold
 from longrun.store.sealing import Sealing, column_place
 
 _SEALED = ("document", "input", "request")
@@ -49,20 +49,23 @@ def request_of(row: Mapping[str, Any], sealing: Sealing) -> RunRequest:
 
 def unreadable_request_of(row: Mapping[str, Any]) -> RunRequest:
     """What is known of a request that cannot be opened: enough to end its response."""
-    document = unreadable_document(row["id"], row["agent"])
+    document = unreadable_document(row["id"], row["agent"], background=row["background"])
     return _request(row, {"document": document, "input": [], "request": {}})
 
 
-def unreadable_document(response_id: str, agent: str) -> dict[str, Any]:
+def unreadable_document(
+    response_id: str, agent: str, *, background: bool = False
+) -> dict[str, Any]:
     """What is shown of a response that cannot be opened, without its status and output."""
     return {
         "id": response_id,
         "object": "response",
         "created_at": ids.created_at(response_id),
-        "model": agent,
+        **untold(),
         "error": {"code": "server_error", "message": Unreadable().message},
-        "metadata": {},
-        "tools": [],
+        "background": background,
+        "store": True,
+        "model": agent,
     }
 
 

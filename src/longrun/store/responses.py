@@ -209,7 +209,7 @@ class Responses:
                 place = column_place(response_id, name)
                 columns[name] = self._sealing.open_some(place, columns[name])
         except Unreadable:
-            columns["document"] = dumps(unreadable_document(response_id, row["agent"])).decode()
+            columns["document"] = _unreadable(row)
             columns["reason"] = None
         return columns
 
@@ -429,9 +429,8 @@ class Responses:
         try:
             return self._stored(row)
         except Unreadable:
-            document = dumps(unreadable_document(row["id"], row["agent"])).decode()
             return StoredResponse(
-                row["id"], row["agent"], row["status"], row["background"], document, []
+                row["id"], row["agent"], row["status"], row["background"], _unreadable(row), []
             )
 
     async def delete(self, response_id: str, principal: str) -> bool:
@@ -471,3 +470,9 @@ class Responses:
             if expired:
                 await connection.execute(self._queries.delete_expired, expired, timeout=DELETION)
         return len(expired)
+
+
+def _unreadable(row: Record) -> str:
+    """The document of a response that cannot be opened."""
+    shown = unreadable_document(row["id"], row["agent"], background=row["background"])
+    return dumps(shown).decode()
