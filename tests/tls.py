@@ -1,5 +1,6 @@
 """Postgres with TLS: certificates, a server that has some, a TLS end before one that has none."""
 
+import asyncio
 import contextlib
 import select
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -99,11 +101,19 @@ def certificates() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Way:
-    """To a Postgres that takes nothing but TLS over TCP. `admin`: past it, on the Unix socket."""
+    """To a Postgres that takes nothing but TLS over TCP.
+
+    The role `app` has a password; `with_certificate` needs the certificate of `client`.
+
+    Attributes:
+        admin: past it, on the Unix socket.
+        front: its TLS end, where that is not the server's own.
+    """
 
     port: int
     admin: str
-    role: str
+    role: str = "app"
+    front: "Front | None" = None
 
     def url(self, options: str, host: str = "localhost", role: str | None = None) -> str:
         who = role or f"{self.role}:{PASSWORD.replace('@', '%40')}"
@@ -112,10 +122,7 @@ class Way:
 
 @contextlib.contextmanager
 def debian(version: int, certificates: Path) -> Iterator[Way]:
-    """A Postgres of Debian's, with the certificate of `server`.
-
-    The role `app` has a password; `with_certificate` needs the certificate of `client`.
-    """
+    """A Postgres of Debian's, with the certificate of `server`."""
     with postgres.debian(version) as server:
         folder, port = server.data, free_port()
         for name in ("server.crt", "server.key", "ca.crt"):
@@ -137,7 +144,34 @@ def debian(version: int, certificates: Path) -> Iterator[Way]:
             "hostssl all all all scram-sha-256\n"
         )
         with _restarted(server, version, port) as admin:
-            yield Way(port, admin, "app")
+            yield Way(port, admin)
+
+
+def embedded(server: postgres.Server, front: "Front") -> Way:
+    """The embedded Postgres, which is built without TLS, behind an end of it. It asks for the
+    password itself."""
+    hba = server.data / "pg_hba.conf"
+    others = hba.read_text()
+    if "local all app" not in others:
+        hba.write_text(f"local all app scram-sha-256\n{others}")
+        asyncio.run(
+            _execute(
+                server.url,
+                f"CREATE ROLE app SUPERUSER LOGIN PASSWORD '{PASSWORD}'",
+                "CREATE ROLE with_certificate SUPERUSER LOGIN",
+                "SELECT pg_reload_conf()",
+            )
+        )
+    return Way(front.port, server.url, front=front)
+
+
+async def _execute(url: str, *statements: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        for each in statements:
+            await connection.execute(each)
+    finally:
+        await connection.close()
 
 
 @contextlib.contextmanager
@@ -157,7 +191,8 @@ def _restarted(server: postgres.Server, version: int, port: int) -> Iterator[str
 
 
 class Front:
-    """A TLS end before a Postgres that has no TLS, in threads of its own.
+    """A TLS end before a Postgres that has no TLS, in threads of its own. It asks
+    `with_certificate` for their certificate, as `cert` in pg_hba.conf does.
 
     Attributes:
         port: of 127.0.0.1.
@@ -166,6 +201,7 @@ class Front:
     """
 
     _ASKS_FOR_TLS = struct.pack("!ii", 8, 80877103)
+    _REFUSAL = b"SFATAL\0VFATAL\0C28000\0Mconnection requires a valid client certificate\0\0"
 
     def __init__(self, url: str, certificates: Path, name: str | None) -> None:
         """`name`: of its certificate; None: it offers no TLS."""
@@ -176,6 +212,8 @@ class Front:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             pair = (certificates / f"{name}.crt", certificates / f"{name}.key")
             self._context.load_cert_chain(*pair)
+            self._context.load_verify_locations(certificates / "ca.crt")
+            self._context.verify_mode = ssl.CERT_OPTIONAL
         self._threads: list[threading.Thread] = []
         self._ending = False
         self.port = 0
@@ -217,7 +255,13 @@ class Front:
                 socket.socket(socket.AF_UNIX) as up,
             ):
                 self.encrypted += 1
+                begin = _first_message(inner)
+                if b"\0user\0with_certificate\0" in begin and not _is_theirs(inner):
+                    refusal = struct.pack("!ci", b"E", 4 + len(self._REFUSAL))
+                    inner.sendall(refusal + self._REFUSAL)
+                    return
                 up.connect(self._up)
+                up.sendall(begin)
                 self._pass(inner, up)
 
     def _pass(self, client: ssl.SSLSocket, up: socket.socket) -> None:
@@ -231,3 +275,18 @@ class Front:
                 if not (data := up.recv(1 << 16)):
                     return
                 client.sendall(data)
+
+
+def _first_message(client: ssl.SSLSocket) -> bytes:
+    """What a connection begins with: its length, and who connects."""
+    found = client.recv(4)
+    while len(found) < 4 or len(found) < struct.unpack("!i", found[:4])[0]:
+        if not (more := client.recv(1 << 16)):
+            raise ConnectionError("the client is gone")
+        found += more
+    return found
+
+
+def _is_theirs(client: ssl.SSLSocket) -> bool:
+    shown: Any = client.getpeercert() or {}
+    return (("commonName", "with_certificate"),) in shown.get("subject", ())

@@ -37,8 +37,7 @@ def front(database: Server, files: Path) -> Iterator[tls.Front]:
 @pytest.fixture(scope="module", params=["embedded", *map(str, postgres.installed_versions())])
 def way(request: pytest.FixtureRequest, database: Server, files: Path) -> Iterator[Way]:
     if request.param == "embedded":
-        front: tls.Front = request.getfixturevalue("front")
-        yield Way(front.port, database.url, "postgres")
+        yield tls.embedded(database, request.getfixturevalue("front"))
     else:
         with tls.debian(int(request.param), files) as made:
             yield made
@@ -131,8 +130,6 @@ class TestCertificates:
     async def test_those_of_clients(
         self, way: Way, files: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        if way.role != "app":
-            pytest.skip("needs a Postgres that asks for certificates")
         whose = "with_certificate"
         shown = f"{FULL}&sslcert={{files}}/client.crt&sslkey={{files}}/client.key"
         async with opened(way.url(shown.format(files=files), role=whose), "tls") as mine:
@@ -141,8 +138,6 @@ class TestCertificates:
         assert "requires a valid client certificate" in message
 
     async def test_a_wrong_password(self, way: Way, caplog: pytest.LogCaptureFixture) -> None:
-        if way.role != "app":
-            pytest.skip("needs a Postgres that asks for passwords")
         url = way.url("sslmode=require").replace("app:", "app:not-")
         assert 'authentication failed for user "app"' in await said(url, caplog)
 
@@ -171,11 +166,11 @@ class TestTheDirectConnection:
 
 
 async def test_every_connection_of_a_replica_and_of_the_commands_is_encrypted(
-    way: Way, files: Path, schema: str, front: tls.Front
+    way: Way, files: Path, schema: str
 ) -> None:
     url = way.url(FULL.format(files=files))
     environment = {"LONGRUN_DATABASE_URL": url, "LONGRUN_SCHEMA": schema}
-    before = front.encrypted
+    before = 0 if way.front is None else way.front.encrypted
     for command in (["migrate"], ["keys", "list"]):
         done = subprocess.run(
             [sys.executable, "-m", "longrun", *command],
@@ -188,7 +183,7 @@ async def test_every_connection_of_a_replica_and_of_the_commands_is_encrypted(
         assert not shown_password(done.stdout + done.stderr)
     with servers.replicas(1, url, schema=schema) as (replica,):
         assert (await create(replica, "hello"))["status"] == "completed"
-        if way.role == "app":
+        if way.front is None:
             async with connected(way.admin) as connection:
                 rows = await connection.fetch(
                     "SELECT application_name, ssl FROM pg_stat_activity JOIN pg_stat_ssl"
@@ -198,8 +193,8 @@ async def test_every_connection_of_a_replica_and_of_the_commands_is_encrypted(
             assert names >= {"longrun", "longrun listener", "longrun lease"}
             assert all(row["ssl"] for row in rows)
         else:
-            assert front.encrypted - before >= 5
-            assert front.plain == 0
+            assert way.front.encrypted - before >= 5
+            assert way.front.plain == 0
         assert not shown_password(replica.output())
 
 
