@@ -86,6 +86,8 @@ BEGIN
         input_refused, unkept, compacted_at
     ) ON longrun.responses TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.event_chunks TO "longrun_runtime";
+    GRANT SELECT, INSERT ON longrun.reached TO "longrun_runtime";
+    GRANT UPDATE (finished_at) ON longrun.reached TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.items TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.steps TO "longrun_runtime";
     GRANT SELECT, INSERT ON longrun.parked TO "longrun_runtime";

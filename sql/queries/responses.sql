@@ -303,7 +303,9 @@ WHERE id = $1 AND principal = $2 AND stored;
 SELECT id, principal, agent, status, background, stored, attempt, spent, deaths, handovers,
     replica_id, created_at, finished_at, deadline_at, document, reason,
     (SELECT count(*) FROM longrun.items WHERE response_id = response.id) AS items,
-    (SELECT max(last) + 1 FROM longrun.event_chunks WHERE response_id = response.id) AS events,
+    (
+        SELECT sum(last - first + 1)::bigint FROM longrun.event_chunks WHERE response_id = response.id
+    ) AS events,
     ARRAY(
         SELECT concat_ws(' ', nullif(step.scope, ''), step.kind, step.key)
         FROM longrun.steps AS step

@@ -50,3 +50,59 @@ UPDATE longrun.responses SET read_until = now() + interval '1 minute'
 WHERE id = ANY($1::text[]) AND finished_at IS NOT NULL AND (
     NOT stored OR finished_at < now() - make_interval(secs => $2) + interval '5 minutes'
 );
+
+-- name: take_retention
+-- Whether it is this replica's turn, until the transaction ends. $1 is the schema.
+SELECT pg_try_advisory_xact_lock(hashtextextended('longrun retention ' || $1, 0)) AS taken;
+
+-- name: find_unabridged
+-- Responses that ended after $1 and longer than $2 seconds ago, in that order, whose logs are not
+-- abridged: those have no chunk from number $3 on (store/abridged.py).
+SELECT id, finished_at FROM longrun.responses AS response
+WHERE finished_at > $1 AND finished_at < now() - make_interval(secs => $2) AND stored
+    AND NOT EXISTS (
+        SELECT FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = response.id AND chunk.last >= $3
+    )
+ORDER BY finished_at
+FETCH FIRST 100 ROWS WITH TIES;
+
+-- name: lock_unabridged
+-- Nobody else writes to the log of this response until the transaction ends. No row: it is gone, or
+-- being read, or somebody holds it just now. `length`: how many events there are.
+SELECT (
+    SELECT last + 1 FROM longrun.event_chunks WHERE response_id = $1 ORDER BY last DESC LIMIT 1
+) AS length
+FROM longrun.responses
+WHERE id = $1 AND finished_at IS NOT NULL AND (read_until IS NULL OR read_until < now())
+FOR NO KEY UPDATE SKIP LOCKED;
+
+-- name: read_whole
+-- Chunks of a log after a cursor, at least one if there is any, then as many as fit into $3 bytes.
+SELECT page.first, page.last, page.attempt, page.data
+FROM (
+    SELECT chunk.first, chunk.last, chunk.attempt, chunk.data, octet_length(chunk.data) AS bytes,
+        sum(octet_length(chunk.data)) OVER (ORDER BY chunk.last) AS bytes_through
+    FROM longrun.event_chunks AS chunk
+    WHERE chunk.response_id = $1 AND chunk.last > $2 AND chunk.last < $4
+    ORDER BY chunk.last
+    LIMIT 1000
+) AS page
+WHERE page.bytes_through - page.bytes < $3
+ORDER BY page.last;
+
+-- name: add_abridged
+INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
+VALUES ($1, $2, $3, $4, $5);
+
+-- name: drop_whole
+DELETE FROM longrun.event_chunks WHERE response_id = $1 AND last < $2;
+
+-- name: get_reached
+SELECT finished_at FROM longrun.reached WHERE work = $1;
+
+-- name: note_reached
+-- No further than a minute ago: an end may be committed some time after its own time.
+INSERT INTO longrun.reached AS known (work, finished_at)
+VALUES ($1, least($2, now() - interval '1 minute'))
+ON CONFLICT (work) DO UPDATE SET finished_at = greatest(known.finished_at, excluded.finished_at);

@@ -57,6 +57,7 @@ from longrun.http.rates import RateLimits
 from longrun.http.responses import ResponsesAPI
 from longrun.http.tokens import Tokens
 from longrun.settings import Settings
+from longrun.store.abridging import Abridging
 from longrun.store.announcer import Announcer
 from longrun.store.approvals import Approvals
 from longrun.store.claims import Claims
@@ -223,6 +224,9 @@ class Longrun:
                 self._shared_limits,
                 settings,
                 self._hub.reading,
+                None
+                if settings.event_retention is None
+                else Abridging(self._database, settings.event_retention),
             ).run,
         )
         compaction = Compaction(self._database, fit=lambda: self._ring_check.problem is None)

@@ -13,6 +13,7 @@ from longrun.errors import Unavailable, Unreadable
 from longrun.fanout.hub import Hub, Reader
 from longrun.fanout.topic import Topic
 from longrun.protocol import ends_log
+from longrun.store.abridged import end_before, length_before, moved_by, terminal_event
 from longrun.store.events import EventLog
 from longrun.store.records import Chunk, Ended
 from longrun.supervision import let_go
@@ -51,6 +52,8 @@ class Tail:
         self.cursor = cursor
         self.ended = False
         self._over = False
+        self._moved = 0
+        """How much higher the numbers of the log are stored than they are (store/abridged.py)."""
         self._came_with = cursor
         self._hub = hub
         self._log = event_log
@@ -120,12 +123,12 @@ class Tail:
         """What comes after the cursor: from the ring if it reaches back so far, else the log.
         None: Postgres takes longer to answer, and the next call waits for the same answer; or it
         need not answer, as the reader leaves."""
-        if self._begun:
-            begun, self._begun = self._begun, []
+        begun, self._begun = self._begun, []
+        if begun and not self._is_other(begun):
             return begun
         if self._reader.looking is None:
             ring = self._topic.ring
-            if ring is not None and ring.covers(self.cursor):
+            if ring is not None and ring.covers(self.cursor) and not self._moved:
                 return ring.after(self.cursor, self._page_bytes)
             # Asked now: by the time the task begins, another reader may have started the ring.
             ring_was_ahead = ring is not None
@@ -138,6 +141,8 @@ class Tail:
 
     async def _look_into_log(self, ring_was_ahead: bool) -> list[Chunk]:
         block = await self._page()
+        if self._is_other(block):
+            return await self._rest(block)
         if block:
             return block
         if ring_was_ahead:
@@ -149,10 +154,27 @@ class Tail:
         return []
 
     async def _page(self) -> list[Chunk]:
-        where = (self.cursor, self._page_bytes)
-        if self._finished_at is not None:
+        where = (self.cursor + self._moved, self._page_bytes)
+        if self._finished_at is not None and not self._moved:
             return await self._log.ended_page(self._response_id, self._finished_at, *where)
         return await self._log.page_unscoped(self._response_id, *where)
+
+    def _is_other(self, page: list[Chunk]) -> bool:
+        """Whether this is a page of an abridged log, and the cursor is one of the log that was
+        there before, or may be. Without a cursor, it is the log that is read."""
+        is_abridged = bool(page) and length_before(page[0]) is not None
+        return is_abridged and self.cursor >= 0 and not self._moved
+
+    async def _rest(self, page: list[Chunk]) -> list[Chunk]:
+        """What comes after a cursor of the log that was there before it was abridged."""
+        if self.cursor >= end_before(page[0]):
+            self._over = self.ended = True
+            return []
+        end = await self._log.end_unscoped(self._response_id)
+        if end is None:
+            self._topic.delete()
+            return []
+        return [terminal_event(end)]
 
     async def _find_end(self) -> None:
         """There was nothing after the cursor. Either it is past the terminal event; or the log
@@ -161,7 +183,7 @@ class Tail:
         if end is None:
             self._topic.delete()
         elif self._finished:
-            self._end_at(end.last)
+            self._end_at(end_before(end))
         else:
             self._hub.start_ring(self._topic, end)
 
@@ -174,6 +196,9 @@ class Tail:
             self.ended = self.cursor in (terminal, self._came_with)
 
     def _advance(self, block: list[Chunk]) -> list[Chunk]:
+        if length_before(block[0]) is not None:
+            self._moved = moved = moved_by(block[0])
+            block = [Chunk(first - moved, last - moved, data) for first, last, data in block]
         first, last, data = block[0]
         skip = self.cursor + 1 - first
         if skip > 0:

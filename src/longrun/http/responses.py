@@ -42,6 +42,7 @@ from longrun.http.streams import EventStream, OpenStreams, until_disconnected
 from longrun.operations import ListOf, operation
 from longrun.protocol import Allowance, RunRequest, is_terminal
 from longrun.settings import Settings
+from longrun.store.abridged import end_before
 from longrun.store.events import EventLog
 from longrun.store.keys import Keys
 from longrun.store.records import Chunk, Ended, Submitted
@@ -307,9 +308,9 @@ class ResponsesAPI:
         else:
             finished = (await self._known(response_id, reader)).finished
             chunks, ended = [], None
-        if finished and not chunks and "last-event-id" in request.headers:
-            end = await self._log.end_unscoped(response_id)
-            if end is not None and cursor >= end.last:
+        if finished and "last-event-id" in request.headers:
+            end = chunks[-1] if chunks else await self._log.end_unscoped(response_id)
+            if end is not None and cursor >= end_before(end):
                 # Stops an EventSource, which would otherwise reconnect for ever.
                 return Response(status_code=204)
         with contextlib.ExitStack() as open_stream:

@@ -71,6 +71,13 @@ class Database(Section):
         le=36_600,
         description="How long a finished response is kept for polls and replays, in days.",
     )
+    event_retention: float | None = Field(
+        default=None,
+        gt=0,
+        le=100 * YEAR,
+        description="How long the deltas of a finished response are kept, in seconds; after that "
+        "its stream replays whole items. Unset: as long as the response.",
+    )
     conversation_retention: float | None = Field(
         default=None,
         gt=0,

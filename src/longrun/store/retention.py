@@ -1,5 +1,5 @@
-"""Retention: finished responses are deleted some time after their end, unless they are being read;
-and conversations some time after their last use, if the settings say so.
+"""Retention: finished responses are deleted some time after their end, unless they are being read,
+and their deltas sooner and conversations some time after their last use, if the settings say so.
 
 One that was not to be stored goes a minute after its end. A slow reader may need longer for its
 log, on whichever replica: each notes in Postgres what is being read there, for a minute at a time,
@@ -14,6 +14,7 @@ from typing import Final
 
 from longrun.backoff import jittered, sleep_unless
 from longrun.settings import Settings
+from longrun.store.abridging import Abridging
 from longrun.store.conversations import Conversations
 from longrun.store.keys import Keys
 from longrun.store.limits import SharedLimits
@@ -37,6 +38,7 @@ class Retention:
 
     Args:
         reading: gives the ids of the responses that are being read on this replica.
+        abridging: None: deltas stay as long as their response.
     """
 
     def __init__(
@@ -47,13 +49,17 @@ class Retention:
         limits: SharedLimits,
         settings: Settings,
         reading: Callable[[], Iterable[str]],
+        abridging: Abridging | None = None,
     ) -> None:
         self._responses = responses
+        self._abridging = abridging
         self._conversations = conversations
         self._unused_seconds = settings.conversation_retention
         self._keys = keys
         self._limits = limits
         self._seconds = settings.retention_days * 86_400
+        # Whichever comes first is to wait for readers.
+        self._changes_after = min(self._seconds, settings.event_retention or self._seconds)
         self._reading = reading
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -64,11 +70,14 @@ class Retention:
 
     async def _note(self, stop: asyncio.Event) -> None:
         while not await sleep_unless(stop, NOTE_INTERVAL):
-            await self._responses.note_readers(self._reading(), self._seconds)
+            await self._responses.note_readers(self._reading(), self._changes_after)
 
     async def _look(self, stop: asyncio.Event) -> None:
-        while not await sleep_unless(stop, jittered(INTERVAL)):
+        while not await sleep_unless(stop, jittered(min(INTERVAL, self._changes_after))):
             await self._expire(stop)
+            if self._abridging is not None:
+                abridged = await self._abridging.abridge_due(stop)
+                log.debug("the deltas of %d finished responses are gone", abridged)
             await self._keys.forget_chat_tokens()
             await self._limits.forget(self._seconds)
 
