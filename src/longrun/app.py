@@ -40,6 +40,7 @@ from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.parked import check_readable
 from longrun.execution.registry import Registry
 from longrun.execution.replay import taps
+from longrun.execution.tracing.opening import sent_at_end, tracer_of
 from longrun.execution.watch import Watch
 from longrun.fanout.hub import Hub
 from longrun.http import health
@@ -110,7 +111,7 @@ class Longrun:
     ) -> None:
         for each in served.all():
             each.check_within(settings)
-        taps.install(tracing=settings.sdk_tracing)
+        taps.install(tracing=settings.sdk_tracing or settings.otel)
         self.settings = settings
         self.models = served.names()
         self.exposition = _own_metrics
@@ -155,7 +156,8 @@ class Longrun:
         self._announcer = Announcer(self._database)
         self._writer = LogWriter(self._database, self._committed)
         self._host = Host(settings.max_runs, settings.drain_seconds)
-        ends = Ends(self._claims, self._event_log, self._writer, self._announcer)
+        self._tracer = tracer_of(settings, replica_id)
+        ends = Ends(self._claims, self._event_log, self._writer, self._announcer, self._tracer)
         self._servers = MCPServers(served.agents())
         self._attempts = Attempts(
             served,
@@ -169,6 +171,7 @@ class Longrun:
             settings=settings,
             application=self._application,
             servers=self._servers,
+            tracer=self._tracer,
         )
         self._admission = Admission(
             host=self._host,
@@ -388,6 +391,7 @@ class Longrun:
             yield
             return
         async with (
+            sent_at_end(self._tracer),
             self._application.opened(self) as self._attempts.state,
             self._open_database(),
             asyncio.TaskGroup() as group,

@@ -141,6 +141,9 @@ PARAMETERS: Final = (
 FORWARDED_HEADERS: Final = "forwarded_headers"
 """Beside the parameters that a run acts upon: the headers that it is to know, by name."""
 
+TRACEPARENT: Final = "traceparent"
+"""Beside them too: the client's span, where responses are traced."""
+
 NAMES: Final = frozenset(parameter.name for parameter in PARAMETERS)
 
 BOUNDED: Final = frozenset(parameter.name for parameter in PARAMETERS if parameter.bounded)

@@ -145,7 +145,7 @@ class Screen(AsyncComputer):
 
 def agents(client: AsyncOpenAI | None = None) -> list[Agent[Any]]:
     """All agents of all families."""
-    set_tracing_disabled(True)
+    set_tracing_disabled("LONGRUN_OTEL" not in os.environ)
     client = client or AsyncOpenAI(base_url=os.environ["PROVIDER_URL"], api_key=KEY, max_retries=0)
     models: dict[str, Model] = {
         "responses": OpenAIResponsesModel("gpt", client),

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from agents import Agent
 
@@ -37,6 +37,9 @@ from longrun.store.events import EventLog
 from longrun.store.log_writer import LogWriter
 from longrun.store.responses import NewResponse, Responses
 
+if TYPE_CHECKING:
+    from longrun.execution.tracing.tracer import Tracer
+
 log = logging.getLogger("longrun.execution.attempts")
 
 RETRY: Final = 1.0
@@ -49,6 +52,7 @@ class Attempts:
     Args:
         application: gives each attempt its context, configuration, hooks and session.
         servers: connects the MCP servers of agents.
+        tracer: makes a span of each attempt; None: nothing is traced.
 
     Attributes:
         state: what the application's lifespan has given, for `longrun.current()`.
@@ -68,7 +72,9 @@ class Attempts:
         settings: Settings,
         application: Application,
         servers: MCPServers,
+        tracer: "Tracer | None" = None,
     ) -> None:
+        self._tracer = tracer
         self._registry = registry
         self._responses = responses
         self._approvals = approvals
@@ -166,15 +172,23 @@ class Attempts:
             name = await who_begins(request, start.steps, self._responses, last=last)
             start = dataclasses.replace(start, begins_with=name)
         handle.current = dataclasses.replace(handle.current, state=self.state)
-        metrics.runs.inc()
-        try:
-            kind = HandlerRun if isinstance(agent, Handler) else Run
+        kind = HandlerRun if isinstance(agent, Handler) else Run
+        with metrics.runs.track_inprogress(), self._traced(handle, request):
             outcome = await kind(
                 agent, request, handle, start, self._settings, self._application, self._servers
             ).execute()
-            self._ends.ended(request, handle.attempt, outcome, start.assembler.usage)
-        finally:
-            metrics.runs.dec()
+        self._ends.ended(request, handle.attempt, outcome, start.assembler.usage)
+
+    @contextlib.contextmanager
+    def _traced(self, handle: Handle, request: RunRequest) -> Iterator[None]:
+        """Within the block, what is done is part of the response's trace, if there are traces."""
+        if self._tracer is None:
+            yield
+            return
+        with self._tracer.attempt(request, handle.attempt) as attempt:
+            traceparent = attempt.traceparent
+            handle.current = dataclasses.replace(handle.current, traceparent=traceparent)
+            yield
 
     @contextlib.asynccontextmanager
     async def _ending_in_words(self, handle: Handle) -> AsyncIterator[None]:

@@ -31,6 +31,8 @@ class Current:
             it should look now and then, and stop by itself.
         metadata: of the request.
         user: the `user` of the request, if it has one. What a client says of itself, not a proof.
+        traceparent: the trace that the run belongs to, for what is called on its behalf and is not
+            instrumented; None where LONGRUN_OTEL is off.
         headers: those of the request that LONGRUN_FORWARD_HEADERS names, by lower-case name.
     """
 
@@ -41,6 +43,7 @@ class Current:
     metadata: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    traceparent: str | None = None
     state: Any = field(default=None, repr=False)
     _stopped: threading.Event = field(default_factory=threading.Event, repr=False)
 

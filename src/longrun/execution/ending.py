@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from longrun.assembly.assembler import Assembler
 from longrun.assembly.usage import UsageSum
@@ -22,6 +22,9 @@ from longrun.store.records import Ending, Parked, Part
 from longrun.store.run_log import RunLog
 
 log = logging.getLogger("longrun.execution.ending")
+
+if TYPE_CHECKING:
+    from longrun.execution.tracing.tracer import Tracer
 
 READ_AT_ONCE: Final = 4
 """Responses to be ended whose logs are read at the same time: of many, the first end soon, and few
@@ -83,13 +86,22 @@ async def end_response(
 class Ends:
     """Ends responses that are not run: cancelled, overdue, given up.
 
+    Args:
+        tracer: makes the span of each response; None: nothing is traced.
+
     Attributes:
         under_way: the attempt of each response that is being ended here.
     """
 
     def __init__(
-        self, claims: Claims, event_log: EventLog, writer: LogWriter, announcer: Announcer
+        self,
+        claims: Claims,
+        event_log: EventLog,
+        writer: LogWriter,
+        announcer: Announcer,
+        tracer: "Tracer | None" = None,
     ) -> None:
+        self._tracer = tracer
         self.under_way: dict[str, int] = {}
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
         self._claims = claims
@@ -121,6 +133,8 @@ class Ends:
         """This response has ended: the log says so, and one that waits for its conversation may
         begin, anywhere."""
         run_ended(request, attempt, self._claims.replica_id, outcome, usage)
+        if self._tracer is not None:
+            self._tracer.ended(request, attempt, outcome, usage)
         if request.conversation_id is not None:
             self._announcer.tell("work")
 

@@ -295,7 +295,7 @@ class Run:
                 group_id=self._steps.group_id,
                 workflow_name=agent.name,
                 model_settings=model_settings(parameters),
-                traced=self._settings.sdk_tracing and self._request.stored,
+                traced=self._request.stored and (self._settings.sdk_tracing or self._settings.otel),
             ),
         )
 

@@ -40,6 +40,7 @@ from longrun.http.rates import say_tokens
 from longrun.http.requests import CreateResponse
 from longrun.http.streams import EventStream, OpenStreams, until_disconnected
 from longrun.operations import ListOf, operation
+from longrun.parameters import TRACEPARENT
 from longrun.protocol import Allowance, RunRequest, is_terminal
 from longrun.settings import Settings
 from longrun.store.abridged import end_before
@@ -50,6 +51,9 @@ from longrun.store.responses import Responses, StoredResponse
 
 BEGIN_WAIT: Final = 0.5
 """Seconds that a stream waits for its first page before it begins without."""
+
+LONGEST_TRACEPARENT: Final = 128
+"""Characters; version 00 has 55."""
 
 CANCEL_WAIT: Final = 10.0
 """Seconds that the answer to a cancel waits for the terminal event."""
@@ -151,6 +155,8 @@ class ResponsesAPI:
         )
         allowance = self._allowance(caller)
         run_request = replace(run_request, allowance=allowance)
+        if self._settings.otel:
+            run_request = traced(request, run_request)
         response_id = run_request.response_id
         with contextlib.ExitStack() as open_stream:
             if body.stream:
@@ -414,3 +420,11 @@ def forwarded(request: Request, names: Iterable[str]) -> dict[str, str]:
     """The headers of these names, for the run to know."""
     found = {name: ", ".join(request.headers.getlist(name)) for name in names}
     return {name: value for name, value in found.items() if value}
+
+
+def traced(request: Request, run_request: RunRequest) -> RunRequest:
+    """With the client's span, of which it becomes a part."""
+    parent = request.headers.get(TRACEPARENT, "")
+    if not 0 < len(parent) <= LONGEST_TRACEPARENT:
+        return run_request
+    return replace(run_request, parameters={**run_request.parameters, TRACEPARENT: parent})

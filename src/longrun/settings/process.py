@@ -60,6 +60,11 @@ class Process(Section):
         description="Tell clients why a run failed: the exception, and where it was raised. Unset: "
         "only of the demo agents, on a loopback address.",
     )
+    otel: bool = Field(
+        default=False,
+        description="Export a trace of each response by OpenTelemetry (OTLP over HTTP). Where to, "
+        "and how much, the standard `OTEL_*` variables say. Needs the `otel` extra.",
+    )
     sdk_tracing: bool = Field(
         default=False, description="Let the Agents SDK export its traces to OpenAI."
     )

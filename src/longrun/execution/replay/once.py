@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from longrun import metrics
 from longrun.execution.replay.journal import Journal
+from longrun.execution.tracing.attempt import attempt_here
 from longrun.store.records import Step
 from longrun.store.run_log import RunLog
 
@@ -72,6 +73,9 @@ class Once:
         await self._at_boundary()
         self._journal.check()
         self._under_way += 1
+        attempt = attempt_here()
+        if attempt is not None:
+            attempt.does()
         outcome, began = "failed", time.perf_counter()
         try:
             yield None

@@ -27,7 +27,7 @@ _installed = False
 
 
 def install(*, tracing: bool) -> None:
-    """Tap the SDK, once per process; and switch its export of traces off unless wanted.
+    """Tap the SDK, once per process; and switch its traces off unless they are wanted.
 
     Raises:
         ConfigurationError: this version of the SDK does not have what is taken hold of.
