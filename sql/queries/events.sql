@@ -269,10 +269,14 @@ ORDER BY page.last;
 -- name: read_stream
 -- What the stream of a principal's response begins with: its status, and chunks after a cursor as
 -- read_page has them. Nothing: it is not there, or not theirs; a row without a chunk: nothing comes
--- after the cursor. With :settled, of one that ended more than so many seconds ago there is such a
+-- after the cursor, and the log ends with `reached`. With :settled, of one that ended more than so many seconds ago there is such a
 -- row, too, and `ended`: when that was, for a standby to be asked. With :ended that is done: a standby
 -- that has this end has all of it.
-SELECT response.status, page.first, page.last, page.data
+SELECT response.status, page.first, page.last, page.data,
+    CASE WHEN page.last IS NULL THEN (
+        SELECT chunk.last FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = response.id ORDER BY chunk.last DESC LIMIT 1
+    ) END AS reached
 -- optional :settled
     , settled.ended
 -- end

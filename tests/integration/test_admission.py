@@ -8,7 +8,7 @@ from agents import Agent, function_tool
 
 from longrun.app import Longrun
 from longrun.errors import Unavailable
-from longrun.execution import admission
+from longrun.execution import admission, host
 from tests import postgres
 from tests.crashing import Served, asked, finish, left_of, replica
 from tests.journal_agents.models import agent, calls, says
@@ -46,6 +46,20 @@ async def row(app: Longrun) -> Any:
     found = await app._database.fetch_row(f"SELECT * FROM {app.settings.db_schema}.responses")
     assert found is not None
     return found
+
+
+async def test_a_run_starts_when_its_client_has_its_first_event(
+    database: postgres.Server, schema: str, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "ANSWER_WAIT", 60)
+    async with replica(Served(held.agent), database.url, schema) as app:
+        submitted = await app._admission.submit(asked("go"))
+        assert (await row(app))["status"] == "in_progress"
+        assert held.started == 0
+        submitted.answered()
+        await eventually(lambda: held.started == 1)
+        held.may_end.set()
+        await eventually(lambda: app._host.idle)
 
 
 async def test_a_claim_whose_answer_was_lost_is_given_up_and_resumed(

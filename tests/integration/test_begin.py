@@ -81,6 +81,68 @@ async def test_the_first_events_take_one_statement(
         assert len(asked) == 1
 
 
+@pytest.mark.parametrize("cursor", [-1, 20, 100, 200], ids=["start", "middle", "end", "past"])
+async def test_joining_a_live_response_takes_one_statement(
+    store: Database, monkeypatch: pytest.MonkeyPatch, cursor: int
+) -> None:
+    """What was committed while it was read is not missed, nor anything after that."""
+    log, response_id = EventLog(store), await written(store, ended=False)
+    hub = Hub(log, ring_bytes=1 << 20, poll_interval=60)
+    asked: list[str] = []
+    fetch = store.fetch
+
+    async def counted(query: str, *args: object) -> object:
+        asked.append(query)
+        return await fetch(query, *args)
+
+    monkeypatch.setattr(store, "fetch", counted)
+    numbers: list[int] = []
+    async with asyncio.timeout(20), writing(store, hub.committed) as writer:
+        run = log_of(writer, response_id, first=101)
+        with Tail(hub, log, response_id, cursor=cursor, page_bytes=1 << 20) as tail:
+            begun = await log.join(response_id, "ann", cursor, 1 << 20)
+            assert begun is not None
+            assert begun.reached == 100
+            tail.begin(begun)
+            for _ in range(3):
+                run.append([event(0, delta="y") for _ in range(50)])
+                await run.flush()
+                while tail.cursor < run.next_sequence - 1:
+                    for chunk in await tail.next(10) or []:
+                        numbers += range(chunk.first, chunk.last + 1)
+    assert numbers == list(range(cursor + 1, 251))
+    assert len(asked) == 1
+
+
+async def test_what_is_committed_while_a_live_response_is_joined_is_fetched(
+    store: Database,
+) -> None:
+    """Between the registration and the ring there is nothing to keep it in."""
+    log, response_id = EventLog(store), await written(store, ended=False)
+    hub, stop = Hub(log, ring_bytes=1 << 20, poll_interval=60), asyncio.Event()
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(hub.run(stop))
+        async with writing(store, hub.committed) as writer:
+            with Tail(hub, log, response_id, cursor=50, page_bytes=1 << 20) as tail:
+                begun = await log.join(response_id, "ann", 50, 1 << 20)
+                run = log_of(writer, response_id, first=101)
+                run.append([event(0, delta="y")])
+                await run.flush()
+                assert begun is not None
+                tail.begin(begun)
+                while tail.cursor < 101:
+                    assert await tail.next(10)
+        stop.set()
+
+
+async def test_9_nobody_joins_anothers(store: Database) -> None:
+    log, response_id = EventLog(store), await written(store, ended=False)
+    for cursor in (-1, 100):
+        assert await log.join(response_id, "bob", cursor, 1 << 20) is None
+        assert await log.join(response_id[:-1] + "x", "ann", cursor, 1 << 20) is None
+    assert await log.join(response_id, "ann", 100, 1 << 20) is not None
+
+
 async def test_a_stream_of_a_creation_begins_with_what_its_log_has(
     database: Server, schema: str
 ) -> None:

@@ -1,9 +1,11 @@
 """Bodies and queries: what is accepted and echoed, and how errors name what is wrong."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import threading
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -755,3 +757,23 @@ class TestTally:
 
 def test_the_limits_are_those_of_the_settings() -> None:
     assert Limits.of(Settings.model_construct()) == DEFAULT_LIMITS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": [{"role": "user", "content": "hello there"}] * 10_000},
+        {"input": [{"role": "nobody", "content": [{"type": "x"}] * 3}] * 10_000},
+        {"input": [{"role": "user", "content": [{"type": "input_text"}] * 5}] * 10_000},
+        {"input": [1] * 10_000},
+        {"input": "x", "metadata": {str(number): number for number in range(100_000)}},
+        {"input": "x", "include": [1] * 300_000},
+    ],
+    ids=["right", "wrong role", "wrong parts", "no items", "metadata", "include"],
+)
+def test_a_large_body_is_checked_in_a_bounded_time(body: dict[str, Any]) -> None:
+    """Of the processor: 20 to 80 ms. With an error for each of its values it was seconds."""
+    began = time.thread_time()
+    with contextlib.suppress(BadRequest):
+        CreateResponse.parse(body)
+    assert time.thread_time() - began < 2

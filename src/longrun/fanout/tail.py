@@ -12,9 +12,9 @@ from longrun.backoff import jittered
 from longrun.errors import Unavailable, Unreadable
 from longrun.fanout.hub import Hub, Reader
 from longrun.fanout.topic import Topic
-from longrun.protocol import ends_log
+from longrun.protocol import ends_log, is_terminal
 from longrun.store.abridged import end_before, length_before, moved_by, terminal_event
-from longrun.store.events import EventLog
+from longrun.store.events import Begun, EventLog
 from longrun.store.records import Chunk, Ended
 from longrun.supervision import let_go
 
@@ -88,6 +88,15 @@ class Tail:
             self._reader.looking.cancel()
             let_go(self._reader.looking)
         self._subscription.__exit__(kind, error, traceback)
+
+    def begin(self, begun: Begun) -> None:
+        """What was read after this was entered: it goes on from there. At the end of the log of a
+        response that is live the ring takes over, without another look."""
+        self._finished = is_terminal(begun.status)
+        self._finished_at = begun.ended
+        self._begun = begun.chunks
+        if begun.reached is not None and not self._finished:
+            self._hub.start_ring(self._topic, Chunk(begun.reached, begun.reached, b""))
 
     async def next(self, timeout: float) -> list[Chunk] | None:
         """What has piled up since the last call: in order, no gap, no repeat.

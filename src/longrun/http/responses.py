@@ -44,9 +44,9 @@ from longrun.parameters import TRACEPARENT
 from longrun.protocol import Allowance, RunRequest, is_terminal
 from longrun.settings import Settings
 from longrun.store.abridged import end_before
-from longrun.store.events import EventLog
+from longrun.store.events import Begun, EventLog
 from longrun.store.keys import Keys
-from longrun.store.records import Chunk, Ended, Submitted
+from longrun.store.records import Submitted
 from longrun.store.responses import Responses, StoredResponse
 
 BEGIN_WAIT: Final = 0.5
@@ -301,33 +301,38 @@ class ResponsesAPI:
         if not query.stream and "last-event-id" not in request.headers:
             return JSONAnswer(as_response(await self._known(response_id, reader)))
         cursor = -1 if query.starting_after is None else query.starting_after
-        begun = None
-        if ids.is_response_id(response_id):
-            # What takes longer is waited for in the stream, which has heartbeats.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BEGIN_WAIT):
-                    begun = await self._log.begin(
-                        response_id, reader, cursor, self._settings.page_bytes
-                    )
-        if begun is not None:
-            finished, chunks, ended = is_terminal(begun.status), begun.chunks, begun.ended
-        else:
-            finished = (await self._known(response_id, reader)).finished
-            chunks, ended = [], None
-        if finished and "last-event-id" in request.headers:
-            end = chunks[-1] if chunks else await self._log.end_unscoped(response_id)
-            if end is not None and cursor >= end_before(end):
-                # Stops an EventSource, which would otherwise reconnect for ever.
-                return Response(status_code=204)
+        if not ids.is_response_id(response_id):
+            raise response_not_found(response_id)
         with contextlib.ExitStack() as open_stream:
+            # Before the log is read, so that nothing falls between.
+            tail = open_stream.enter_context(self._tail(response_id, cursor))
+            begun = await self._begun(response_id, reader, cursor)
+            if is_terminal(begun.status) and "last-event-id" in request.headers:
+                chunks = begun.chunks
+                end = chunks[-1] if chunks else await self._log.end_unscoped(response_id)
+                if end is not None and cursor >= end_before(end):
+                    # Stops an EventSource, which would otherwise reconnect for ever.
+                    return Response(status_code=204)
+            tail.begin(begun)
             open_stream.enter_context(self._streams.one_more(caller_of(request).limited_as))
             return EventStream(
-                self._tail(response_id, cursor, finished=finished, ended=ended, begun=chunks),
+                tail,
                 keepalive_interval=self._settings.keepalive_interval,
                 with_ids=True,
                 send_timeout=self._settings.send_timeout,
                 closed=open_stream.pop_all().close,
             )
+
+    async def _begun(self, response_id: str, reader: str, cursor: int) -> Begun:
+        """What the stream of the reader's response begins with. What takes longer is waited for in
+        the stream, which has heartbeats."""
+        begun = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_WAIT):
+                begun = await self._log.join(response_id, reader, cursor, self._settings.page_bytes)
+        if begun is None:
+            begun = Begun((await self._known(response_id, reader)).status, [])
+        return begun
 
     async def _known(self, response_id: str, principal: str) -> StoredResponse:
         """The principal's response; the same error whether it is unknown or another's."""
@@ -343,9 +348,6 @@ class ResponsesAPI:
         response_id: str,
         cursor: int = -1,
         *,
-        finished: bool = False,
-        ended: Ended | None = None,
-        begun: list[Chunk] | None = None,
         patient: bool = False,
         coming: bool = False,
     ) -> Tail:
@@ -354,9 +356,6 @@ class ResponsesAPI:
             self._log,
             response_id,
             cursor=cursor,
-            finished=finished,
-            ended=ended,
-            begun=begun,
             page_bytes=self._settings.page_bytes,
             patient=patient,
             coming=coming,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from asyncpg import Record
 
@@ -15,6 +15,9 @@ from longrun.store.database import Database, unavailable_if_gone
 from longrun.store.records import Chunk, Ended
 from longrun.store.sealing import ITEM_EVENT
 from longrun.store.standby import SETTLED
+
+MOST_CHUNKS: Final = 2000
+"""Of a page, as the queries have it."""
 
 
 @dataclass(slots=True)
@@ -27,11 +30,12 @@ class News:
 
 class Begun(NamedTuple):
     """What a stream begins with. `ended`: when it ended, where a standby is to be asked for all of
-    it."""
+    it. `reached`: the number of the last event of its log, where the chunks go that far."""
 
     status: Status
     chunks: list[Chunk]
     ended: Ended | None = None
+    reached: int | None = None
 
 
 class EventLog:
@@ -56,6 +60,16 @@ class EventLog:
         Raises:
             Unavailable: Postgres is away.
         """
+        begun = await self.join(response_id, principal, cursor, limit)
+        return begun if begun is None or begun.chunks or begun.ended else None
+
+    async def join(self, response_id: str, principal: str, cursor: int, limit: int) -> Begun | None:
+        """As `begin`, also where nothing comes after the cursor. None: it is not there, or not
+        theirs.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
         standby = self._standby.is_fit
         query = self._database.queries.bind(
             "read_stream",
@@ -69,9 +83,16 @@ class EventLog:
         )
         rows = await self._database.fetch(*query)
         if rows and standby and rows[0]["ended"] is not None:
-            return Begun(rows[0]["status"], [], Ended(principal, rows[0]["ended"]))
+            ended = Ended(principal, rows[0]["ended"])
+            return Begun(rows[0]["status"], [], ended, rows[0]["reached"])
+        if not rows:
+            return None
         chunks = self._chunks(response_id, rows)
-        return Begun(rows[0]["status"], chunks) if chunks else None
+        reached = rows[0]["reached"]
+        if chunks and len(chunks) < MOST_CHUNKS and sum(len(c.data) for c in chunks) < limit:
+            # Another one would have been taken along.
+            reached = chunks[-1].last
+        return Begun(rows[0]["status"], chunks, reached=reached)
 
     async def ended_page(
         self, response_id: str, ended: Ended, cursor: int, limit: int
