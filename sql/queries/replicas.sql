@@ -21,7 +21,7 @@ UPDATE longrun.replicas SET lease_until = now() WHERE id = $1;
 -- name: look_around
 -- Everything that a replica has to notice, in one query: of the others that hold responses,
 -- whose lease ran out and whose lock is free; what waits, what is overdue, what of its own is no
--- longer its own; how many replicas are alive, and which others have room (`free`), as they said. `suspects`: one waits that was under way in two
+-- longer its own; which replicas are alive, and which others have room (`free`), as they said. `suspects`: one waits that was under way in two
 -- deaths and runs alone, on the one replica that is `chosen` for these: which executes one, or
 -- else has the fewest runs. `steady`: Postgres itself has been up for some time, so that leases
 -- and locks mean something.
@@ -88,7 +88,7 @@ SELECT
         FROM longrun.responses AS own
         WHERE own.status = 'in_progress' AND own.replica_id = $1
     ) AS own,
-    (SELECT count(*) FROM longrun.replicas WHERE lease_until > now()) AS replicas,
+    ARRAY(SELECT id FROM longrun.replicas WHERE lease_until > now()) AS alive,
     ARRAY(
         SELECT replica.id FROM longrun.replicas AS replica
         WHERE replica.id <> $1 AND replica.has_room AND replica.lease_until > now()

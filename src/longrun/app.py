@@ -68,6 +68,7 @@ from longrun.store.creation_writer import CreationWriter
 from longrun.store.database import Database
 from longrun.store.events import EventLog
 from longrun.store.grants import check_rights
+from longrun.store.interests import Interests
 from longrun.store.keys import KEYS_CHANGED, Keys
 from longrun.store.lease import Lease
 from longrun.store.limits import SharedLimits
@@ -148,12 +149,24 @@ class Longrun:
             ring_bytes=settings.ring_bytes,
             poll_interval=settings.poll_interval,
             deaf=lambda: not self._listener.connected,
+            join=lambda response_id: self._interests.join(response_id),
+            leave=lambda response_id: self._interests.leave(response_id),
+        )
+        self._interests = Interests(
+            replica_id,
+            reading=self._hub.reading,
+            local=lambda response_id: self._host.find(response_id) is not None,
+            hears=lambda: self._listener.connected,
+            wanted=lambda response_id: self._announcer.announce_again(response_id),
+            moved=self._hub.moved,
+            strangers=lambda: self._announcer.announce_recent(),
+            wake=lambda: self._announcer.wake(),
         )
         self._creations = CreationWriter(self._database, self._hub.committed)
         self._responses = Responses(self._database, self._creations)
         self._ring_check = RingCheck(self._database)
         self._pulse = Pulse(self._database, lost=self._hub.send_elsewhere)
-        self._announcer = Announcer(self._database)
+        self._announcer = Announcer(self._database, self._interests)
         self._writer = LogWriter(self._database, self._committed)
         self._host = Host(settings.max_runs, settings.drain_seconds)
         self._tracer = tracer_of(settings, replica_id)
@@ -194,7 +207,7 @@ class Longrun:
             fit=lambda: (
                 self._listener.connected and self._lease.held and self._ring_check.problem is None
             ),
-            counted=self._announcer.adapt,
+            looked=self._looked,
         )
         self._listener = Listener(
             self._database,
@@ -239,15 +252,21 @@ class Longrun:
         self._hub.committed(response_id, chunks)
         self._announcer.announce(response_id, chunks[-1].last)
 
+    def _looked(self, alive: list[str]) -> None:
+        self._announcer.adapt(len(alive))
+        self._interests.looked(alive)
+
     def _told(self, message: str) -> None:
         if message == KEYS_CHANGED:
             self._known_keys.forget()
         else:
             self._watch.told(message)
+            self._interests.heard(message)
 
     def _caught_up(self) -> None:
         self._known_keys.forget()
         self._hub.look_again()
+        self._interests.reconnected()
         self._watch.reconnected()
 
     def _build_asgi(self, settings: Settings) -> Starlette:

@@ -21,7 +21,7 @@ NOTHING = Surroundings(
     chosen=False,
     overdue=[],
     own="0 0",
-    replicas=1,
+    alive=[],
     steady=True,
 )
 
@@ -84,7 +84,7 @@ class Watched:
             given,
             lease_seconds=0.0,
             fit=lambda: self.fit,
-            counted=lambda count: None,
+            looked=lambda alive: None,
         )
 
     async def look_around(self) -> Surroundings:

@@ -340,5 +340,5 @@ class Admission:
 
     def _supersede(self, claim: Claim) -> None:
         """Whoever executes the response as an earlier attempt must stop."""
-        self._announcer.tell(f"taken {claim.id} {claim.attempt}")
+        self._announcer.tell_taken(claim.id, claim.attempt)
         self._host.abandon_earlier(claim.id, claim.attempt)

@@ -38,7 +38,7 @@ class Watch:
     Args:
         fit: whether the others can see this replica alive. One whose lock is free is soon taken
             for dead: what it took would only move on, and use up attempts.
-        counted: called with the number of replicas that are alive, at every look.
+        looked: called at every look with the replicas that are alive.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Watch:
         *,
         lease_seconds: float,
         fit: Callable[[], bool],
-        counted: Callable[[int], None],
+        looked: Callable[[list[str]], None],
     ) -> None:
         self._admission = admission
         self._host = host
         self._lease_seconds = lease_seconds
         self._fit = fit
-        self._counted = counted
+        self._looked = looked
         self._claims = claims
         self._free_since: dict[str, float] = {}
         self._blind_until = 0.0
@@ -131,7 +131,7 @@ class Watch:
         self._work.clear()
         admission = self._admission
         around = await self._claims.look_around()
-        self._counted(around.replicas)
+        self._looked(around.alive)
         self._admission.free = around.free
         if around.overdue:
             await admission.end_overdue(around.overdue)

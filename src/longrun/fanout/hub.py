@@ -24,6 +24,14 @@ log = logging.getLogger("longrun.fanout.hub")
 DEAF_POLL: Final = 0.2
 """Seconds between polls while the LISTEN connection is down."""
 
+MOMENT: Final = 0.001
+"""Seconds by which a timer may be early."""
+
+UNHEARD_LOOKS: Final = 5
+"""How often a topic is looked at every DEAF_POLL if it has heard nothing from whoever writes its
+log: they may not know that it has readers here. As long as that finds events, it is looked at
+again."""
+
 LEAVING_PER_SECOND: Final = 50.0
 """Readers that a stopping replica sends away per second."""
 
@@ -56,6 +64,9 @@ class Hub:
 
     Args:
         deaf: whether announcements cannot arrive at the moment; the hub then polls more often.
+        join: called with a response that has readers here now, or has heard nothing since it was
+            last called, so that it is announced; whether an announcement is to be expected.
+        leave: called with a response that has none any more.
     """
 
     def __init__(
@@ -65,11 +76,16 @@ class Hub:
         ring_bytes: int,
         poll_interval: float,
         deaf: Callable[[], bool] = lambda: False,
+        join: Callable[[str], bool] = lambda _: False,
+        leave: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._log = event_log
         self._ring_bytes = ring_bytes
         self._poll_interval = poll_interval
         self._deaf = deaf
+        self._join = join
+        self._leave = leave
+        self._unheard: dict[Topic, int] = {}
         self._topics: dict[str, Topic] = {}
         self._woken: set[Topic] = set()
         self._unsure = False
@@ -80,18 +96,28 @@ class Hub:
 
     @contextlib.contextmanager
     def subscribe(
-        self, response_id: str, *, patient: bool = False, coming: bool = False
+        self,
+        response_id: str,
+        *,
+        patient: bool = False,
+        coming: bool = False,
+        finished: bool = False,
     ) -> Iterator[Reader]:
         """Register a reader. To be done before it reads the log, so that nothing falls between.
 
         Args:
             coming: the response is created here after this, so that all of its log comes by.
+            finished: the log is complete: nothing need be announced of it.
         """
         topic = self._topics.get(response_id)
         if topic is None:
             topic = self._topics[response_id] = Topic(response_id, self._ring_bytes)
             if coming:
+                # Where it will be executed is not known yet, and most often it is here.
                 topic.expect()
+                self._expect(topic)
+            elif not finished and self._join(response_id):
+                self._expect(topic)
         reader = Reader(topic, patient)
         if self._closes_at is not None:
             self._send_away(reader, self._closes_at if patient else 0)
@@ -108,15 +134,31 @@ class Hub:
             if topic.readers == 0:
                 self._topics.pop(response_id, None)
                 self._woken.discard(topic)
+                self._unheard.pop(topic, None)
+                self._leave(response_id)
 
     def reading(self) -> list[str]:
         """The responses that have readers here."""
         return list(self._topics)
 
+    def moved(self, response_id: str) -> None:
+        """A response is executed by another replica from now on, which may not know that it has
+        readers here."""
+        topic = self._topics.get(response_id)
+        if topic is not None and not topic.is_settled and self._join(response_id):
+            self._expect(topic)
+
+    def _expect(self, topic: Topic) -> None:
+        self._unheard[topic] = 0
+        self._work.set()
+
     def announced(self, response_id: str, last: int) -> None:
         """Another replica (or this one) says that a log reaches `last`. A hint; sets flags only."""
         topic = self._topics.get(response_id)
-        if topic is not None and last > topic.announced:
+        if topic is None:
+            return
+        self._unheard.pop(topic, None)
+        if last > topic.announced:
             topic.announced = last
             self._tell(topic)
 
@@ -124,6 +166,7 @@ class Hub:
         """This replica has committed chunks: its own readers get them without asking Postgres."""
         topic = self._topics.get(response_id)
         if topic is not None:
+            self._unheard.pop(topic, None)
             topic.announced = max(topic.announced, chunks[-1].last)
             for chunk in chunks:
                 topic.push(chunk)
@@ -189,14 +232,24 @@ class Hub:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Fetch what is new for woken topics, and for all of them at every poll."""
+        loop = asyncio.get_running_loop()
+        polled = looked = loop.time()
         with also_on(stop, self._work.set):
             while not stop.is_set():
-                try:
-                    async with asyncio.timeout(self._interval()):
+                due = polled + self._interval()
+                if self._unheard:
+                    due = min(due, looked + DEAF_POLL)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(due):
                         await self._work.wait()
-                except TimeoutError:
-                    self._woken.update(self._topics.values())
                 self._work.clear()
+                now = loop.time() + MOMENT
+                if now >= looked + DEAF_POLL:
+                    looked = now
+                    self._look_unheard()
+                if now >= polled + self._interval():
+                    polled = now
+                    self._woken.update(self._topics.values())
                 woken, self._woken = self._woken, set()
                 try:
                     if self._unsure:
@@ -207,6 +260,17 @@ class Hub:
                         if topic.readers:
                             self._wake(topic)
                     raise
+
+    def _look_unheard(self) -> None:
+        """Topics that have heard nothing yet are looked at, and those who write are told again."""
+        for topic, looks in list(self._unheard.items()):
+            if looks >= UNHEARD_LOOKS or topic.is_settled:
+                del self._unheard[topic]
+                continue
+            self._unheard[topic] = looks + 1
+            self._woken.add(topic)
+            if looks:
+                self._join(topic.response_id)
 
     async def _find_lost(self) -> None:
         """End the streams of responses whose logs no longer reach what is in their rings. Their
@@ -253,6 +317,9 @@ class Hub:
         before = ring.end
         for chunk in news.chunks:
             topic.push(chunk)
+        if ring.end > max(before, topic.announced) and not topic.is_settled:
+            # Nobody has announced it: perhaps nobody knows that it has readers here.
+            self._unheard[topic] = 0
         # A full page probably has more behind it, whether that was announced or not. Only what
         # moved is fetched on: a log that does not fit the ring must not spin.
         full = 2 * sum(len(chunk.data) for chunk in news.chunks) > self._ring_bytes

@@ -62,7 +62,9 @@ class Tail:
         self._finished_at = ended
         self._begun = begun or []
         self._page_bytes = page_bytes
-        self._subscription = hub.subscribe(response_id, patient=patient, coming=coming)
+        self._subscription = hub.subscribe(
+            response_id, patient=patient, coming=coming, finished=finished
+        )
         self._reader: Reader
         self._topic: Topic
         self._entered = self._left = False

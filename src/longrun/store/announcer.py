@@ -9,6 +9,7 @@ announcement is a hint; one that is lost costs time.
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -17,12 +18,10 @@ import asyncpg
 from longrun import metrics
 from longrun.backoff import jittered, sleep_unless
 from longrun.store.database import Database, unavailable_if_gone
+from longrun.store.interests import LOOK_HOLDS, MESSAGE_BYTES, Interests, joined_within
 from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.announcer")
-
-MESSAGE_BYTES: Final = 7_900
-"""Postgres takes payloads under 8,000 bytes."""
 
 DELIVERIES_PER_SECOND: Final = 20_000
 """How many notifications all replicas together may have Postgres deliver. Each is a signal, a
@@ -30,6 +29,9 @@ process that wakes and a packet: measured, about 50 us of processor time for Pos
 listener. Sixteen writers and sixteen listeners on two cores kept 0.52 of their speed with an
 interval of 4 ms, 0.54 with 20 ms and 0.82 with 50 ms, which is what this comes to for 32
 replicas."""
+
+REMEMBERED: Final = 10_000
+"""Of how many logs it is remembered how far they reach, those last written to."""
 
 REFUSED_WAIT: Final = 1.0
 """Seconds between tries while the notification queue is full."""
@@ -49,17 +51,8 @@ def control_channel(schema: str) -> str:
 
 def encode(reached: Iterable[tuple[str, int]]) -> Iterator[str]:
     """`id:last,id:last,…`, split into messages that fit."""
-    parts: list[str] = []
-    size = 0
-    for response_id, last in reached:
-        part = f"{response_id}:{last}"
-        if parts and size + len(part) > MESSAGE_BYTES:
-            yield ",".join(parts)
-            parts, size = [], 0
-        parts.append(part)
-        size += len(part) + 1
-    if parts:
-        yield ",".join(parts)
+    parts = (f"{response_id}:{last}" for response_id, last in reached)
+    return joined_within(parts, MESSAGE_BYTES)
 
 
 def decode(message: str) -> Iterator[tuple[str, int]]:
@@ -70,9 +63,14 @@ def decode(message: str) -> Iterator[tuple[str, int]]:
 
 
 class Announcer:
-    """One per replica. `announce` never waits and never fails."""
+    """One per replica. `announce` never waits and never fails.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        interests: what the other replicas read; without it everything is announced.
+    """
+
+    def __init__(self, database: Database, interests: Interests | None = None) -> None:
+        self._interests = interests
         self._query = database.queries.announce
         self._usage = database.queries.notification_usage
         self._lane = database.lane("announcer")
@@ -81,6 +79,7 @@ class Announcer:
         self._control = control_channel(database.settings.db_schema)
         self._reached: dict[str, int] = {}
         self._told: dict[str, None] = {}
+        self._committed: dict[str, tuple[int, float]] = {}
         self._work = asyncio.Event()
         self.interval = self._least_interval
 
@@ -90,7 +89,37 @@ class Announcer:
         self.interval = max(self._least_interval, replicas**2 / DELIVERIES_PER_SECOND)
 
     def announce(self, response_id: str, last: int) -> None:
+        """A log that is written here reaches this number. The other replicas are told if they have
+        readers for it, or once they have."""
+        if self._interests is not None:
+            # Put at the end: the first ones are those that have been silent for longest.
+            self._committed.pop(response_id, None)
+            self._committed[response_id] = last, time.monotonic()
+            if len(self._committed) > REMEMBERED:
+                del self._committed[next(iter(self._committed))]
+            if not self._interests.elsewhere(response_id):
+                return
         self._reached[response_id] = last
+        self._work.set()
+
+    def announce_again(self, response_id: str) -> None:
+        """Another replica has readers now for a response, whose log may be written here."""
+        if found := self._committed.get(response_id):
+            self._reached[response_id] = found[0]
+            self._work.set()
+
+    def announce_recent(self) -> None:
+        """There may be readers for anything; what they lack is what was written since they were
+        looked for."""
+        since = time.monotonic() - LOOK_HOLDS
+        for response_id, (last, at) in reversed(self._committed.items()):
+            if at < since:
+                break
+            self._reached.setdefault(response_id, last)
+        self.wake()
+
+    def wake(self) -> None:
+        """Send what is to be sent, that of `interests` too."""
         self._work.set()
 
     def tell(self, message: str) -> None:
@@ -100,23 +129,31 @@ class Announcer:
         self._told[message] = None
         self._work.set()
 
+    def tell_taken(self, response_id: str, attempt: int) -> None:
+        """Tell that this replica holds a response now, as this attempt."""
+        if self._interests is not None:
+            self._interests.took(response_id)
+        self.tell(f"taken {response_id} {attempt}")
+
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop` is set and everything is said. Fails when Postgres is away."""
         with also_on(stop, self._work.set):
             while not (stop.is_set() and not self._reached and not self._told):
                 await self._work.wait()
                 self._work.clear()
-                if self._reached or self._told:
-                    await self._send(stop)
-                    if not stop.is_set():
-                        await asyncio.sleep(self.interval)
+                if await self._send(stop) and not stop.is_set():
+                    await asyncio.sleep(self.interval)
 
-    async def _send(self, stop: asyncio.Event) -> None:
+    async def _send(self, stop: asyncio.Event) -> bool:
+        """Send what there is. False: there was nothing."""
         reached, self._reached = self._reached, {}
         told, self._told = self._told, {}
         events = list(encode(reached.items()))
-        channels = [self._control] * len(told) + [self._channel] * len(events)
-        messages = [*told, *events]
+        also = [] if self._interests is None else self._interests.messages()
+        messages = [*told, *also, *events]
+        channels = [self._control] * (len(told) + len(also)) + [self._channel] * len(events)
+        if not messages:
+            return False
         try:
             with unavailable_if_gone():
                 await self._lane.fetch(self._query, channels, messages)
@@ -125,19 +162,22 @@ class Announcer:
             # meanwhile, so this makes no replica unready.
             log.warning("NOTIFY was refused: %s", error)
             if not stop.is_set():
-                self._keep(reached, told)
+                self._keep(reached, told, bool(also))
                 await sleep_unless(stop, jittered(REFUSED_WAIT))
                 # Postgres looks whether somebody has read only when it is asked how full it is.
                 with unavailable_if_gone():
                     await self._lane.fetch(self._usage)
         except BaseException:
-            self._keep(reached, told)
+            self._keep(reached, told, bool(also))
             raise
         else:
             metrics.announcements.inc(len(messages))
+        return True
 
-    def _keep(self, reached: dict[str, int], told: dict[str, None]) -> None:
+    def _keep(self, reached: dict[str, int], told: dict[str, None], interests: bool) -> None:
         """For the next time: what could not be said, unless something newer can."""
+        if interests and self._interests is not None:
+            self._interests.say_all()
         self._reached = reached | self._reached
         self._told = told | self._told
         self._work.set()

@@ -60,7 +60,7 @@ class Surroundings:
     chosen: bool
     overdue: list[str]
     own: str
-    replicas: int
+    alive: list[str]
     steady: bool
     free: list[str] = field(default_factory=list)
     said_room: bool | None = None
