@@ -1,0 +1,211 @@
+"""Interests: what is not announced, and that everything is while anything is unknown."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from longrun.store import interests as module
+from longrun.store.interests import Interests
+
+MINE, OTHER, THIRD = "replica_mine", "replica_other", "replica_third"
+
+
+class Scene:
+    """Interests, and what they called."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.read: list[str] = []
+        self.local: set[str] = set()
+        self.hears = True
+        self.wanted: list[str] = []
+        self.moved: list[str] = []
+        self.strangers = 0
+        self.wakes = 0
+        self.interests = Interests(
+            MINE,
+            reading=lambda: self.read,
+            local=self.local.__contains__,
+            hears=lambda: self.hears,
+            wanted=self.wanted.append,
+            moved=self.moved.append,
+            strangers=self._stranger,
+            wake=self._wake,
+        )
+
+    def _stranger(self) -> None:
+        self.strangers += 1
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def elsewhere(self, *ids: str) -> list[bool]:
+        return [self.interests.elsewhere(id_) for id_ in ids]
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    made = Scene()
+    monkeypatch.setattr(module.time, "monotonic", lambda: made.now)
+    made.interests.looked([MINE, OTHER])
+    return made
+
+
+class TestElsewhere:
+    def test_all_is_announced_until_every_replica_has_said_what_it_reads(
+        self, scene: Scene
+    ) -> None:
+        assert scene.elsewhere("a") == [True]
+        scene.interests.heard(f"reading {OTHER} b,c")
+        assert scene.elsewhere("a", "b", "c") == [False, True, True]
+        scene.interests.looked([MINE, OTHER, THIRD])
+        assert scene.elsewhere("a") == [True]
+        scene.interests.heard(f"reading {THIRD}")
+        assert scene.elsewhere("a", "b") == [False, True]
+
+    def test_a_replica_of_the_previous_version_never_says_it(self, scene: Scene) -> None:
+        scene.interests.heard(f"reading {OTHER}")
+        scene.interests.looked([OTHER, THIRD])
+        for message in ("work", f"work {THIRD}", "taken a 2", "keys", "", "reads", "reading"):
+            scene.interests.heard(message)
+        for _ in range(30):
+            scene.now += 1
+            scene.interests.looked([OTHER, THIRD])
+            assert scene.elsewhere("a") == [True]
+
+    def test_one_that_joins_and_leaves(self, scene: Scene) -> None:
+        scene.interests.heard(f"reading {OTHER}")
+        scene.interests.heard(f"reads {OTHER} a,b")
+        assert scene.elsewhere("a", "b") == [True, True]
+        scene.interests.heard(f"left {OTHER} a,z")
+        assert scene.elsewhere("a", "b") == [False, True]
+        scene.interests.heard(f"reads {OTHER} b")
+        scene.interests.heard(f"left {OTHER} b")
+        assert scene.elsewhere("b") == [False]
+
+    def test_of_several_that_read_one_the_last_must_leave(self, scene: Scene) -> None:
+        scene.interests.heard(f"reading {OTHER} a")
+        scene.interests.heard(f"reading {THIRD} a")
+        scene.interests.heard(f"left {OTHER} a")
+        assert scene.elsewhere("a") == [True]
+        scene.interests.heard(f"left {THIRD} a")
+        assert scene.elsewhere("a") == [False]
+
+    @pytest.mark.parametrize("what", ["deaf", "blind", "reconnected"])
+    def test_what_may_have_been_missed_is_unknown(self, scene: Scene, what: str) -> None:
+        async def miss() -> None:
+            if what == "deaf":
+                scene.hears = False
+            elif what == "blind":
+                scene.now += module.LOOK_HOLDS + 1
+            else:
+                scene.interests.reconnected()
+
+        scene.interests.heard(f"reading {OTHER}")
+        assert scene.elsewhere("a") == [False]
+        asyncio.run(miss())
+        assert scene.elsewhere("a") == [True]
+
+    def test_one_that_was_taken_may_have_readers_where_it_was(self, scene: Scene) -> None:
+        scene.interests.heard(f"reading {OTHER}")
+        scene.interests.took("a")
+        assert scene.elsewhere("a", "b") == [True, False]
+        scene.now += module.TAKEN_FROM
+        scene.interests.looked([OTHER])
+        assert scene.elsewhere("a") == [False]
+
+    def test_the_interests_of_a_frozen_replica_are_kept_for_a_minute(self, scene: Scene) -> None:
+        scene.interests.heard(f"reading {OTHER} a")
+        scene.now += module.FORGOTTEN_AFTER - 1
+        scene.interests.looked([])
+        assert scene.elsewhere("a", "b") == [True, False]
+        scene.now += 2
+        scene.interests.looked([])
+        assert scene.elsewhere("a") == [False]
+        scene.interests.looked([OTHER])
+        assert scene.elsewhere("a") == [True], "it is back, and has to say what it reads"
+
+    def test_whoever_says_that_it_reads_is_answered(self, scene: Scene) -> None:
+        scene.interests.heard(f"reads {OTHER} a,b")
+        scene.interests.heard(f"reading {THIRD} c")
+        scene.interests.heard(f"reads {MINE} d")
+        assert scene.wanted == ["a", "b", "c"]
+
+    def test_what_was_written_before_a_stranger_was_seen_is_announced(self, scene: Scene) -> None:
+        scene.interests.heard(f"reading {OTHER}")
+        before = scene.strangers
+        scene.interests.looked([OTHER])
+        assert scene.strangers == before
+        scene.interests.looked([OTHER, THIRD])
+        scene.interests.looked([OTHER, THIRD])
+        assert scene.strangers == before + 1
+
+    def test_what_another_attempt_has_taken_is_passed_on(self, scene: Scene) -> None:
+        scene.interests.heard("taken a 2")
+        assert scene.moved == ["a"]
+
+
+class TestMessages:
+    def said(self, scene: Scene, *steps: Callable[[], Any]) -> list[str]:
+        async def play() -> list[str]:
+            for step in steps:
+                step()
+            return scene.interests.messages()
+
+        return asyncio.run(play())
+
+    def test_what_joins_is_said_and_what_is_executed_here_is_not(self, scene: Scene) -> None:
+        self.said(scene)
+        scene.local.add("b")
+        assert scene.interests.join("a") is True
+        assert scene.interests.join("b") is False
+        assert self.said(scene) == [f"reads {MINE} a"]
+        assert self.said(scene) == []
+
+    def test_what_leaves_is_said_if_it_was_said_before(self, scene: Scene) -> None:
+        self.said(scene)
+        join, leave = scene.interests.join, scene.interests.leave
+        assert self.said(scene, lambda: join("a"), lambda: leave("a")) == []
+        assert self.said(scene, lambda: join("a")) == [f"reads {MINE} a"]
+        assert self.said(scene, lambda: leave("a"), lambda: join("a")) == [f"reads {MINE} a"]
+        assert self.said(scene, lambda: leave("a")) == [f"left {MINE} a"]
+
+    def test_strangers_are_asked_now_and_then(self, scene: Scene) -> None:
+        assert self.said(scene) == [f"who {OTHER}"]
+        scene.interests.looked([OTHER])
+        assert self.said(scene) == []
+        scene.now += module.ASK_EVERY
+        scene.interests.looked([OTHER])
+        assert self.said(scene) == [f"who {OTHER}"]
+
+    @pytest.mark.parametrize("asked", ["who", f"who {MINE}"])
+    def test_who_is_asked_says_all(self, scene: Scene, asked: str) -> None:
+        self.said(scene)
+        scene.read = ["a", "b"]
+        scene.local.add("b")
+        assert self.said(scene, lambda: scene.interests.heard(f"who {OTHER}")) == []
+        assert self.said(scene, lambda: scene.interests.heard(asked)) == [f"reading {MINE} a"]
+
+    def test_all_is_said_once_a_second_however_many_ask(self, scene: Scene) -> None:
+        self.said(scene)
+        ask = scene.interests.heard
+        assert self.said(scene, lambda: ask("who"), lambda: ask("who")) == [f"reading {MINE}"]
+        assert self.said(scene, lambda: ask("who")) == []
+        scene.now += module.SAY_EVERY
+        assert self.said(scene) == [f"reading {MINE}"]
+
+    def test_long_lists_are_split_and_understood(self, scene: Scene) -> None:
+        self.said(scene)
+        scene.read = [f"resp_{n:032x}" for n in range(1000)]
+        said = self.said(scene, lambda: scene.interests.heard("who"))
+        assert max(map(len, said)) <= module.MESSAGE_BYTES
+        assert len(said) == 5
+        other = Scene()
+        other.interests._own_id = OTHER
+        other.interests.looked([MINE])
+        for message in said:
+            other.interests.heard(message)
+        assert all(other.elsewhere(*scene.read))
+        assert other.elsewhere("resp_x") == [False]
