@@ -253,7 +253,7 @@ class Longrun:
         self._announcer.announce(response_id, chunks[-1].last)
 
     def _looked(self, alive: list[str]) -> None:
-        self._announcer.adapt(len(alive))
+        self._announcer.replicas = len(alive)
         self._interests.looked(alive)
 
     def _told(self, message: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from longrun import ids
@@ -94,16 +94,40 @@ def gaps(url: str, schema: str, reached: dict[str, int]) -> list[str]:
     ]
 
 
+class _Regular(Announcer):
+    """One whose interval is always the same."""
+
+    def __init__(self, database: Database, interval: float) -> None:
+        self._interval = interval
+        super().__init__(database)
+
+    @property
+    def interval(self) -> float:
+        return self._interval
+
+
 class Writing:
-    """One writing replica of so many: a log writer, and an announcer if announcements are on."""
+    """One writing replica of several: a log writer, and an announcer if announcements are on.
 
-    def __init__(self, database: Database, *, announcing: bool, replicas: int = 1) -> None:
-        self._announcer = Announcer(database)
-        self._announcer.adapt(replicas)
-        self.writer = LogWriter(database, self._announce if announcing else _nothing)
+    Args:
+        announcing: announce everything, at most once an interval, whoever reads it.
+        announce: called after each commit with a response and how far it reaches, instead.
+    """
 
-    def _announce(self, response_id: str, chunks: list[Chunk]) -> None:
-        self._announcer.announce(response_id, chunks[-1].last)
+    def __init__(
+        self,
+        database: Database,
+        *,
+        announcing: bool = False,
+        interval: float = 0.0,
+        announce: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self._announcer = _Regular(database, interval)
+        self._announce = announce or (self._announcer.announce if announcing else _nothing)
+        self.writer = LogWriter(database, self._committed)
+
+    def _committed(self, response_id: str, chunks: list[Chunk]) -> None:
+        self._announce(response_id, chunks[-1].last)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -115,5 +139,5 @@ class Writing:
             stop.set()
 
 
-def _nothing(response_id: str, chunks: Sequence[Chunk]) -> None:
+def _nothing(response_id: str, last: int) -> None:
     """Committed, and nobody is told."""

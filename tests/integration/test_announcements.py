@@ -124,14 +124,27 @@ class TestAnnouncer:
             assert 3 <= len(messages) <= intervals + 3
 
     @pytest.mark.parametrize(
-        ("replicas", "interval"), [(1, 0.0005), (3, 0.0005), (8, 0.0032), (32, 0.0512)]
+        ("replicas", "rate", "takes", "interval"),
+        [
+            (1, 2000, 0.0003, 0.0005),
+            (3, 2000, 0.004, 0.004),
+            (32, 2000, 0.004, 0.0427),
+            (32, 50, 0.0005, 0.0005),  # at a human pace it would spare hardly any
+            (64, 2000, 0.02, 0.1),
+        ],
     )
-    async def test_the_interval_grows_with_the_number_of_replicas(
-        self, store: Database, replicas: int, interval: float
+    async def test_the_interval_grows_with_the_load_and_the_replicas(
+        self, store: Database, replicas: int, rate: int, takes: float, interval: float
     ) -> None:
         announcer = Announcer(store)
-        announcer.adapt(replicas)
-        assert announcer.interval == pytest.approx(interval)
+        assert announcer.interval == 0.0005
+        announcer.replicas = replicas
+        for _ in range(50):
+            announcer.sent(rate // 10, 0.1, takes)
+        assert announcer.interval == pytest.approx(interval, rel=0.01)
+        for _ in range(50):
+            announcer.sent(1, 0.1, 0.0001)
+        assert announcer.interval == 0.0005
 
     async def test_nothing_is_forgotten_while_postgres_is_away(
         self, store: Database, database: Server

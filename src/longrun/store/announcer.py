@@ -1,7 +1,8 @@
 """The announcer: tells the other replicas how far the logs reach, in as few NOTIFYs as it can.
 
 One message at once when idle, then at most one an interval with all that came in between; the
-interval grows with the number of replicas (`Announcer.adapt`). Never in the transaction of an
+interval grows with what a NOTIFY takes and with the number of replicas. Nothing is said of a log
+that nobody reads elsewhere (`interests.py`). Never in the transaction of an
 append: a notifying commit holds a lock that is one for the whole cluster, over its WAL flush. An
 announcement is a hint; one that is lost costs time.
 """
@@ -23,12 +24,18 @@ from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.announcer")
 
-DELIVERIES_PER_SECOND: Final = 20_000
-"""How many notifications all replicas together may have Postgres deliver. Each is a signal, a
-process that wakes and a packet: measured, about 50 us of processor time for Postgres and the
-listener. Sixteen writers and sixteen listeners on two cores kept 0.52 of their speed with an
-interval of 4 ms, 0.54 with 20 ms and 0.82 with 50 ms, which is what this comes to for 32
-replicas."""
+REST: Final = 1 / 3
+"""For how long a busy announcer rests after a NOTIFY, for each replica that is alive, in units of
+what the NOTIFY took. It wakes all of them, under a lock that is one for the whole cluster: what it
+takes tells how busy Postgres and this replica are."""
+
+LONGEST_REST: Final = 0.1
+
+BUSY: Final = 8
+"""How many commits a whole rest has to spare a NOTIFY. Where it would be fewer, it is shorter."""
+
+SMOOTHING: Final = 0.2
+"""How much the last NOTIFY counts in what one takes, and in how many commits it spoke of."""
 
 REMEMBERED: Final = 10_000
 """Of how many logs it is remembered how far they reach, those last written to."""
@@ -81,12 +88,22 @@ class Announcer:
         self._told: dict[str, None] = {}
         self._committed: dict[str, tuple[int, float]] = {}
         self._work = asyncio.Event()
-        self.interval = self._least_interval
+        self._takes = 0.0
+        self._commits = 0
+        self._commits_since = time.monotonic()
+        self._rate = 0.0
+        self.replicas = 1
 
-    def adapt(self, replicas: int) -> None:
-        """Fit the interval to the number of replicas that are alive. Each sends to every other, so
-        with a fixed interval the load on Postgres would grow with the square of their number."""
-        self.interval = max(self._least_interval, replicas**2 / DELIVERIES_PER_SECOND)
+    @property
+    def interval(self) -> float:
+        """Seconds between a NOTIFY and the next."""
+        rest = min(LONGEST_REST, self._takes * self.replicas * REST)
+        return max(self._least_interval, rest * min(1.0, rest * self._rate / BUSY))
+
+    def sent(self, commits: int, seconds: float, took: float) -> None:
+        """A NOTIFY of so many commits, of this time, took so long to Postgres and back."""
+        self._takes += SMOOTHING * (took - self._takes)
+        self._rate += SMOOTHING * (commits / max(seconds, 1e-6) - self._rate)
 
     def announce(self, response_id: str, last: int) -> None:
         """A log that is written here reaches this number. The other replicas are told if they have
@@ -100,6 +117,7 @@ class Announcer:
             if not self._interests.elsewhere(response_id):
                 return
         self._reached[response_id] = last
+        self._commits += 1
         self._work.set()
 
     def announce_again(self, response_id: str) -> None:
@@ -155,8 +173,12 @@ class Announcer:
         if not messages:
             return False
         try:
+            began = time.monotonic()
             with unavailable_if_gone():
                 await self._lane.fetch(self._query, channels, messages)
+            now, commits, self._commits = time.monotonic(), self._commits, 0
+            self.sent(commits, now - self._commits_since, now - began)
+            self._commits_since = now
         except asyncpg.ProgramLimitExceededError as error:
             # The queue is full: some LISTENer of the cluster does not read. Our readers poll
             # meanwhile, so this makes no replica unready.

@@ -1,20 +1,20 @@
-"""What announcing costs: many writing and many listening replicas on one Postgres.
+"""What announcing costs, and how late it is: sixteen writing replicas, sixteen that listen or read.
 
 No HTTP and no agents: log writers and announcers in one process, listeners and hubs in another,
 the rest of the machine for Postgres. In a real cluster each replica has cores of its own; here
 the listeners' work is taken from the writers', so the ratio is rather too low than too high.
+
+The other way is measured beside ours: each replica announces everything, at most once in 10 ms, as
+DBOS does. It says nothing of what it reads; ours knows that all alive replicas do.
 """
 
 import asyncio
 import contextlib
+import statistics
 import time
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
-from longrun import ids
-from longrun.fanout.hub import Hub
-from longrun.store.database import Database
-from longrun.store.events import EventLog
-from longrun.store.listener import Listener
+from tests.announcing import Half, all_look
 from tests.bench import processes, store
 from tests.bench.figure import Figure, Ground, Line, Target
 from tests.bench.store import Writing
@@ -22,101 +22,205 @@ from tests.bench.store import Writing
 WRITERS: Final = 16
 LISTENERS: Final = 16
 FLUSH: Final = 100
+HUMAN: Final = 50.0
+"""Events a second of each log in the round at a human pace."""
+
+COALESCED: Final = 0.010
+"""Seconds between two NOTIFYs of a replica, the other way."""
+
 SCHEMA: Final = "bench_announce"
-SETTLE: Final = 0.3
+SETTLE: Final = 0.5
 """Seconds for the last announcements to arrive."""
 
-TARGET: Final = Target(">=", 0.8)
+ALIVE_EVERY: Final = 0.5
+"""Seconds between two looks around."""
+
+TARGET: Final = Target(">=", 0.9)
+
+How = Literal["none", "ours", "10 ms"]
+
+
+class Found(NamedTuple):
+    """Events a second, and seconds from a commit to the hub that has readers for it: median."""
+
+    rate: float
+    lag: float
 
 
 def _measure(ground: Ground) -> list[Line]:
     url, seconds = ground.postgres.url, ground.pick(full=2.0, quick=1.0)
     responses = store.prepare(url, SCHEMA, WRITERS)
 
-    def side(announcing: bool) -> float:
+    def side(how: How, reading: bool = False, pace: float = 0.0) -> Found:
         store.forget(url, SCHEMA)
-        with processes.started(_listen, url=url) as listening:
-            listening.ready()
-            rate, reached = processes.call(
-                _write, url=url, responses=responses, announcing=announcing, seconds=seconds
+        with processes.started(
+            _listen, url=url, responses=responses, how=how, reading=reading
+        ) as listening:
+            others = listening.ready()
+            rate, reached, committed = processes.call(
+                _write,
+                url=url,
+                responses=responses,
+                how=how,
+                seconds=seconds,
+                pace=pace,
+                others=others,
             )
             time.sleep(SETTLE)
             listening.stop()
             heard = listening.result()
         ground.problems += store.gaps(url, SCHEMA, reached)
-        if announcing and any(each != reached for each in heard):
-            ground.problems.append("a listener has not heard how far the logs reach")
-        return float(rate)
+        if reading and how != "none":
+            for id_, last in reached.items():
+                if not heard[id_] or heard[id_][-1][0] != last:
+                    ground.problems.append(f"who reads {id_} has not heard that it reaches {last}")
+        return Found(float(rate), _lag(committed, heard) if reading else 0.0)
 
-    pairs = ground.in_turn(
-        ground.pick(full=4, quick=1), lambda: side(announcing=False), lambda: side(announcing=True)
-    )
-    return [Line(f"{FLUSH} events a flush", "events/s", pairs, TARGET)]
+    rounds = ground.pick(full=4, quick=1)
+
+    def with_none() -> tuple[Found, Found]:
+        return side("none"), side("none", reading=True)
+
+    def with_some() -> list[Found]:
+        return [
+            side("ours"),
+            side("ours", reading=True),
+            side("10 ms"),
+            side("10 ms", reading=True),
+            side("ours", reading=True, pace=HUMAN),
+            side("10 ms", reading=True, pace=HUMAN),
+        ]
+
+    pairs = ground.in_turn(rounds, with_none, with_some)
+    return _lines(pairs)
+
+
+def _lines(pairs: list[tuple[tuple[Found, Found], list[Found]]]) -> list[Line]:
+    def rates(floor: int, ours: int) -> list[tuple[float, float]]:
+        return [(none[floor].rate, some[ours].rate) for none, some in pairs]
+
+    def lags(floor: int, ours: int) -> list[tuple[float, float]]:
+        return [(1000 * some[floor].lag, 1000 * some[ours].lag) for _, some in pairs]
+
+    return [
+        Line("flat out, nobody reads elsewhere", "events/s", rates(0, 0), TARGET),
+        Line("flat out, each read elsewhere", "events/s", rates(1, 1), TARGET),
+        Line("every 10 ms, nobody reads elsewhere", "events/s", rates(0, 2)),
+        Line("every 10 ms, each read elsewhere", "events/s", rates(1, 3)),
+        Line("commit to hub flat out, p50, beside every 10 ms", "ms", lags(3, 1)),
+        Line("commit to hub at 50/s, p50, beside every 10 ms", "ms", lags(5, 4)),
+    ]
+
+
+def _lag(
+    committed: dict[str, list[tuple[int, float]]], heard: dict[str, list[tuple[int, float]]]
+) -> float:
+    """The median of seconds from each commit to the first announcement that covers it."""
+    lags = []
+    for id_, commits in committed.items():
+        coming = iter(heard[id_])
+        covering = next(coming, None)
+        for last, at in commits:
+            while covering is not None and covering[0] < last:
+                covering = next(coming, None)
+            if covering is not None:
+                lags.append(covering[1] - at)
+    return statistics.median(lags) if lags else 0.0
 
 
 async def _write(
-    parent: processes.Parent, url: str, responses: list[str], announcing: bool, seconds: float
-) -> tuple[float, dict[str, int]]:
-    """A writing replica for each response. Returns events per second and how far each got."""
-    events = store.deltas(FLUSH)
+    parent: processes.Parent,
+    url: str,
+    responses: list[str],
+    how: How,
+    seconds: float,
+    pace: float,
+    others: list[str],
+) -> tuple[float, dict[str, int], dict[str, list[tuple[int, float]]]]:
+    """A writing replica for each response. Returns events per second, how far each got, and when
+    which event was committed."""
+    events = store.deltas(1 if pace else FLUSH)
+    committed: dict[str, list[tuple[int, float]]] = {id_: [] for id_ in responses}
     async with contextlib.AsyncExitStack() as stack:
-        runs = []
+        runs, halves = [], []
         for response_id in responses:
             database = await stack.enter_async_context(store.opened(url, SCHEMA))
-            replica = Writing(database, announcing=announcing, replicas=WRITERS + LISTENERS)
+            if how == "ours":
+                half = Half(database)
+                half.local.add(response_id)
+                half.announcer.replicas = WRITERS + LISTENERS
+                await stack.enter_async_context(half.running())
+                halves.append(half)
+                replica = Writing(database, announce=half.announcer.announce)
+            else:
+                replica = Writing(database, announcing=how == "10 ms", interval=COALESCED)
             await stack.enter_async_context(replica.running())
             runs.append(replica.writer.open(response_id, 1, 1))
+        looking = asyncio.create_task(_look(halves, others))
+        # As replicas that have been there for some time.
+        async with asyncio.timeout(30):
+            while any(half.interests.elsewhere("nobody's") for half in halves):
+                await asyncio.sleep(0.05)
         began = time.perf_counter()
 
         async def write(run: Any) -> None:
             while time.perf_counter() < began + seconds:
                 run.append(events)
                 await run.flush()
+                committed[run.response_id].append((run.next_sequence - 1, time.monotonic()))
+                if pace:
+                    await asyncio.sleep(1 / pace)
 
         await asyncio.gather(*(write(run) for run in runs))
         took = time.perf_counter() - began
+        looking.cancel()
+        if how == "ours":
+            await asyncio.sleep(SETTLE)
     reached = {run.response_id: run.next_sequence - 1 for run in runs}
-    return sum(reached.values()) / took, reached
+    return sum(reached.values()) / took, reached, committed
 
 
-async def _listen(parent: processes.Parent, url: str) -> list[dict[str, int]]:
-    """Listening replicas. Returns what each has heard: how far each log reaches."""
-    heard: list[dict[str, int]] = [{} for _ in range(LISTENERS)]
+async def _look(halves: list[Half], others: list[str]) -> None:
+    """See again and again that all replicas are alive."""
+    while True:
+        all_look(*halves, also=tuple(others))
+        await asyncio.sleep(ALIVE_EVERY)
+
+
+async def _listen(
+    parent: processes.Parent, url: str, responses: list[str], how: How, reading: bool
+) -> dict[str, list[tuple[int, float]]]:
+    """Listening replicas; with a reader for one response each, if `reading`. Returns, of each
+    response, how far its reader was told that it reaches, and when."""
+    heard: dict[str, list[tuple[int, float]]] = {id_: [] for id_ in responses}
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        for reached in heard:
+        halves, tails = [], []
+        for response_id in responses:
             database = await stack.enter_async_context(store.opened(url, SCHEMA))
-            listener, hub = _listening(database, reached)
-            group.create_task(listener.run(parent.stop))
-            group.create_task(hub.run(parent.stop))
-            await listener.ready.wait()
-        parent.ready()
+            half = Half(database)
+            halves.append(await stack.enter_async_context(half.running()))
+            if reading:
+                half.heard = {response_id: heard[response_id]}
+                tails.append(group.create_task(_read(half, response_id)))
+        looking = group.create_task(_look(halves, []))
+        parent.ready([half.id for half in halves])
         await parent.stopped()
+        for task in (looking, *tails):
+            task.cancel()
     return heard
 
 
-def _listening(database: Database, reached: dict[str, int]) -> tuple[Listener, Hub]:
-    settings = database.settings
-    hub = Hub(
-        EventLog(database), ring_bytes=settings.ring_bytes, poll_interval=settings.poll_interval
-    )
-
-    def announced(response_id: str, last: int) -> None:
-        reached[response_id] = last
-        hub.announced(response_id, last)
-
-    listener = Listener(
-        database,
-        ids.new_replica_id(),
-        announced=announced,
-        told=lambda _: None,
-        caught_up=hub.look_again,
-    )
-    return listener, hub
+async def _read(half: Half, response_id: str) -> None:
+    """A stream without a client."""
+    with half.tail(response_id) as tail:
+        while (await tail.next(10)) is not None:
+            pass
 
 
 ANNOUNCE: Final = Figure(
     name="announce",
     title=f"{WRITERS} writing and {LISTENERS} listening replicas, announcements on",
-    floor="the same with announcements off",
+    floor="the same with announcements off, where readers look every 2 s; of the lag, everything "
+    "announced every 10 ms",
     measure=_measure,
 )
