@@ -51,12 +51,14 @@ class Share:
     done: bool = False
     entries: list[Entry] = field(init=False)
     chunks: list[Chunk] = field(init=False)
+    size: int = field(init=False)
 
     def __post_init__(self) -> None:
         if len(self.pieces) == 1:
             [piece] = self.pieces
-            self.entries, self.chunks = piece.entries, piece.chunks
+            self.entries, self.chunks, self.size = piece.entries, piece.chunks, piece.size
         else:
+            self.size = sum([piece.size for piece in self.pieces])
             self.entries = [entry for piece in self.pieces for entry in piece.entries]
             self.chunks = [chunk for piece in self.pieces for chunk in piece.chunks]
 
@@ -70,10 +72,6 @@ class Share:
         return self.entries[0].first
 
     @property
-    def size(self) -> int:
-        return sum([piece.size for piece in self.pieces])
-
-    @property
     def first_step(self) -> Step | None:
         return next((step for entry in self.entries for step in entry.steps), None)
 
@@ -84,6 +82,13 @@ def share_of(run: RunLog, limit: int, chunk_bytes: int) -> Share | None:
     if not entries:
         return None
     if len(entries) == 1:
+        [entry] = entries
+        events = entry.events
+        if events and not entry.items and entry.size + len(events) <= chunk_bytes:
+            # Most shares: a few events, of one chunk.
+            data = events[0] if len(events) == 1 else b"\n".join(events)
+            chunk = Chunk(entry.first, entry.first + len(events) - 1, data)
+            return Share(run, [Piece(entries, [chunk], [], entry.size)])
         return Share(run, [_piece(entries, chunk_bytes)])
     return Share(run, list(_pieces(entries, chunk_bytes)))
 
@@ -130,7 +135,8 @@ def into_chunks(first: int, events: Iterable[bytes], chunk_bytes: int) -> list[C
 
 def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
     """The parameters of `append_log`. Rows name their run by its number in the batch, from 1."""
-    chunks: list[Sequence[object]] = []
+    chunk_runs: list[int] = []
+    chunks: list[Chunk] = []
     items: list[Sequence[object]] = []
     steps: list[Sequence[object]] = []
     endings: list[Sequence[object]] = []
@@ -144,7 +150,8 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         for piece in share.pieces:
             if piece.cuts:
                 items += [(n, *item) for item in _items(piece, len(chunks))]
-            chunks += [(n, first, last, data) for first, last, data in piece.chunks]
+            chunk_runs += [n] * len(piece.chunks)
+            chunks += piece.chunks
         for entry in share.entries:
             # Most entries bring events alone.
             if entry.steps:
@@ -166,7 +173,8 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         "response_ids": [share.run.response_id for share in batch],
         "attempts": [share.run.attempt for share in batch],
         "firsts": [share.entries[0].first for share in batch],
-        **_named(chunks, "chunk_runs", "chunk_firsts", "chunk_lasts", "chunk_data"),
+        "chunk_runs": chunk_runs,
+        **_named(chunks, "chunk_firsts", "chunk_lasts", "chunk_data"),
         **_named(items, "item_runs", "item_indexes", "items", "item_models", *_CUTS),
         **_named(steps, "step_runs", *_STEPS),
         **_named(endings, "ending_runs", *_ENDINGS),
@@ -219,6 +227,8 @@ def first_steps(batch: Sequence[Share]) -> list[list[Any]]:
 
 def _named(rows: Sequence[Sequence[object]], *names: str) -> dict[str, list[Any]]:
     """Rows as columns, each under its name."""
+    if not rows:
+        return {name: [] for name in names}
     return dict(zip(names, _transposed(rows, len(names)), strict=True))
 
 

@@ -114,6 +114,7 @@ class Queries:
         self.schema = schema
         self._sql = {name: in_schema(query.sql, schema) for name, query in _blocks().items()}
         self._parameters = {name: query.parameters for name, query in _blocks().items()}
+        self._names = {name: frozenset(each) for name, each in self._parameters.items()}
         self._with_optional_lines = {name for name, query in _blocks().items() if query.optional}
         self._shortened: dict[tuple[str, frozenset[str]], tuple[str, tuple[str, ...]]] = {}
 
@@ -130,7 +131,7 @@ class Queries:
             TypeError: a parameter has no value, or a value no parameter.
         """
         parameters = self._parameters[name]
-        if values.keys() != set(parameters):
+        if values.keys() != self._names[name]:
             missing = [each for each in parameters if each not in values]
             unknown = [each for each in values if each not in parameters]
             raise TypeError(f"query {name}: no value for {missing}, no parameter {unknown}")
@@ -141,7 +142,7 @@ class Queries:
 
     def _without_absent(self, name: str, values: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         query = _blocks()[name]
-        absent = frozenset(each for each in query.optional if values[each] is None)
+        absent = frozenset([each for each in query.optional if values[each] is None])
         if (name, absent) not in self._shortened:
             shorter = query.without(absent)
             sql = in_schema(shorter.sql, self.schema)
