@@ -12,7 +12,7 @@ class EventLog(Section):
         default=0.0005,
         ge=0,
         le=1,
-        description="Minimum interval between NOTIFYs of a replica; it grows with their number.",
+        description="Minimum interval between NOTIFYs of a replica; it grows with load.",
     )
     poll_interval: float = Field(
         default=2.0,

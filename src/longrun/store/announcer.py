@@ -25,9 +25,11 @@ from longrun.supervision import also_on
 log = logging.getLogger("longrun.store.announcer")
 
 REST: Final = 1 / 3
-"""For how long a busy announcer rests after a NOTIFY, for each replica that is alive, in units of
-what the NOTIFY took. It wakes all of them, under a lock that is one for the whole cluster: what it
-takes tells how busy Postgres and this replica are."""
+"""For how long a busy announcer rests after a NOTIFY, for each replica beyond FEW that is alive, in
+units of what the NOTIFY took. It wakes all of them, under a lock that is one for the whole cluster:
+what it takes tells how busy Postgres and this replica are."""
+
+FEW: Final = 4
 
 LONGEST_REST: Final = 0.1
 
@@ -97,7 +99,7 @@ class Announcer:
     @property
     def interval(self) -> float:
         """Seconds between a NOTIFY and the next."""
-        rest = min(LONGEST_REST, self._takes * self.replicas * REST)
+        rest = min(LONGEST_REST, self._takes * max(0, self.replicas - FEW) * REST)
         return max(self._least_interval, rest * min(1.0, rest * self._rate / BUSY))
 
     def sent(self, commits: int, seconds: float, took: float) -> None:
