@@ -149,8 +149,9 @@ class Hub:
             self._expect(topic)
 
     def _expect(self, topic: Topic) -> None:
+        if not self._unheard:
+            self._work.set()
         self._unheard[topic] = 0
-        self._work.set()
 
     def announced(self, response_id: str, last: int) -> None:
         """Another replica (or this one) says that a log reaches `last`. A hint; sets flags only."""
@@ -267,10 +268,11 @@ class Hub:
             if looks >= UNHEARD_LOOKS or topic.is_settled:
                 del self._unheard[topic]
                 continue
+            if looks and not self._join(topic.response_id):
+                del self._unheard[topic]
+                continue
             self._unheard[topic] = looks + 1
             self._woken.add(topic)
-            if looks:
-                self._join(topic.response_id)
 
     async def _find_lost(self) -> None:
         """End the streams of responses whose logs no longer reach what is in their rings. Their
