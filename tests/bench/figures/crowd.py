@@ -21,6 +21,7 @@ SECONDS: Final = 20.0
 """For which statements are counted: some are asked every 15 s."""
 
 SETTLING: Final = 10.0
+PATIENCE: Final = 300.0
 
 AT_ONCE: Final = 200
 """Connections that are being opened at the same time."""
@@ -160,7 +161,7 @@ async def _hold(parent: processes.Parent, streams: list[list[str]]) -> int:
         held = _Held(stream)
         async with slots:
             await loop.create_connection(lambda: held, "127.0.0.1", stream.port)
-            await asyncio.wait_for(held.begun, 60)
+            await asyncio.wait_for(held.begun, PATIENCE)
         return held
 
     everybody = await asyncio.gather(*(hold(Stream(*each)) for each in streams))  # type: ignore[arg-type]
