@@ -38,6 +38,9 @@ STOOD_STILL: Final = 1.0
 
 LONGEST_SILENCE: Final = 3 * BEAT
 
+START_SILENCE: Final = 60.0
+"""The same before it is ready: on a busy machine it takes long until Python says a first word."""
+
 SECOND_THOUGHT: Final = 0.25
 """Seconds between a worker's word that somebody stops it and its replacement: whoever does may
 mean all of them."""
@@ -323,19 +326,20 @@ class Workers:
                 self._look_at(process, now - process.heard)
 
     def _look_at(self, process: WorkerProcess, silent: float) -> None:
-        frozen = silent > self._silence
+        silence = self._silence if process.ready.is_set() else max(self._silence, START_SILENCE)
+        frozen = silent > silence
         if frozen and not process.frozen:
             self._shares[process.place] = NONE
             log.warning(
                 "worker %d (pid %d) is frozen: it is killed unless it wakes within %.0f s",
                 process.number,
                 process.pid,
-                self._silence,
+                silence,
             )
         elif process.frozen and not frozen:
             log.warning("worker %d (pid %d) is awake again", process.number, process.pid)
         process.frozen = frozen
-        if silent > 2 * self._silence:
+        if silent > 2 * silence:
             process.kill("frozen")
 
     # -- stopping -------------------------------------------------------------------------
