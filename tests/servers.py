@@ -120,7 +120,8 @@ def wait_ready(replica: Replica, timeout: float = 60) -> None:
         if replica.process.poll() is not None:
             raise AssertionError(f"the server ended: {replica.output()}")
         with (
-            contextlib.suppress(urllib.error.URLError, ConnectionError),
+            # Gunicorn listens before it serves: then an answer may not come in time.
+            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
             urllib.request.urlopen(replica.url + "/readyz", timeout=5) as answer,
         ):
             if answer.status == 200:
