@@ -31,7 +31,8 @@ ORDER BY page.last;
 
 -- name: merge_chunks
 -- Each of these takes the place of `count` chunks, which end at `first` to `last`. One that is not
--- returned found others there: the transaction must not be committed.
+-- returned found others there: the transaction must not be committed. It is of many commits, so that
+-- there is no time at which its events came.
 WITH gone AS (
     DELETE FROM longrun.event_chunks AS chunk
     USING unnest(:firsts::bigint[], :lasts::bigint[]) AS merged (first, last)
@@ -40,8 +41,8 @@ WITH gone AS (
 ), counted AS (
     SELECT gone.into_last, count(*) FROM gone GROUP BY gone.into_last
 )
-INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
-SELECT :response_id, merged.first, merged.last, merged.attempt, merged.data
+INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data, committed_at)
+SELECT :response_id, merged.first, merged.last, merged.attempt, merged.data, NULL
 FROM unnest(
     :firsts::bigint[], :lasts::bigint[], :attempts::integer[], :counts::bigint[], :data::bytea[]
 ) AS merged (first, last, attempt, count, data)

@@ -134,3 +134,81 @@ SELECT response.id, response.principal, response.agent, response.status, respons
 FROM longrun.responses AS response
 WHERE response.id = ANY($1::text[]) AND response.stored
 ORDER BY response.id DESC;
+
+-- name: get_course
+-- When the events of a principal's response were committed, in milliseconds after its creation, by
+-- the last event of each commit, of the first so many commits. Which event an attempt
+-- begins with, and who executed those that are over. A commit after the response has ended is none of its
+-- run's: its chunks were rewritten.
+WITH chunks AS MATERIALIZED (
+    SELECT chunk.first, chunk.last, chunk.attempt,
+        CASE WHEN chunk.committed_at < response.finished_at + interval '10 seconds'
+            OR response.finished_at IS NULL
+            THEN extract(epoch FROM chunk.committed_at - response.created_at) * 1000 END AS ms
+    FROM longrun.responses AS response
+    JOIN longrun.event_chunks AS chunk ON chunk.response_id = response.id
+    WHERE response.id = $1 AND response.principal = $2 AND response.stored
+    ORDER BY chunk.last
+    LIMIT $3
+)
+SELECT
+    ARRAY(SELECT last FROM chunks ORDER BY last) AS lasts,
+    ARRAY(SELECT round(ms)::bigint FROM chunks ORDER BY last) AS times,
+    ARRAY(SELECT attempt FROM chunks GROUP BY attempt ORDER BY attempt) AS attempts,
+    ARRAY(SELECT min(first) FROM chunks GROUP BY attempt ORDER BY attempt) AS firsts,
+    (SELECT ran_on FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored) AS ran_on;
+
+-- name: list_replicas_unscoped
+SELECT replica.id, replica.hostname, replica.pid, replica.version, replica.has_room,
+    extract(epoch FROM replica.started_at)::double precision AS started_at,
+    extract(epoch FROM replica.lease_until - now())::double precision AS lease_seconds,
+    (
+        SELECT count(*) FROM longrun.responses AS response
+        WHERE response.status = 'in_progress' AND response.replica_id = replica.id
+    ) AS runs
+FROM longrun.replicas AS replica
+ORDER BY replica.started_at, replica.id;
+
+-- name: count_queue_unscoped
+-- What waits, by agent and principal, the longest lines first; of no more than 20,000.
+SELECT waiting.agent AS model, waiting.principal, count(*) AS waiting,
+    extract(epoch FROM now() - min(waiting.created_at))::double precision AS oldest_seconds
+FROM (
+    SELECT agent, principal, created_at FROM longrun.responses
+    WHERE status = 'queued' ORDER BY id LIMIT 20000
+) AS waiting
+GROUP BY waiting.agent, waiting.principal
+ORDER BY count(*) DESC, min(waiting.created_at)
+LIMIT 100;
+
+-- name: measure_unscoped
+-- Figures of the whole, each of a bounded look: what runs and waits, how many of the newest 20,000
+-- that ended in the last hour had more than one attempt, and how full the queue of NOTIFY is, from 0 to 1.
+SELECT
+    (
+        SELECT count(*) FROM (
+            SELECT FROM longrun.responses WHERE status = 'in_progress' LIMIT 100000
+        ) AS live
+    ) AS live,
+    (
+        SELECT count(*) FROM (
+            SELECT FROM longrun.responses WHERE status = 'queued' LIMIT 100000
+        ) AS queued
+    ) AS waiting,
+    (
+        SELECT count(*) FROM (
+            SELECT attempt FROM longrun.responses
+            WHERE finished_at > now() - interval '1 hour' ORDER BY finished_at DESC LIMIT 20000
+        ) AS ended
+        WHERE ended.attempt > 1
+    ) AS taken_over,
+    pg_notification_queue_usage() AS notifications;
+
+-- name: size_tables
+SELECT class.relname AS name, pg_total_relation_size(class.oid) AS bytes,
+    greatest(class.reltuples, 0)::bigint AS rows
+FROM pg_class AS class
+WHERE class.relkind IN ('r', 'p') AND class.relnamespace = (
+    SELECT relnamespace FROM pg_class WHERE oid = 'longrun.responses'::regclass
+)
+ORDER BY 2 DESC, 1;

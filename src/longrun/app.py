@@ -321,11 +321,13 @@ class Longrun:
         middleware.append(Middleware(Intake, timeout=settings.receive_timeout))
         routes = [
             *health.routes(self.problems, self.warnings, lambda: self.exposition()),
-            *console_routes(),
+            *(console_routes() if settings.console else ()),
             *api.routes(),
             *Lists(self._responses).routes(),
             *Failures(self._responses, bool(settings.show_errors)).routes(),
-            *OverviewAPI(self._overview).routes(),
+            *OverviewAPI(
+                self._overview, self._responses, settings, self.authentication.is_required
+            ).routes(),
             *ConversationsAPI(
                 self._conversations, self._responses, api.bodies, settings.cell
             ).routes(),

@@ -158,7 +158,7 @@ class TestRun:
         assert await message(page).text_content() == evil
         output = page.locator("[data-type=mcp_call] .result")
         assert await output.text_content() == f"echo: {evil}"
-        await expect(page.locator("#output img, #output script, #runs img")).to_have_count(0)
+        await expect(page.locator("#output img, #output script, #rows img")).to_have_count(0)
         await expect(page).to_have_title("longrun")
 
     async def test_the_page_stays_fluent(self, page: Page, server: Replica) -> None:
@@ -278,34 +278,6 @@ class TestErrors:
     async def test_a_fragment_that_is_no_run(self, page: Page, server: Replica) -> None:
         await page.goto(f"{server.url}/#nonsense")
         await expect(page.locator(".card.error")).to_contain_text("is not the id of a response")
-
-
-class TestRecentRuns:
-    async def test_they_are_replayed(self, page: Page, server: Replica) -> None:
-        await page.goto(server.url)
-        for text in ("the first", "the second"):
-            await run(page, "scripted", text)
-            await expect(message(page)).to_have_text(text)
-            await expect(page.locator("#verdict")).to_have_text(WHOLE)
-        links = page.get_by_role("navigation").get_by_role("link")
-        await expect(links.locator(".asked")).to_have_text(["the second", "the first"])
-        await expect(links.locator(".about")).to_contain_text(["completed", "completed"])
-        await links.last.click()
-        await expect(message(page)).to_have_text("the first")
-        await page.go_back()
-        await expect(message(page)).to_have_text("the second")
-        await page.get_by_role("button", name="Forget").click()
-        await expect(links).to_have_count(0)
-
-    async def test_one_that_went_on_without_the_page(self, page: Page, server: Replica) -> None:
-        await page.goto(server.url)
-        await run(page, "scripted", BRISK)
-        await expect(message(page)).to_contain_text("word1 ")
-        started = shown_run(page)
-        await page.goto("about:blank")
-        log_of(server, started)
-        await page.goto(server.url)
-        await expect(page.locator("#runs .about")).to_contain_text("completed")
 
 
 class TestLooks:

@@ -8,8 +8,11 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
+from longrun.app import create_app
 from longrun.console import routes
+from longrun.settings import Settings
 
 FOLDER = files("longrun.console")
 
@@ -67,10 +70,22 @@ async def test_what_the_page_names_is_there() -> None:
     assert named == set(NAMES) - {"index.html"}
 
 
+def test_each_file_has_one_role() -> None:
+    for name in NAMES:
+        assert len(FOLDER.joinpath(name).read_text("utf-8").splitlines()) <= 400, name
+
+
+def test_it_can_be_turned_off() -> None:
+    app = create_app(None, Settings.load(console=False))
+    paths = {route.path for route in app.routes if isinstance(route, Route)}
+    assert "/v1/runs" in paths
+    assert not {path for path in paths if path == "/" or path.startswith("/console")}
+
+
 def test_every_event_of_the_api_is_listened_to() -> None:
     """EventSource hands over only events that are asked for by name; a new one would be lost."""
     union = get_args(ResponseStreamEvent)[0]
     known = {get_args(event.model_fields["type"].annotation)[0] for event in get_args(union)}
-    source = FOLDER.joinpath("stream.js").read_text("utf-8")
+    source = FOLDER.joinpath("longrun.js").read_text("utf-8")
     (listed,) = re.findall(r"EVENT_TYPES = `([^`]*)`", source)
     assert sorted(listed.split()) == sorted(known - {"error"})

@@ -50,6 +50,8 @@ MATRIX: dict[tuple[str, str], Endpoint] = {
     ("POST", "/responses/{id}/stream_token"): Endpoint("read", "response", admin=False),
     ("GET", "/responses/{id}/failure"): Endpoint("admin", "response"),
     ("GET", "/runs"): Endpoint("read"),
+    ("GET", "/runs/{id}"): Endpoint("read", "response"),
+    ("GET", "/system"): Endpoint("admin"),
     ("POST", "/chat_tokens"): Endpoint("write", body={"model": "scripted", "user": "u"}),
     ("POST", "/conversations"): Endpoint("write", body={}),
     ("GET", "/conversations/{id}"): Endpoint("read", "conversation"),

@@ -1,6 +1,7 @@
 """`GET /runs`: what consoles and command lines show of the responses of a caller."""
 
 import secrets
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from longrun.jsontext import dumps
 from longrun.store.overview import FIRST_WORDS, SCANNED, first_words
 from tests import servers
 from tests.postgres import Server
-from tests.reading import create, script
+from tests.reading import create, eventually, in_background, script
 from tests.servers import Replica
 from tests.storing import connected
 
@@ -152,3 +153,99 @@ def test_first_words() -> None:
     assert first_words(long[:4096]) == first_words(long)
     assert first_words('[{"content":"a\\\\b\\u00') == "a\\b"
     assert first_words('[{"type":"x","output":"') == ""
+
+
+async def test_its_course(client: httpx2.AsyncClient, replica: Replica) -> None:
+    """One run with its attempts, and when its events came."""
+    made = await create(replica, script(deltas=3, pause=0.2), model="scripted")
+    answer = await client.get(f"/runs/{made['id']}")
+    run = answer.json()
+    assert {**run, "attempts": [], "times": []} == {
+        **(await runs(client, q=made["id"]))["data"][0],
+        "attempts": [],
+        "times": [],
+    }
+    [attempt] = run["attempts"]
+    assert attempt["replica_id"].startswith("replica_")
+    assert attempt["until"] == pytest.approx(run["finished_at"], abs=0.1)
+    assert (attempt["attempt"], attempt["first_event"], attempt["how"]) == (1, 0, "completed")
+    numbers = [number for number, _ in run["times"]]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == run["events"] - 1
+    times = [ms for _, ms in run["times"]]
+    assert times[0] == 0
+    assert times == sorted(times)
+    took = (run["finished_at"] - run["created_at"]) * 1000
+    assert times[-1] == pytest.approx(took, abs=2)
+    assert took > 300
+    unknown = await client.get("/runs/resp_" + "0" * 32)
+    assert unknown.status_code == 404
+
+
+async def test_the_course_over_a_takeover(database: Server) -> None:
+    """Who executed each attempt, and how that ended, is kept by Postgres itself."""
+    with servers.replicas(2, database.url, schema="runs_over") as (first, second):
+        id_ = await in_background(first, deltas=100, pause=0.02)
+        async with httpx2.AsyncClient(base_url=second.base_url, timeout=30) as client:
+
+            async def run() -> dict[str, Any]:
+                return dict((await client.get(f"/runs/{id_}")).json())
+
+            async def has_begun() -> bool:
+                return (await run())["events"] > 5
+
+            await eventually(has_begun)
+            first.signal(signal.SIGKILL)
+            first.wait()
+
+            async def has_ended() -> bool:
+                return bool((await run())["finished_at"])
+
+            await eventually(has_ended)
+            found = await run()
+    before, after = found["attempts"]
+    assert (before["first_event"], before["how"]) == (0, "died")
+    assert (after["attempt"], after["how"]) == (2, "completed")
+    assert 0 < after["first_event"] < found["events"]
+    assert before["replica_id"] != after["replica_id"]
+    assert found["created_at"] < before["until"] < after["until"]
+
+
+async def test_the_system(client: httpx2.AsyncClient, replica: Replica) -> None:
+    held = await in_background(replica, deltas=1, hold=60)
+    system = (await client.get("/system")).json()
+    assert system["live"] >= 1
+    assert (system["waiting"], system["queue"]) == (0, [])
+    [alive] = [each for each in system["replicas"] if each["pid"] == replica.process.pid]
+    assert alive["lease_seconds"] > 0
+    assert alive["runs"] >= 1
+    assert {"responses", "event_chunks"} <= {each["name"] for each in system["tables"]}
+    await client.post(f"/responses/{held}/cancel")
+
+
+async def test_what_waits_is_counted_by_agent_and_principal(database: Server, schema: str) -> None:
+    environment = {"LONGRUN_MAX_RUNS": "1"}
+    started = servers.replicas(1, database.url, schema=schema, environment=environment)
+    with started as (full,):
+        ids = [await in_background(full, deltas=1, hold=60) for _ in range(3)]
+        async with httpx2.AsyncClient(base_url=full.base_url, timeout=30) as client:
+            system = (await client.get("/system")).json()
+            listed = await runs(client, status="queued")
+        [line] = system["queue"]
+        assert (line["model"], line["principal"], line["waiting"]) == ("scripted", "", 2)
+        assert line["oldest_seconds"] >= 0
+        assert [each["id"] for each in listed["data"]] == ids[:0:-1]
+
+
+async def test_commits_of_rewritten_chunks_have_no_time(
+    client: httpx2.AsyncClient, replica: Replica, database: Server
+) -> None:
+    made = await create(replica, "hello", model="scripted")
+    async with connected(database.url) as connection:
+        await connection.execute(
+            "UPDATE runs.event_chunks SET committed_at = now() + interval '1 hour'"
+            " WHERE response_id = $1",
+            made["id"],
+        )
+    run = (await client.get(f"/runs/{made['id']}")).json()
+    assert {ms for _, ms in run["times"]} == {None}

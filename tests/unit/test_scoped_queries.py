@@ -26,6 +26,7 @@ MAY_BE_UNSCOPED: Final = {
     "Responses.owner_unscoped": "for an admin, and then asked again for its owner",
     "Responses.page_unscoped": "for an admin, who lists what is everybody's",
     "Overview.runs_unscoped": "for an admin, who lists what is everybody's",
+    "Overview.system_unscoped": "for an admin: figures of all principals",
     "Conversations.owner_unscoped": "for an admin, and then asked again for its owner",
     "EventLog.end_unscoped": "after `Responses.get` for the principal",
 }

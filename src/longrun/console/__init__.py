@@ -1,14 +1,23 @@
-"""The console: one page at `/` that starts a run and follows it, in plain HTML, CSS and JS.
+"""The console: pages at `/` that list runs, follow one and show the system; plain HTML, CSS and JS.
 
 The files beside this one are what the browser gets, as they are:
 
-    index.html    the page
-    console.css   its looks, light and dark
-    console.js    wires the page: form, buttons, the run in the URL's fragment
-    stream.js     follows one run with EventSource, and counts what arrives
-    output.js     shows the run's items as they grow
-    recent.js     the runs that this browser started
-    api.js        requests, with errors in words
+    index.html      the pages, of which the URL's fragment says which is shown
+    console.css     what they have in common, light and dark
+    lists.css run.css transcript.css
+
+    console.js      wires the pages: signing in, the form, the fragment
+    runs.js         the list of runs; entry.js has one of them as a row
+    run.js          one run
+    longrun.js      follows a response, whatever happens to connections; for pages of others, too
+    output.js       a run's transcript, of cards.js and markdown.js
+    timeline.js     its turns and tools over time; times.js knows when events came
+    log.js          its events, and the way back to any of them
+    approvals.js    buttons that answer what a run asks
+    again.js        a run's request, to ask it again
+    links.js        the same with curl
+    system.js       replicas, queue and database
+    api.js dom.js   requests, with errors in words; elements, and how figures are written
     icon.svg
 """
 

@@ -21,39 +21,58 @@ export const key = {
   set: (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY)),
 };
 
-/** Called when the server does not take the key, or asks for one. */
+/** Called when the server does not take the key, or asks for one (`key`), and when it answers
+    again (`there`) or no longer (`away`). */
 export const wanted = new EventTarget();
 
-/** Paths are relative to the page, so that it also works under a prefix. */
-export const pathOf = (id, query = "") => `v1/responses/${encodeURIComponent(id)}${query}`;
+let isThere = true;
 
-export const get = (path) => ask(path, {});
+/** Where the API is. Relative to the page, so that it also works under a prefix. */
+export const BASE = "v1/";
 
-export const post = (path, body) =>
-  ask(path, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify(body),
-  });
+/** The path of a response. */
+export const pathOf = (id, query = "") => `${BASE}responses/${encodeURIComponent(id)}${query}`;
 
-/** What a URL needs so that the browser may open it by itself, without the key: `&token=…`. */
+/** The JSON at a path. `principal`: for whom the caller acts; `*` for everybody. */
+export const get = (path, principal) => ask(path, {}, principal);
+
+export const remove = (path, principal) => ask(path, { method: "DELETE" }, principal);
+
+export const post = (path, body, principal) =>
+  ask(
+    path,
+    {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(body),
+    },
+    principal,
+  );
+
+/** What a URL needs so that the browser may open it by itself, without the key: `token=…`. */
 export async function tokenFor(id) {
   if (!key.get()) return "";
   const { token } = await post(pathOf(id, "/stream_token"), {});
-  return `&token=${encodeURIComponent(token)}`;
+  return `token=${encodeURIComponent(token)}`;
 }
 
-async function ask(path, options) {
+/** The JSON that a request is answered with.
+
+    Throws a Problem. */
+export async function ask(path, options = {}, principal = undefined) {
   const bearer = key.get() ? { authorization: `Bearer ${key.get()}` } : {};
-  const headers = { ...options.headers, ...bearer };
+  const acts = principal === undefined ? {} : { "longrun-principal": principal };
+  const headers = { ...options.headers, ...bearer, ...acts };
   let answer;
   try {
     answer = await fetch(path, { cache: "no-store", ...options, headers });
   } catch {
+    turn(false);
     throw new Problem("The server is not responding.");
   }
   const text = await answer.text().catch(() => "");
   const body = parsed(text);
+  turn(answer.status < 500);
   if (answer.status === 401) wanted.dispatchEvent(new Event("key"));
   if (!answer.ok) {
     const said = body?.error?.message;
@@ -61,6 +80,12 @@ async function ask(path, options) {
   }
   if (body === undefined) throw new Problem("The server's response is not JSON.", answer.status);
   return body;
+}
+
+function turn(there) {
+  if (there === isThere) return;
+  isThere = there;
+  wanted.dispatchEvent(new Event(there ? "there" : "away"));
 }
 
 function parsed(text) {

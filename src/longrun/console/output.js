@@ -1,213 +1,9 @@
-/* Shows the items of a run as cards that grow.
+/* The transcript of a run: its cards, in a box that stays at its end while the reader is there. */
 
-   Models and tools are strangers: text goes in as text, never as HTML. Thousands of deltas a
-   second are gathered in strings and shown once a frame. */
+import { Card, textOf } from "./cards.js";
+import { element, perFrame } from "./dom.js";
 
 const FRAME_CHARACTERS = 32768; // shown in one frame; the rest waits for the next
-const BLOCK_CHARACTERS = 2000; // after that the next line begins a new block (see Growing),
-const LONGEST_BLOCK = 8000; // and after that the next word
-
-/** A function that calls `update` at most once a frame, however often it is called itself. */
-export function perFrame(update) {
-  let frame = 0;
-  let timer = 0;
-  const run = () => {
-    cancelAnimationFrame(frame);
-    clearTimeout(timer);
-    frame = timer = 0;
-    update();
-  };
-  return () => {
-    if (timer) return;
-    frame = requestAnimationFrame(run);
-    timer = setTimeout(run, 500); // a hidden page has no frames
-  };
-}
-
-/** An element with a class, text and children. */
-export function element(name, className = "", text = "", ...children) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  made.append(...children);
-  return made;
-}
-
-/** Text that grows at its end. A browser lays out a whole block for each letter that is added
-    to it, so a long text is made of many. */
-class Growing {
-  #pending = [];
-  #block = null;
-
-  constructor(parent) {
-    this.parent = parent;
-    this.length = 0;
-  }
-
-  add(text) {
-    this.#pending.push(text);
-    this.length += text.length;
-  }
-
-  /** Show at most `budget` characters of what waits. Returns how many. */
-  show(budget) {
-    const waiting = this.#pending.join("");
-    const now = waiting.slice(0, budget);
-    this.#pending = now.length < waiting.length ? [waiting.slice(budget)] : [];
-    for (let at = 0; at < now.length; ) at = this.#showPart(now, at);
-    return now.length;
-  }
-
-  #showPart(text, from) {
-    if (!this.#block) {
-      this.#block = document.createTextNode("");
-      this.parent.append(element("div", "block", "", this.#block));
-    }
-    const to = this.#endOfBlock(text, from);
-    this.#block.appendData(text.slice(from, to || text.length));
-    if (to) this.#block = null;
-    return to || text.length;
-  }
-
-  /** Where in the text the block ends; 0 if it goes on after it. */
-  #endOfBlock(text, from) {
-    const at = (limit) => from + Math.max(0, limit - this.#block.length);
-    const line = text.indexOf("\n", at(BLOCK_CHARACTERS)) + 1;
-    if (line && line <= at(LONGEST_BLOCK)) return line;
-    return text.indexOf(" ", at(LONGEST_BLOCK)) + 1 || line;
-  }
-
-  get waiting() {
-    return this.#pending.length > 0;
-  }
-
-  /** Forget what waits. */
-  drop() {
-    this.#pending = [];
-  }
-}
-
-const TITLES = {
-  message: "Message",
-  reasoning: "Reasoning",
-  function_call: "Tool call",
-  mcp_call: "Tool call",
-  function_call_output: "Tool output",
-};
-
-const STATES = { in_progress: "…", completed: "", incomplete: "not finished" };
-
-/** Calls of function tools: the client's to execute, and those that the server executes. */
-const CALLS = new Set(["function_call", "mcp_call"]);
-
-/** What the deltas of an item fill, by the middle of the event's name. */
-const ARGUMENTS = /arguments|input|code|command/;
-
-/** One output item. */
-class Card {
-  #parts = new Map();
-
-  constructor(item, grow) {
-    this.item = item;
-    this.grow = grow;
-    this.state = element("span", "state");
-    this.body = element("div", "body");
-    const title = element("span", "title", TITLES[item.type] ?? item.type.replaceAll("_", " "));
-    const name = element("span", "name", item.name ?? "");
-    const head = element("div", "card-head", "", title, name, this.state);
-    this.element = element("article", "card", "", head, this.body);
-    this.element.dataset.type = item.type;
-    this.say(item.status ?? "in_progress");
-  }
-
-  say(status, words = STATES[status] ?? status) {
-    this.element.dataset.status = status;
-    this.state.textContent = words;
-  }
-
-  /** Text for one of the item's parts; each has an element of its own, in order of appearance. */
-  add(part, text, className) {
-    let growing = this.#parts.get(part);
-    if (!growing) {
-      const parent = element("div", `text ${className}`);
-      this.body.append(parent);
-      growing = new Growing(parent);
-      this.#parts.set(part, growing);
-    }
-    growing.add(text);
-    this.grow(growing);
-  }
-
-  delta(event) {
-    const kind = event.type.slice("response.".length, -".delta".length);
-    const place = event.content_index ?? event.summary_index ?? 0;
-    this.add(`${kind} ${place}`, event.delta, ARGUMENTS.test(kind) ? "code" : "prose");
-  }
-
-  /** The item as it is at its end: what was not streamed is shown now. */
-  finish(item) {
-    this.item = item;
-    this.say(item.status ?? "completed");
-    if (this.unanswered) this.say("completed", "running…");
-    if (this.#parts.size === 0) {
-      for (const [part, text, className] of wholeParts(item)) this.add(part, text, className);
-    }
-    const outcome = item.type === "mcp_call" ? outcomeOf(item) : "";
-    if (outcome) this.add("outcome", outcome, "code result");
-  }
-
-  /** The item does not stay: its text is taken away. */
-  withdraw() {
-    for (const growing of this.#parts.values()) growing.drop();
-    this.#parts.clear();
-    this.body.replaceChildren();
-    this.item = { ...this.item, status: "incomplete" };
-    this.say("incomplete");
-  }
-
-  /** Another item that belongs to this one: a call's output. */
-  attach(card) {
-    this.answer = card;
-    this.element.append(card.element);
-    this.say("completed");
-  }
-
-  /** A finished call without an output, as yet. */
-  get unanswered() {
-    return this.item.type === "function_call" && this.item.status === "completed" && !this.answer;
-  }
-
-  get text() {
-    return this.body.textContent;
-  }
-}
-
-/** What an item shows when none of it was streamed. */
-function wholeParts(item) {
-  if (item.type === "message") return [["text 0", textOf(item), "prose"]];
-  if (CALLS.has(item.type)) return [["arguments 0", item.arguments, "code"]];
-  if (item.type === "function_call_output") return [["output 0", outputOf(item), "code result"]];
-  if (item.type === "reasoning") {
-    const texts = [...(item.summary ?? []), ...(item.content ?? [])].map((part) => part.text);
-    return texts.map((text, place) => [`reasoning ${place}`, text ?? "", "prose"]);
-  }
-  const { id, type, status, ...rest } = item;
-  return [["item 0", JSON.stringify(rest, null, 2), "code"]];
-}
-
-/** What the tool of a call that the server executes gave, or what went wrong with it. */
-function outcomeOf(item) {
-  if (typeof item.error === "string") return item.error;
-  const said = item.error?.content;
-  if (Array.isArray(said)) return said.map((part) => part.text ?? "").join("\n");
-  return item.output ?? item.error?.message ?? "";
-}
-
-const textOf = (item) =>
-  (item.content ?? []).map((part) => part.text ?? part.refusal ?? "").join("");
-
-const outputOf = (item) =>
-  typeof item.output === "string" ? item.output : JSON.stringify(item.output, null, 2);
 
 /** All cards of a run, in a box that stays at its end while the reader is there. */
 export class Output {
@@ -222,14 +18,18 @@ export class Output {
 
   constructor(box) {
     this.box = box;
+    this.asked = element("div", "asked");
     this.grow = (growing) => {
       this.#growing.add(growing);
       this.#show();
     };
     box.addEventListener("scroll", () => this.#scrolled());
+    new ResizeObserver(() => this.#show()).observe(box);
   }
 
-  clear() {
+  /** Begin anew: another run, or the same one up to another event. */
+  clear({ keepQuestion = false } = {}) {
+    if (!keepQuestion) this.asked.replaceChildren();
     this.#cards.clear();
     this.#calls.clear();
     this.#growing.clear();
@@ -237,13 +37,31 @@ export class Output {
     this.#atEnd = true;
     this.#top = 0;
     this.#whenShown = null;
-    this.box.replaceChildren();
+    this.box.replaceChildren(this.asked);
   }
 
   /** What the user asked. */
   question(text) {
-    const body = element("div", "text prose", text);
-    this.#append(element("article", "card question", "", element("div", "body", "", body)));
+    const body = element("div", "text", text);
+    this.asked.append(element("article", "card question", "", element("div", "body", "", body)));
+    this.#show();
+  }
+
+  /** What else the request brought: an item of its input. */
+  given(item) {
+    const card = new Card(item, this.grow);
+    card.finish(item);
+    this.asked.append(card.element);
+  }
+
+  /** The cards that ask for approval. */
+  get approvals() {
+    return [...this.#cards.values()].filter(({ item }) => item.type === "mcp_approval_request");
+  }
+
+  /** Say how long tools took, given when the events came (ms). */
+  showTimes(timeOf) {
+    for (const card of this.#cards.values()) card.showTime(timeOf);
   }
 
   /** A line between the cards: something happened to the run. */
@@ -286,9 +104,13 @@ export class Output {
     } else if (event.type === "response.output_item.added") {
       this.#open(event.output_index, event.item);
     } else if (event.type === "response.output_item.done") {
-      this.#open(event.output_index, event.item).finish(event.item);
+      const card = this.#open(event.output_index, event.item);
+      card.ended = event.sequence_number;
+      card.finish(event.item);
     } else if (event.type === "response.mcp_call.in_progress") {
-      this.#cards.get(event.output_index)?.say("in_progress", "running…");
+      const card = this.#cards.get(event.output_index);
+      if (card) card.began = event.sequence_number;
+      card?.say("in_progress", "running…");
     } else if (event.type.endsWith(".delta") && typeof event.delta === "string") {
       this.#cards.get(event.output_index)?.delta(event);
     }

@@ -1,11 +1,11 @@
-"""`/runs`: the responses of a caller with how they were run, for consoles and command lines.
+"""`/runs` and `/system`: what consoles and command lines show of responses and of replicas.
 
-An extension. An entry is much smaller than a response, so that a page can be asked for again every
+Extensions. An entry is much smaller than a response, so that a page can be asked for again every
 few seconds: no output, and of the input its first words.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -16,14 +16,17 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from longrun import ids
-from longrun.errors import BadRequest
-from longrun.http.access import for_everybody, principal_of
+from longrun.errors import BadRequest, Forbidden, NotFound
+from longrun.http.access import caller_of, for_everybody, principal_of, reader_of
 from longrun.http.answers import JSONAnswer
 from longrun.http.lists import ByMetadata
+from longrun.http.problems import shortened
 from longrun.http.query import Text
 from longrun.operations import ListOf, operation
 from longrun.protocol import Status
+from longrun.settings import Settings
 from longrun.store.overview import Overview, Ran, Wanted
+from longrun.store.responses import Responses
 
 _ID: Final = re.compile(r"resp_[0-9a-f]{0,32}")
 
@@ -77,9 +80,84 @@ class Run(BaseModel):
 
 class Runs(ListOf[Run]):
     """A page of runs. `next_after`: what `after` is for the next one; null: there is none. A search
-    for a text may find nothing on a page and go on on the next."""
+    for a text may find nothing on a page and go on on the next. The caller may list everybody's
+    (`is_admin`), and ask for `/system` (`is_operator`)."""
 
     next_after: str | None
+    is_admin: bool
+    is_operator: bool
+
+
+class Attempt(BaseModel):
+    """One run of a response: the number of its first event, on which replica, until when, and how
+    that ended (`died`, `left`, or the status of the response). Null: not known, or not over."""
+
+    attempt: int
+    first_event: int | None
+    replica_id: str | None
+    until: float | None
+    how: str | None
+
+
+class WholeRun(Run):
+    """A run with its attempts, and with when its events came.
+
+    Attributes:
+        times: pairs of the number of an event, and how many milliseconds after the creation it and
+            those before it (up to the pair before) were committed; null where that is not known.
+    """
+
+    attempts: list[Attempt]
+    times: list[tuple[int, int | None]]
+
+
+class Replica(BaseModel):
+    """A server process. `has_room`: whether it would take more runs; null: it does not say."""
+
+    id: str
+    hostname: str
+    pid: int
+    version: str
+    has_room: bool | None
+    started_at: float
+    lease_seconds: float
+    runs: int
+
+
+class Line(BaseModel):
+    """The responses of a principal that wait for an agent."""
+
+    model: str
+    principal: str
+    waiting: int
+    oldest_seconds: float
+
+
+class Table(BaseModel):
+    """A table with its indexes; `rows` are estimated."""
+
+    name: str
+    bytes: int
+    rows: int
+
+
+class System(BaseModel):
+    """All that runs and waits, who executes it, and what is stored.
+
+    Attributes:
+        taken_over: responses that ended in the last hour and had more than one attempt.
+        notifications: how full the queue of NOTIFY is, from 0 to 1.
+    """
+
+    object: Literal["system"]
+    live: int
+    waiting: int
+    taken_over: int
+    notifications: float
+    retention_days: float
+    replicas: list[Replica]
+    queue: list[Line]
+    tables: list[Table]
 
 
 class ListRuns(ByMetadata):
@@ -123,13 +201,28 @@ class ListRuns(ByMetadata):
 
 @dataclass(frozen=True, slots=True)
 class OverviewAPI:
-    """The endpoints."""
+    """The endpoints.
+
+    Args:
+        keys_asked_for: whether a caller has to say who they are.
+    """
 
     overview: Overview
+    responses: Responses
+    settings: Settings
+    keys_asked_for: Callable[[], Awaitable[bool]]
 
     def routes(self) -> list[BaseRoute]:
         """The routes, the same at the root and under `/v1`."""
-        return [Route(f"{prefix}/runs", self.list_runs, methods=["GET"]) for prefix in ("", "/v1")]
+        return [
+            Route(prefix + path, endpoint, methods=["GET"])
+            for prefix in ("", "/v1")
+            for path, endpoint in (
+                ("/runs", self.list_runs),
+                ("/runs/{id}", self.get_run),
+                ("/system", self.get_system),
+            )
+        ]
 
     @operation(Runs, query=ListRuns)
     async def list_runs(self, request: Request) -> Response:
@@ -139,8 +232,55 @@ class OverviewAPI:
             found, after = await self.overview.runs_unscoped(query.wanted(""))
         else:
             found, after = await self.overview.runs(query.wanted(principal_of(request)))
-        data = [as_run(each) for each in found]
-        return JSONAnswer({"object": "list", "data": data, "next_after": after})
+        return JSONAnswer(
+            {
+                "object": "list",
+                "data": [as_run(each) for each in found],
+                "next_after": after,
+                "is_admin": caller_of(request).is_admin,
+                "is_operator": await self._is_operator(request),
+            }
+        )
+
+    @operation(WholeRun)
+    async def get_run(self, request: Request) -> Response:
+        """`GET /runs/{id}`: how a response was run, by which attempts, and when its events came."""
+        response_id = request.path_params["id"]
+        found = None
+        if ids.is_response_id(response_id):
+            reader = await reader_of(request, response_id, self.responses.owner_unscoped)
+            found = await self.overview.run(response_id, reader)
+        if found is None:
+            raise NotFound(f"Response with id {shortened(response_id)!r} not found.", param="id")
+        course = await self.overview.course(response_id, reader)
+        attempts = [each._asdict() for each in course.attempts]
+        current = found.columns["replica_id"]
+        if current is not None and attempts and attempts[-1]["replica_id"] is None:
+            attempts[-1]["replica_id"] = current
+        return JSONAnswer({**as_run(found), "attempts": attempts, "times": course.times})
+
+    @operation(System)
+    async def get_system(self, request: Request) -> Response:
+        """`GET /system`: replicas, the queue and the database, for admins; on a server that asks
+        nobody who they are, for whoever is on its machine."""
+        if not await self._is_operator(request):
+            raise Forbidden("The system is shown to admins.")
+        found = await self.overview.system_unscoped()
+        return JSONAnswer(
+            {
+                "object": "system",
+                **found.figures,
+                "retention_days": self.settings.retention_days,
+                "replicas": found.replicas,
+                "queue": found.queue,
+                "tables": found.tables,
+            }
+        )
+
+    async def _is_operator(self, request: Request) -> bool:
+        if caller_of(request).is_admin:
+            return True
+        return not self.settings.no_auth and not await self.keys_asked_for()
 
 
 _OF_COLUMNS: Final = (

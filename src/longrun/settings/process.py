@@ -65,6 +65,9 @@ class Process(Section):
         description="Export a trace of each response by OpenTelemetry (OTLP over HTTP). Where to, "
         "and how much, the standard `OTEL_*` variables say. Needs the `otel` extra.",
     )
+    console: bool = Field(
+        default=True, description="Serve the console at `/`. Its API is there in any case."
+    )
     sdk_tracing: bool = Field(
         default=False, description="Let the Agents SDK export its traces to OpenAI."
     )

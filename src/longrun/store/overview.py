@@ -1,9 +1,9 @@
 """What operators look at: responses with how they were run, page by page."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from asyncpg import Record
 
@@ -15,6 +15,12 @@ from longrun.store.sealing import column_place
 
 SCANNED: Final = 1000
 """Responses in whose inputs one request looks for a text; the next request goes on after them."""
+
+COMMITS: Final = 20_000
+"""Commits of a log whose times are told at once."""
+
+NEAR: Final = 10
+"""Milliseconds: the times of commits that are nearer to each other are not told apart."""
 
 FIRST_WORDS: Final = 200
 """Characters of an input that are shown in a list."""
@@ -53,6 +59,42 @@ class Ran:
     words: str | None
 
 
+class Attempt(NamedTuple):
+    """One run of a response.
+
+    Attributes:
+        first_event: the number of its first event, where it is among those that were read.
+        until: when its replica let go of it, in seconds since the epoch; None: it has not, or an
+            older version did not say.
+        how: `died`, `left`, or the status of the response.
+    """
+
+    attempt: int
+    first_event: int | None
+    replica_id: str | None
+    until: float | None
+    how: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """When events were committed: by the number of the last event of a commit, milliseconds after
+    the creation (None: not known). And the attempts, in order."""
+
+    times: list[tuple[int, int | None]]
+    attempts: list[Attempt]
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """All that runs and waits, who executes it, and what it takes to store it; rows by column."""
+
+    figures: dict[str, Any]
+    replicas: list[dict[str, Any]]
+    queue: list[dict[str, Any]]
+    tables: list[dict[str, Any]]
+
+
 class Overview:
     """Reads what has no place in the API of responses."""
 
@@ -85,6 +127,37 @@ class Overview:
         rows = await self._database.fetch(self._queries.get_runs, [response_id], principal)
         return self._ran(rows[0]) if rows else None
 
+    async def course(self, response_id: str, principal: str) -> Course:
+        """When the events of a response were committed, and by which attempts; empty where it is
+        not there, or not theirs."""
+        row = await self._database.fetch_row(
+            self._queries.get_course, response_id, principal, COMMITS
+        )
+        assert row is not None
+        over = {attempt: rest for attempt, *rest in map(_attempt_in, row["ran_on"] or ())}
+        firsts = dict(zip(row["attempts"], row["firsts"], strict=True))
+        return Course(
+            times=_thinned(zip(row["lasts"], row["times"], strict=True)),
+            attempts=[
+                Attempt(number, firsts.get(number), *over.get(number, (None, None, None)))
+                for number in sorted(firsts.keys() | over.keys())
+            ],
+        )
+
+    async def system_unscoped(self) -> System:
+        """What there is of all principals: for those who run it."""
+        queries = self._queries
+        [figures] = await self._database.fetch(queries.measure_unscoped)
+        return System(
+            figures=dict(figures),
+            replicas=await self._dicts(queries.list_replicas_unscoped),
+            queue=await self._dicts(queries.count_queue_unscoped),
+            tables=await self._dicts(queries.size_tables),
+        )
+
+    async def _dicts(self, query: str) -> list[dict[str, Any]]:
+        return [dict(row) for row in await self._database.fetch(query)]
+
     def _traits(self, wanted: Wanted) -> dict[str, Any]:
         first, last = wanted.ids or (None, None)
         by_key = self._sealing.sought_hashes(wanted.metadata.items()) if wanted.metadata else []
@@ -111,6 +184,25 @@ class Overview:
         except Unreadable:
             return Ran(columns, unreadable_document(id_, columns["agent"]), None)
         return Ran(columns, opened, None if text is None else first_words(text))
+
+
+def _attempt_in(text: str) -> tuple[int, str, float, str]:
+    """An entry of `responses.ran_on`."""
+    attempt, replica_id, seconds, how = text.split(" ")
+    return int(attempt), replica_id, float(seconds), how
+
+
+def _thinned(commits: Iterable[tuple[int, int | None]]) -> list[tuple[int, int | None]]:
+    """Commits without those that the next one is near to."""
+    found: list[tuple[int, int | None]] = []
+    began: int | None = None
+    for last, ms in commits:
+        if found and ms is not None and began is not None and ms - began < NEAR:
+            found[-1] = (last, found[-1][1])
+        else:
+            found.append((last, ms))
+            began = ms
+    return found
 
 
 def _page(found: Record, wanted: Wanted) -> tuple[list[str], str | None]:

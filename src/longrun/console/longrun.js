@@ -1,10 +1,14 @@
-/* Follows one run with EventSource.
+/* Follows one response to its end, whatever happens to connections: for pages of your own, too.
+
+     import { Follower } from "/console/longrun.js";
+     new Follower(id, { key: "sk-…", onEvent: (event) => …, onChange: () => … });
 
    The browser resumes by itself: it reconnects and sends the last id that it got. What is left to
    do here: listen to each type of event by its name, count, cut on demand, close at the end, and
-   find out why when the browser gives up. */
+   find out why when the browser gives up. This module stands by itself.
 
-import { get, pathOf, tokenFor } from "./api.js";
+   Over HTTP/1.1 a browser opens six connections to a server, for all of its tabs together. So a
+   few followers hold one each, and those beyond them take turns with one more. */
 
 /** Every event type of the Responses API but `error`, which longrun never sends and EventSource
     uses for itself. Events have names, and EventSource hands over only those one asks for. */
@@ -46,16 +50,26 @@ export const EVENT_TYPES = `
   response.web_search_call.searching
 `.trim().split(/\s+/);
 
-const TERMINAL = new Set(["response.completed", "response.failed", "response.incomplete"]);
+export const TERMINAL = new Set(["response.completed", "response.failed", "response.incomplete"]);
 
 const CUT_PAUSE = 1500; // ms; long enough to see that events pile up behind a cut
 
 const RETRY = { first: 1000, longest: 10000 }; // ms, when the browser has given up
 
-/** Follows a run from its start to its terminal event.
+const STREAMS = 4; // followers of all tabs that hold a connection; the others take turns
+const TURN = 1000; // ms that a turn lasts,
+const BETWEEN_TURNS = 300; // and until the next one is asked for
 
-    Calls `onEvent(event)` for each event, once and in order, and `onChange()` when `state` or a
-    figure is another. States: connecting, live, resumed, reconnecting, cut, done, lost. */
+/** Follows a response from its start to its terminal event.
+
+    Calls `onEvent(event, data)` for each event, once and in order, with the text that it came as,
+    and `onChange()` when `state` or a figure is another. States: connecting, live, resumed,
+    reconnecting, cut, done, lost.
+
+    Options: `base`, where the API is (default `/v1/`); `key`, an API key or a token, if the server
+    asks for one; `after`, the number of the last event that there is already; `request(path,
+    options)`, in place of fetch, which gives the JSON of an answer and throws an error that has
+    `passing` if a further try may succeed. */
 export class Follower {
   state = "connecting";
   events = 0;
@@ -69,12 +83,18 @@ export class Follower {
   #source = null;
   #opening = null; // the latest of the connections that are being made
   #timer = 0;
+  #turnEnds = 0;
+  #release = () => {};
   #wait = RETRY.first;
 
-  constructor(id, { onEvent, onChange }) {
+  constructor(id, { onEvent, onChange = () => {}, base = "/v1/", key = "", after = -1, request }) {
     this.id = id;
+    this.path = `${base}responses/${encodeURIComponent(id)}`;
+    this.cursor = after;
     this.onEvent = onEvent;
     this.onChange = onChange;
+    this.key = typeof key === "function" ? key : () => key;
+    this.request = request ?? ((path, options) => requested(path, options, this.key()));
     this.#open();
   }
 
@@ -98,16 +118,19 @@ export class Follower {
 
   async #open() {
     const opening = (this.#opening = Symbol("opening"));
-    let token;
+    const [release, turn] = await connection();
+    if (opening !== this.#opening) return release(); // closed meanwhile
+    this.#release = release;
+    let token = "";
     try {
-      token = await tokenFor(this.id);
+      token = await this.#token();
     } catch (problem) {
       if (opening === this.#opening) this.#failed(problem);
       return;
     }
-    if (opening !== this.#opening) return; // closed meanwhile
+    if (opening !== this.#opening) return;
     const after = this.cursor < 0 ? "" : `&starting_after=${this.cursor}`;
-    const source = new EventSource(pathOf(this.id, `?stream=true${after}${token}`));
+    const source = new EventSource(`${this.path}?stream=true${after}${token}`);
     this.#source = source;
     source.onopen = () => this.#opened();
     source.onerror = () => this.#interrupted(source);
@@ -116,14 +139,26 @@ export class Follower {
     source.onmessage = () => this.#end();
     const arrived = (message) => this.#arrived(message);
     for (const type of EVENT_TYPES) source.addEventListener(type, arrived);
+    if (turn) this.#turnEnds = setTimeout(() => this.#endTurn(), TURN);
+  }
+
+  /** What the URL needs so that the browser may open it by itself, without the key. */
+  async #token() {
+    if (!this.key()) return "";
+    const { token } = await this.request(`${this.path}/stream_token`, { method: "POST" });
+    return `&token=${encodeURIComponent(token)}`;
   }
 
   #opened() {
     this.#wait = RETRY.first;
-    const first = this.connections.length === 0;
+    const last = this.connections.at(-1);
+    if (last?.end === "turn") {
+      last.end = null; // its next turn: no other connection to speak of
+      return;
+    }
     this.resumedAt = this.cursor + 1;
     this.connections.push({ first: this.resumedAt, last: this.cursor, end: null });
-    this.#turn(first ? "live" : "resumed");
+    this.#turn(last ? "resumed" : "live");
   }
 
   #arrived(message) {
@@ -136,7 +171,7 @@ export class Follower {
       this.cursor = number;
       this.events += 1;
       this.connections.at(-1).last = number;
-      this.onEvent(event);
+      this.onEvent(event, message.data);
     }
     if (TERMINAL.has(event.type)) this.#end();
     this.onChange();
@@ -145,6 +180,11 @@ export class Follower {
   #end() {
     this.#close("end");
     this.#turn("done");
+  }
+
+  #endTurn() {
+    this.#close("turn");
+    this.#timer = setTimeout(() => this.#open(), BETWEEN_TURNS);
   }
 
   #interrupted(source) {
@@ -158,7 +198,7 @@ export class Follower {
   async #askWhy(source) {
     let why = null;
     try {
-      await get(pathOf(this.id));
+      await this.request(this.path, {});
     } catch (problem) {
       why = problem;
     }
@@ -167,6 +207,7 @@ export class Follower {
 
   /** Try again later, unless the problem will not pass. */
   #failed(problem) {
+    this.#close("broken");
     if (problem && !problem.passing) {
       this.#close("lost");
       this.problem = problem.message;
@@ -179,9 +220,12 @@ export class Follower {
 
   #close(how) {
     clearTimeout(this.#timer);
+    clearTimeout(this.#turnEnds);
     this.#opening = null;
     this.#source?.close();
     this.#source = null;
+    this.#release();
+    this.#release = () => {};
     this.#ended(how);
   }
 
@@ -194,4 +238,36 @@ export class Follower {
     this.state = state;
     this.onChange();
   }
+}
+
+/** A connection that may be opened: how to give it back, and whether it is only for a turn. */
+async function connection() {
+  if (!navigator.locks) return [() => {}, false]; // only on https and localhost
+  for (let n = 0; n < STREAMS; n += 1) {
+    const release = await held(`longrun stream ${n}`, { ifAvailable: true });
+    if (release) return [release, false];
+  }
+  return [await held("longrun turn", {}), true];
+}
+
+/** A lock among all tabs: how to release it; null if another has it. */
+function held(name, options) {
+  return new Promise((got) => {
+    navigator.locks.request(name, options, (lock) => {
+      if (!lock) return got(null);
+      return new Promise((release) => got(release));
+    });
+  });
+}
+
+async function requested(path, options, key) {
+  const bearer = key ? { authorization: `Bearer ${key}` } : {};
+  const passing = (message, is) => Object.assign(new Error(message), { passing: is });
+  const answer = await fetch(path, { ...options, headers: bearer }).catch(() => {
+    throw passing("The server is not responding.", true);
+  });
+  const body = await answer.json().catch(() => ({}));
+  if (answer.ok) return body;
+  const said = body.error?.message ?? `The server responded with status ${answer.status}.`;
+  throw passing(said, answer.status === 429 || answer.status >= 500);
 }
