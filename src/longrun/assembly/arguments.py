@@ -1,6 +1,7 @@
 """The arguments of a call (or its code, or its input) while they are streamed."""
 
 from collections.abc import Iterator, Sequence
+from io import StringIO
 
 from longrun.assembly.kinds import CALL_EVENTS, CALL_KEYS, Event, JSONObject, missing
 
@@ -20,7 +21,7 @@ class Arguments:
         self._delta, self._end = f"{events}.delta", f"{events}.done"
         self._identity = identity
         self._always = always
-        self._pieces: list[str] = []
+        self._gathered = StringIO()
         self._done = False
         self._whole: str | None = None
 
@@ -34,7 +35,7 @@ class Arguments:
         if what == "delta":
             if fields.get("delta") is None:
                 return ()
-            self._pieces.append(fields["delta"])
+            self._gathered.write(fields["delta"])
             # As one of the type that the call is shown as.
             fields["type"] = self._delta
             return ((self._delta, fields),)
@@ -45,13 +46,13 @@ class Arguments:
             fields.pop("name", None)
         return [*self._catch_up(fields), (self._end, fields)]
 
-    def pieces(self, kind: str, fields: JSONObject) -> list[str] | None:
+    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
         """Where deltas of this kind are gathered; None: they are not, or not any more."""
-        return self._pieces if CALL_EVENTS.get(kind) == "delta" and not self._done else None
+        return self._gathered if CALL_EVENTS.get(kind) == "delta" and not self._done else None
 
     def rest(self, raw: JSONObject) -> Iterator[Event]:
         """What is still to be said of a call that the model finished like this."""
-        if self._done or not (self._always or self._pieces):
+        if self._done or not (self._always or self._gathered.tell()):
             return
         self._done = True
         yield from self._catch_up(raw)
@@ -67,14 +68,14 @@ class Arguments:
 
     def so_far(self, raw: JSONObject) -> JSONObject:
         """What was streamed, or said to be the whole of it, by the key of the item."""
-        return {self._key: "".join(self._pieces) if self._whole is None else self._whole}
+        return {self._key: self._gathered.getvalue() if self._whole is None else self._whole}
 
     def begins(self, raw: JSONObject) -> bool:
         """Calls are told apart by their call ids."""
         return True
 
     def _catch_up(self, fields: JSONObject) -> Iterator[Event]:
-        rest = missing(fields.get(self._key) or "", "".join(self._pieces))
+        rest = missing(fields.get(self._key) or "", self._gathered.getvalue())
         if rest:
-            self._pieces.append(rest)
+            self._gathered.write(rest)
             yield self._delta, {**self._identity, "delta": rest}

@@ -257,9 +257,9 @@ class Assembler:
         self._emit_all(events)
         last = self._events[-1] if events else None
         if isinstance(last, Delta) and last.fields is fields:
-            pieces = self._turn.pieces(kind, event.__dict__)
-            if pieces is not None:
-                self._streak = Streak.after(event, last.fields, pieces)
+            gathered = self._turn.gathered(kind, event.__dict__)
+            if gathered is not None:
+                self._streak = Streak.after(event, last.fields, gathered)
 
     def tool_output(self, raw_item: Any) -> None:
         """The result of a tool call or a handoff, once per call: the end of its `mcp_call`, or an

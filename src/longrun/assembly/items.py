@@ -5,6 +5,7 @@ parts and deltas, `done`, all with one identity.
 """
 
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from typing import Any, Final, Protocol
 
 from longrun import ids
@@ -122,10 +123,10 @@ class Item:
         fields.update(self._identity)
         return self._content.event(kind, fields)
 
-    def pieces(self, kind: str, fields: JSONObject) -> list[str] | None:
-        """Where the pieces of the text that a delta is about are gathered, while more of them may
-        come and be shown; else None. `fields` are the model's."""
-        return None if self.late or self.done else self._content.pieces(kind, fields)
+    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
+        """Where the text that a delta is about is gathered, while more of it may come and be
+        shown; else None. `fields` are the model's."""
+        return None if self.late or self.done else self._content.gathered(kind, fields)
 
     def finish(self, raw: JSONObject, status: str = "completed") -> list[Event]:
         """What of the item was not streamed yet, then `done`.
@@ -205,7 +206,7 @@ class _Content(Protocol):
     """What of an item is streamed piece by piece."""
 
     def event(self, kind: str, fields: JSONObject) -> Sequence[Event]: ...
-    def pieces(self, kind: str, fields: JSONObject) -> list[str] | None: ...
+    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None: ...
     def rest(self, raw: JSONObject) -> Iterable[Event]: ...
     def close(self) -> Iterable[Event]: ...
     def so_far(self, raw: JSONObject) -> JSONObject: ...
@@ -218,7 +219,7 @@ class _Whole:
     def event(self, kind: str, fields: JSONObject) -> Sequence[Event]:
         return ((kind, fields),)
 
-    def pieces(self, kind: str, fields: JSONObject) -> list[str] | None:
+    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
         return None
 
     def rest(self, raw: JSONObject) -> Sequence[Event]:

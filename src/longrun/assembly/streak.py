@@ -1,6 +1,7 @@
 """Streaks: deltas of one part that follow each other, which are most of what a model says."""
 
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, Final, Self
 
 from longrun.assembly.kinds import JSONObject
@@ -20,23 +21,23 @@ class Streak:
         fields: of the first one, as it left.
         count: how many fields each of them has.
         same: those that all of them have in common.
-        pieces: where the part's text is gathered.
+        gathered: where the part's text is gathered.
     """
 
     kind: type[Any]
     fields: JSONObject
     count: int
     same: list[tuple[str, Any]]
-    pieces: list[str]
+    gathered: StringIO
 
     @classmethod
-    def after(cls, event: Any, fields: JSONObject, pieces: list[str]) -> Self | None:
+    def after(cls, event: Any, fields: JSONObject, gathered: StringIO) -> Self | None:
         """The streak that begins with an event; None: each that follows may say something new."""
         if event.__pydantic_extra__ or fields.get("logprobs"):
             return None
         said = event.__dict__
         same = [(key, value) for key, value in said.items() if key not in _OWN]
-        return cls(type(event), fields, len(said), same, pieces)
+        return cls(type(event), fields, len(said), same, gathered)
 
     def next(self, event: Any) -> Delta | None:
         """What leaves for an event; None: it does not belong to the streak."""
@@ -49,5 +50,5 @@ class Streak:
         for key, value in self.same:
             if said.get(key) != value:
                 return None
-        self.pieces.append(text)
+        self.gathered.write(text)
         return Delta(self.fields, text)

@@ -6,6 +6,7 @@ added before its deltas, the deltas add up to the finished text, and a part ends
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
 from longrun.assembly.kinds import (
@@ -28,13 +29,13 @@ from longrun.assembly.kinds import (
 class _Part:
     text: Text
     place: int  # among the item's parts of its index: ours, without gaps
-    pieces: list[str] = field(default_factory=list)
+    gathered: StringIO = field(default_factory=StringIO)  # a list of deltas is ten times as large
     said: bool = False  # the text's own `done`
     done: bool = False  # the part's `done`
 
     @property
     def so_far(self) -> str:
-        return "".join(self.pieces)
+        return self.gathered.getvalue()
 
     def is_open(self, text: Text | None) -> bool:
         """Whether more of this kind of text may still be said."""
@@ -79,21 +80,21 @@ class Texts:
             return self._annotation(kind, fields)
         return ((kind, fields),)
 
-    def pieces(self, kind: str, fields: JSONObject) -> list[str] | None:
+    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
         """Where the deltas of a part are gathered; None: they are not, or not any more."""
         text, _ = TEXT_OF_EVENT.get(kind, (None, ""))
         if text is None:
             return None
         index = fields.get(text.index)
         part = self._parts.get((text.index, 0 if index is None else index))
-        return part.pieces if part is not None and part.is_open(text) else None
+        return part.gathered if part is not None and part.is_open(text) else None
 
     def _delta(self, kind: str, fields: JSONObject, text: Text) -> list[Event]:
         part, events = self._part_or_new(text, fields)
         delta = fields.get("delta")
         if delta is None or not part.is_open(text):
             return events
-        part.pieces.append(delta)
+        part.gathered.write(delta)
         events.append((kind, _placed(part, fields)))
         return events
 
@@ -208,7 +209,7 @@ class Texts:
         """The rest of a text, as one more delta."""
         rest = missing(whole, part.so_far)
         if rest:
-            part.pieces.append(rest)
+            part.gathered.write(rest)
             yield f"{part.text.events}.delta", self._at(part, delta=rest, **part.text.extra)
 
     def _say(self, part: _Part, whole: str) -> Iterator[Event]:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from io import StringIO
 from typing import Any, Final, Protocol
 
 from longrun.assembly.items import Item, unannounced
@@ -65,14 +66,14 @@ class Turn:
         item = self._new(self._new_item(raw, late=late), index)
         return [*item.begin(), *item.event(kind, fields)]
 
-    def pieces(self, kind: str, fields: JSONObject) -> list[str] | None:
+    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
         """Where the text of the part that a delta is about is gathered; None: nowhere.
 
         Args:
             fields: the event's, as the model gave it.
         """
         item = self._by_index.get((fields.get("output_index"), item_of_event(kind, fields)))
-        return None if item is None else item.pieces(kind, fields)
+        return None if item is None else item.gathered(kind, fields)
 
     def done(self, index: int | None, raw: JSONObject) -> list[Event]:
         """The model has finished an item."""
