@@ -2,11 +2,7 @@
 
 import contextlib
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,13 +11,12 @@ import pytest
 from openai import AsyncOpenAI
 
 from longrun import ids
-from tests import servers
+from tests import nginx, servers
 from tests.postgres import Server
 from tests.reading import Wire, check_complete, eventually, script
-from tests.servers import Replica, free_port
+from tests.servers import Replica
 from tests.unit.test_readme import blocks
 
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 CELLS = ("00", "01")
 BEFORE_CELLS = "0" * 12 + "7" + "0" * 19
 
@@ -43,33 +38,12 @@ def cells(database: Server) -> Iterator[list[Replica]]:
 @pytest.fixture(scope="module")
 def proxy(cells: list[Replica]) -> Iterator[str]:
     """The URL of an nginx with the configuration of the README, with these replicas in it."""
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
     (found,) = blocks("nginx")
-    port = free_port()
     for number, cell in enumerate(cells):
         there = f"127.0.0.1:{cell.url.rpartition(':')[2]}"
         found = re.sub(rf"server 10\.0\.{number}\.\d:8000;", f"server {there};", found)
-    assert found.count("listen 80;") == 1
-    found = found.replace("listen 80;", f"listen 127.0.0.1:{port};")
-    folder = Path(tempfile.mkdtemp(prefix="longrun-nginx-"))
-    paths = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    configuration = folder / "nginx.conf"
-    configuration.write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/log;\n"
-        f"events {{}}\nhttp {{\naccess_log off;\n{paths}{found}\n}}\n"
-    )
-    process = subprocess.Popen([NGINX, "-c", str(configuration), "-e", str(folder / "log")])
-    try:
-        servers.wait_ready(Replica(f"http://127.0.0.1:{port}", process, folder / "log"))
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(folder)
+    with nginx.running(found) as url:
+        yield url
 
 
 def client_of(url: str, key: str = "none") -> AsyncOpenAI:

@@ -11,7 +11,18 @@ from longrun import cli
 
 COMMANDS = ("serve", "demo", "migrate", "settings")
 
-OF_FILES = ("ps", "run", "tail", "cancel", "retry", "show", "doctor", "prune", "dashboard")
+OF_FILES = (
+    "ps",
+    "run",
+    "tail",
+    "cancel",
+    "retry",
+    "show",
+    "doctor",
+    "prune",
+    "dashboard",
+    "deploy",
+)
 """Commands that have a file, or share one."""
 
 

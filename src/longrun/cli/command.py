@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from longrun.cli import doctor, encryption, keys, monitoring, prune, ps, runs, show
+from longrun.cli import deploying, doctor, encryption, keys, monitoring, prune, ps, runs, show
 from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import ConfigurationError, LongrunError
 from longrun.settings import Settings
@@ -31,6 +31,7 @@ app.add_typer(show.app)
 app.add_typer(doctor.app)
 app.add_typer(prune.app)
 app.add_typer(monitoring.app)
+app.add_typer(deploying.app)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 

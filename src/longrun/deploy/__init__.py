@@ -1,0 +1,1 @@
+"""`longrun deploy`: configurations of what runs longrun, or stands in front of it."""
