@@ -112,7 +112,6 @@ BEGIN
     GRANT SELECT, INSERT, DELETE ON longrun.request_rates TO "longrun_runtime";
     GRANT UPDATE (level, rate, at) ON longrun.request_rates TO "longrun_runtime";
     GRANT EXECUTE ON FUNCTION longrun.is_busy(text) TO "longrun_runtime";
-    GRANT EXECUTE ON FUNCTION longrun.note_attempt() TO "longrun_runtime";
 END
 $$;
 

@@ -176,7 +176,7 @@ async def test_its_course(client: httpx2.AsyncClient, replica: Replica) -> None:
     assert times[0] == 0
     assert times == sorted(times)
     took = (run["finished_at"] - run["created_at"]) * 1000
-    assert times[-1] == pytest.approx(took, abs=2)
+    assert times[-1] == pytest.approx(took, abs=50)
     assert took > 300
     unknown = await client.get("/runs/resp_" + "0" * 32)
     assert unknown.status_code == 404

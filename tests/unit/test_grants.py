@@ -14,6 +14,8 @@ def test_every_table_and_function_of_ours_is_in_it() -> None:
     """One that is missing could not be used by a replica with the least rights."""
     migrations = "".join(file.read_text() for file in (sql_folder() / "migrations").glob("*.sql"))
     made = set(re.findall(r"CREATE (?:UNLOGGED )?(?:TABLE|FUNCTION) (longrun\.\w+)", migrations))
+    # A trigger's function is for who makes the trigger.
+    made -= set(re.findall(r"CREATE FUNCTION (longrun\.\w+)\(\) RETURNS trigger", migrations))
     granted = {right.name.partition("(")[0] for right in needed()}
     assert made - granted == set(), "grant it in sql/grants.sql"
     assert granted - made == {"longrun.migrations"}

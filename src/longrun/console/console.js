@@ -117,8 +117,9 @@ function pressed(event) {
   const act = { "/": () => $("q").focus(), n: () => $("input").focus() }[event.key];
   if (!act) return;
   event.preventDefault();
-  if ($("runs-view").hidden) location.hash = "";
-  setTimeout(act);
+  if (!$("runs-view").hidden) return act();
+  location.hash = "";
+  setTimeout(act); // when it is shown
 }
 
 $("sign-in").addEventListener("submit", signIn);
