@@ -18,9 +18,12 @@ The files beside this one are what the browser gets, as they are:
     links.js        the same with curl
     system.js       replicas, queue and database
     api.js dom.js   requests, with errors in words; elements, and how figures are written
+    chat.html       a chat for end users, to copy: all in one file, but for longrun.js
     icon.svg
 """
 
+import re
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from importlib.resources import files
@@ -39,14 +42,18 @@ _MEDIA_TYPES: Final = {
     ".svg": "image/svg+xml",
 }
 
+_POLICY: Final = (
+    # Nothing from elsewhere. Trusted types: a script that would make HTML of a string, which may be
+    # a model's, is stopped by the browser.
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
+_INLINE: Final = re.compile(rb"<(script|style)\b[^>]*>(.+?)</\1>", re.DOTALL)
+
 _HEADERS: Final = {
     # Asked for again each time, and answered with 304: a page must fit the server that it is of.
     "cache-control": "no-cache",
-    # Nothing inline, nothing from elsewhere. Trusted types: a script that would make HTML of a
-    # string, which may be a model's, is stopped by the browser.
-    "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
-    "trusted-types 'none'",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
@@ -64,7 +71,11 @@ def routes() -> list[Route]:
 
 
 def _serving(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    headers = {**_HEADERS, "etag": f'"{sha256(content).hexdigest()[:32]}"'}
+    headers = {
+        **_HEADERS,
+        "content-security-policy": _policy_of(content),
+        "etag": f'"{sha256(content).hexdigest()[:32]}"',
+    }
 
     @operation(media_type, public=True, statuses={304: "It is as `if-none-match` says."})
     async def console(request: Request) -> Response:
@@ -74,3 +85,12 @@ def _serving(content: bytes, media_type: str) -> Callable[[Request], Awaitable[R
         return Response(content, headers=headers, media_type=media_type)
 
     return console
+
+
+def _policy_of(content: bytes) -> str:
+    """Of what stands in a page itself, exactly that may run."""
+    allowed = "".join(
+        f"; {kind.decode()}-src 'self' 'sha256-{b64encode(sha256(text).digest()).decode()}'"
+        for kind, text in _INLINE.findall(content)
+    )
+    return _POLICY + allowed
