@@ -301,7 +301,7 @@ WHERE id = $1 AND principal = $2 AND stored;
 -- name: show_response
 -- All that an operator may want to know of a response.
 SELECT id, principal, agent, status, background, stored, attempt, spent, deaths, handovers,
-    replica_id, created_at, finished_at, deadline_at, document, reason,
+    replica_id, created_at, finished_at, deadline_at, document, reason, ran_on,
     (SELECT count(*) FROM longrun.items WHERE response_id = response.id) AS items,
     (
         SELECT sum(last - first + 1)::bigint FROM longrun.event_chunks WHERE response_id = response.id

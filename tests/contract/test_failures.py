@@ -101,6 +101,9 @@ async def test_longrun_show_of_one_that_completed(replica: Replica) -> None:
     assert (told["status"], told["reason"]) == ("completed", None)
     assert told["items"] == len(response["output"])
     assert len(told["steps"]) == 3
+    [attempt] = told["attempts"]
+    assert (attempt["attempt"], attempt["how"]) == (1, "completed")
+    assert attempt["replica_id"].startswith("replica_")
     assert told["usage"] == response["usage"]
     assert "Traceback" not in show(replica, response["id"]).stdout
 

@@ -1,7 +1,7 @@
 """`longrun show`: one response, for its operator."""
 
 import asyncio
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +10,7 @@ from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import ConfigurationError
 from longrun.jsontext import dumps, loads
 from longrun.settings import Settings
+from longrun.store.overview import attempt_in
 
 app = typer.Typer()
 
@@ -45,8 +46,17 @@ def _as_json(found: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in found.items()
-        if name not in ("document", "reason")
+        if name not in ("document", "reason", "ran_on")
     }
+    told["attempts"] = [
+        {
+            "attempt": number,
+            "replica_id": replica,
+            "until": datetime.fromtimestamp(until, UTC).isoformat(),
+            "how": how,
+        }
+        for number, replica, until, how in map(attempt_in, found["ran_on"] or ())
+    ]
     ended = {name: document.get(name) for name in ("error", "incomplete_details", "usage")}
     return {**told, **ended, "reason": loads(reason) if reason else None}
 
@@ -60,6 +70,10 @@ def _as_text(told: dict[str, Any]) -> str:
             *("id", "status", "agent", "principal", "attempt", "deaths", "handovers"),
             *("replica_id", "created_at", "finished_at", "events", "items"),
         )
+    ]
+    rows += [
+        (f"attempt {each['attempt']}", f"{each['how']} at {each['until']} on {each['replica_id']}")
+        for each in told["attempts"]
     ]
     rows += [("steps", ", ".join(told["steps"]))]
     rows += [("told", (told["error"] or {}).get("message"))]

@@ -134,7 +134,7 @@ class Overview:
             self._queries.get_course, response_id, principal, COMMITS
         )
         assert row is not None
-        over = {attempt: rest for attempt, *rest in map(_attempt_in, row["ran_on"] or ())}
+        over = {attempt: rest for attempt, *rest in map(attempt_in, row["ran_on"] or ())}
         firsts = dict(zip(row["attempts"], row["firsts"], strict=True))
         return Course(
             times=_thinned(zip(row["lasts"], row["times"], strict=True)),
@@ -186,7 +186,7 @@ class Overview:
         return Ran(columns, opened, None if text is None else first_words(text))
 
 
-def _attempt_in(text: str) -> tuple[int, str, float, str]:
+def attempt_in(text: str) -> tuple[int, str, float, str]:
     """An entry of `responses.ran_on`."""
     attempt, replica_id, seconds, how = text.split(" ")
     return int(attempt), replica_id, float(seconds), how
