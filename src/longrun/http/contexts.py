@@ -9,7 +9,7 @@ from longrun.history.approvals import REQUEST
 from longrun.history.continuation import context_of, lost_reference
 from longrun.history.conversation import Before
 from longrun.history.mending import answered_by, unmade
-from longrun.http.problems import shortened
+from longrun.http.problems import item_not_found, shortened
 from longrun.http.requests import CreateResponse
 from longrun.protocol import Context, Status, is_terminal
 from longrun.store.responses import Exchange, Responses
@@ -54,13 +54,7 @@ class Contexts:
         found = await self._responses.named_items(before, items, principal)
         lost = lost_reference(items, found)
         if lost is not None:
-            place, item_id = lost
-            raise BadRequest(
-                f"Item with id {shortened(item_id)!r} not found.",
-                param=f"input[{place}].id",
-                code="item_not_found",
-                lost=item_id,
-            )
+            raise item_not_found("input", *lost)
         context = context_of(before.exchanges, items, found)
         _check_answers(context, all_made=body.conversation_id is None or not self._queues)
         return context

@@ -23,7 +23,7 @@ from longrun.http.bodies import Bodies
 from longrun.http.items import CheckedItems, checked_items
 from longrun.http.limits import MOST_PARAMETERS, is_too_deep
 from longrun.http.lists import Item, ListedItem, ListQuery, as_item, as_list
-from longrun.http.problems import bad_request, shortened
+from longrun.http.problems import bad_request, item_not_found, shortened
 from longrun.http.requests import Metadata
 from longrun.jsontext import dumps, loads
 from longrun.operations import PageOf, null_is_absent, operation
@@ -264,13 +264,7 @@ def new_items(
     """
     lost = lost_reference(given, found)
     if lost is not None:
-        place, item_id = lost
-        raise BadRequest(
-            f"Item with id {shortened(item_id)!r} not found.",
-            param=f"items[{place}].id",
-            code="item_not_found",
-            lost=item_id,
-        )
+        raise item_not_found("items", *lost)
     return [
         ConversationItem(ids.new_item_id(kind_of(_led_to(item, found)), cell), dumps(item).decode())
         for item in given

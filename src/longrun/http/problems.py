@@ -26,6 +26,20 @@ def response_not_found(response_id: str) -> NotFound:
     )
 
 
+def item_not_found(param: str, place: int, item_id: str) -> BadRequest:
+    """The same error whether it is unknown or another principal's.
+
+    Args:
+        param: the list that has the reference, and `place` where it is there.
+    """
+    return BadRequest(
+        f"Item with id {shortened(item_id)!r} not found.",
+        param=f"{param}[{place}].id",
+        code="item_not_found",
+        lost=item_id,
+    )
+
+
 def bad_request(error: ValidationError, given: Any) -> BadRequest:
     """One problem, in the words of the API: where it is and what would be right."""
     problems = error.errors(include_url=False, include_input=False)

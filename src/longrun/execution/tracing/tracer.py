@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import (
@@ -58,13 +58,9 @@ class _Ids(RandomIdGenerator):
 
 
 class Tracer:
-    """One per replica.
+    """One per replica."""
 
-    Args:
-        exporter: takes the spans; that of OTLP over HTTP unless given.
-    """
-
-    def __init__(self, replica_id: str, exporter: Any = None) -> None:
+    def __init__(self, replica_id: str) -> None:
         resource = Resource.create(
             {
                 "service.version": version("longrun"),
@@ -75,7 +71,7 @@ class Tracer:
         if resource.attributes.get("service.name") == "unknown_service":
             resource = resource.merge(Resource({"service.name": "longrun"}))
         self._replica_id = replica_id
-        self._exporter = exporter or OTLPSpanExporter()
+        self._exporter: SpanExporter = OTLPSpanExporter()
         self._provider = TracerProvider(resource=resource, id_generator=_Ids())
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self.tracer = self._provider.get_tracer("longrun", version("longrun"))
