@@ -111,12 +111,19 @@ def _is_queries(node: ast.AST) -> bool:
 
 
 def classes(folder: str) -> dict[str, Class]:
-    return {
-        node.name: of_class(node)
-        for file in sorted((ROOM / folder).rglob("*.py"))
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ClassDef)
-    }
+    """By name; two of the same name are taken for one."""
+    found: dict[str, Class] = {}
+    for file in sorted((ROOM / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                made, before = of_class(node), found.get(node.name, Class())
+                found[node.name] = Class(
+                    before.queries | made.queries,
+                    before.own | made.own,
+                    before.held | made.held,
+                    before.bases | made.bases,
+                )
+    return found
 
 
 STORE: Final = classes("store")

@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from openai.types import Model
 from openai.types.responses import Response as ResponseObject
@@ -17,11 +16,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive
 
 from longrun import ids
-from longrun.access.callers import Caller
 from longrun.errors import (
     BadRequest,
-    ConversationNotFound,
-    Forbidden,
     LongrunError,
     NotFound,
     StillRunning,
@@ -32,16 +28,14 @@ from longrun.http.access import caller_of, principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.approvals import Answers
 from longrun.http.bodies import Bodies
-from longrun.http.contexts import Contexts
-from longrun.http.limits import Limits
-from longrun.http.problems import response_not_found, shortened
+from longrun.http.creations import Creations, Runs
+from longrun.http.problems import response_not_found
 from longrun.http.query import GetResponse
 from longrun.http.rates import say_tokens
 from longrun.http.requests import CreateResponse
 from longrun.http.streams import EventStream, OpenStreams, until_disconnected
 from longrun.operations import ListOf, operation
-from longrun.parameters import TRACEPARENT
-from longrun.protocol import Allowance, RunRequest, is_terminal
+from longrun.protocol import RunRequest, is_terminal
 from longrun.settings import Settings
 from longrun.store.abridged import end_before
 from longrun.store.events import Begun, EventLog
@@ -52,21 +46,8 @@ from longrun.store.responses import Responses, StoredResponse
 BEGIN_WAIT: Final = 0.5
 """Seconds that a stream waits for its first page before it begins without."""
 
-LONGEST_TRACEPARENT: Final = 128
-"""Characters; version 00 has 55."""
-
 CANCEL_WAIT: Final = 10.0
 """Seconds that the answer to a cancel waits for the terminal event."""
-
-
-class Runs(Protocol):
-    """What starts and stops runs; the application hands it in."""
-
-    async def submit(self, request: RunRequest) -> Submitted: ...
-
-    async def cancel(self, response_id: str, principal: str) -> bool: ...
-
-    def cancel_soon(self, response_id: str, principal: str) -> None: ...
 
 
 class Deleted(BaseModel):
@@ -87,6 +68,7 @@ class ResponsesAPI:
 
     Attributes:
         bodies: reads the bodies of this replica's requests, within one budget.
+        creations: makes responses of requests.
     """
 
     def __init__(
@@ -103,20 +85,23 @@ class ResponsesAPI:
         own_limits: Mapping[str, tuple[Collection[str], Mapping[str, float]]] | None = None,
     ) -> None:
         self._runs = runs
-        self._models = models
         self._responses = responses
-        self._contexts = Contexts(responses, queues=settings.conversation_overlap == "queue")
         self._log = event_log
-        self._hub = hub
-        self._keys = keys
-        self._answers = answers
         self._settings = settings
-        self._limits = Limits.of(settings)
-        self._own_limits = {
-            name: self._limits.narrowed(*each) for name, each in (own_limits or {}).items()
-        }
         self._streams = OpenStreams(settings.max_principal_streams)
-        self.bodies = Bodies(self._limits)
+        self.creations = Creations(
+            runs=runs,
+            models=models,
+            responses=responses,
+            event_log=event_log,
+            hub=hub,
+            keys=keys,
+            answers=answers,
+            streams=self._streams,
+            settings=settings,
+            own_limits=own_limits or {},
+        )
+        self.bodies = Bodies(self.creations.limits)
         self._started = int(time.time())
 
     def routes(self) -> list[BaseRoute]:
@@ -141,36 +126,16 @@ class ResponsesAPI:
     async def create(self, request: Request) -> ASGIApp:
         """`POST /responses`: create a response, which an agent produces."""
         caller = caller_of(request)
-        body = await self.bodies.read(request, partial(self._parse, caller))
-        agent = self._agent(body.model, caller)
-        principal = caller.principal
-        on = body.conversation_id
-        if on is not None and not ids.is_conversation_id(on):
-            raise ConversationNotFound(shortened(on))
-        goes_on = await self._answers.goes_on(body, agent, principal)
-        context = await self._contexts.of(body, principal)
-        headers = forwarded(request, self._settings.forward_headers)
-        run_request = body.run_request(
-            principal, agent, context, headers, goes_on, self._settings.cell
-        )
-        allowance = self._allowance(caller)
-        run_request = replace(run_request, allowance=allowance)
-        if self._settings.otel:
-            run_request = traced(request, run_request)
-        response_id = run_request.response_id
+        body = await self.bodies.read(request, partial(self.creations.parse, caller))
+        run_request = await self.creations.request_of(body, caller, request)
+        reads = body.stream or not body.background
         with contextlib.ExitStack() as open_stream:
-            if body.stream:
-                open_stream.enter_context(self._streams.one_more(caller.limited_as))
-            await self._take_run(caller)
-            reads = body.stream or not body.background
-            tail = self._tail(response_id, patient=not body.stream, coming=True)
-            if reads:
-                # Before it is created, so that it reads nothing in the log.
-                open_stream.enter_context(tail)
             try:
-                submitted = await self._runs.submit(run_request)
+                tail, submitted = await self.creations.create(
+                    run_request, caller, open_stream, streams=body.stream, reads=reads
+                )
             finally:
-                say_tokens(request.scope, allowance)
+                say_tokens(request.scope, run_request.allowance)
             if body.stream:
                 open_stream.callback(submitted.answered)
                 closed = open_stream.pop_all().close
@@ -181,50 +146,6 @@ class ResponsesAPI:
         # Sent by then, since nothing in between waits.
         asyncio.get_running_loop().call_soon(submitted.answered)
         return JSONAnswer({**run_request.document, "status": submitted.status, "output": []})
-
-    def _parse(self, caller: Caller, body: Any) -> CreateResponse:
-        model = body.get("model") if isinstance(body, dict) else None
-        if model is None:
-            model = next(iter(self._models_of(caller)), None)
-        own = self._own_limits.get(model) if isinstance(model, str) else None
-        return CreateResponse.parse(body, own or self._limits)
-
-    async def _take_run(self, caller: Caller) -> None:
-        """Count a run against those that a chat token may start.
-
-        Raises:
-            Forbidden: there are none left.
-        """
-        if caller.agent is None or caller.key is None:
-            return
-        if not await self._keys.use_run(caller.key):
-            raise Forbidden("This token may start no more runs.", code="no_runs_left")
-
-    def _allowance(self, caller: Caller) -> Allowance:
-        settings = self._settings
-        return Allowance(
-            max_live=_closest(caller.max_runs, settings.max_principal_runs),
-            max_tokens=_closest(caller.max_tokens, settings.max_principal_tokens_per_day),
-            account=None if caller.limited_as == caller.principal else caller.limited_as,
-        )
-
-    def _models_of(self, caller: Caller) -> Sequence[str]:
-        if caller.agent is None:
-            return self._models
-        return [name for name in self._models if name == caller.agent]
-
-    def _agent(self, model: str | None, caller: Caller) -> str:
-        models = self._models_of(caller)
-        if model is None and models:
-            return models[0]
-        if model is not None and model in models:
-            return model
-        served = ", ".join(models)
-        raise NotFound(
-            f"The model {shortened(model or '')!r} does not exist. Served here: {served}.",
-            param="model",
-            code="model_not_found",
-        )
 
     def _stream_of_creation(
         self,
@@ -305,7 +226,7 @@ class ResponsesAPI:
             raise response_not_found(response_id)
         with contextlib.ExitStack() as open_stream:
             # Before the log is read, so that nothing falls between.
-            tail = open_stream.enter_context(self._tail(response_id, cursor))
+            tail = open_stream.enter_context(self.creations.tail(response_id, cursor))
             begun = await self._begun(response_id, reader, cursor)
             if is_terminal(begun.status) and "last-event-id" in request.headers:
                 chunks = begun.chunks
@@ -343,24 +264,6 @@ class ResponsesAPI:
             raise response_not_found(response_id)
         return stored
 
-    def _tail(
-        self,
-        response_id: str,
-        cursor: int = -1,
-        *,
-        patient: bool = False,
-        coming: bool = False,
-    ) -> Tail:
-        return Tail(
-            self._hub,
-            self._log,
-            response_id,
-            cursor=cursor,
-            page_bytes=self._settings.page_bytes,
-            patient=patient,
-            coming=coming,
-        )
-
     # -- cancel, delete, models -------------------------------------------------------------------
 
     @operation(ResponseObject)
@@ -383,7 +286,7 @@ class ResponsesAPI:
         await self._runs.cancel(response_id, principal)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_WAIT):
-                await self._until_ended(self._tail(response_id, patient=True))
+                await self._until_ended(self.creations.tail(response_id, patient=True))
 
     @operation(Deleted)
     async def delete(self, request: Request) -> Response:
@@ -398,32 +301,15 @@ class ResponsesAPI:
     @operation(ListOf[Model])
     async def list_models(self, request: Request) -> Response:
         """`GET /models`: the served agents."""
-        models = self._models_of(caller_of(request))
+        models = self.creations.models_of(caller_of(request))
         return JSONAnswer({"object": "list", "data": [self._model(name) for name in models]})
 
     @operation(Model)
     async def get_model(self, request: Request) -> Response:
         """`GET /models/{id}`: a served agent."""
-        return JSONAnswer(self._model(self._agent(request.path_params["id"], caller_of(request))))
+        return JSONAnswer(
+            self._model(self.creations.agent(request.path_params["id"], caller_of(request)))
+        )
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "longrun"}
-
-
-def _closest(*limits: int | None) -> int | None:
-    """The lowest of some limits; None: there is none."""
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def forwarded(request: Request, names: Iterable[str]) -> dict[str, str]:
-    """The headers of these names, for the run to know."""
-    found = {name: ", ".join(request.headers.getlist(name)) for name in names}
-    return {name: value for name, value in found.items() if value}
-
-
-def traced(request: Request, run_request: RunRequest) -> RunRequest:
-    """With the client's span, of which it becomes a part."""
-    parent = request.headers.get(TRACEPARENT, "")
-    if not 0 < len(parent) <= LONGEST_TRACEPARENT:
-        return run_request
-    return replace(run_request, parameters={**run_request.parameters, TRACEPARENT: parent})
