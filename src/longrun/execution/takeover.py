@@ -2,24 +2,13 @@
 the response."""
 
 import asyncio
-import contextlib
-import itertools
 import re
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Container,
-    Iterable,
-    Iterator,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
-
 from longrun.assembly.assembler import Assembler
+from longrun.assembly.from_log import events_in, joined
 from longrun.assembly.items import Item
 from longrun.assembly.kinds import ITEM_ADDED, is_output
 from longrun.assembly.server_calls import FunctionCall
@@ -169,39 +158,13 @@ async def _open_items(response_id: str, found: _Items, event_log: EventLog) -> d
         for index in sorted(found.open)
     }
     async for chunk in _pages(event_log.page_unscoped, response_id, found.first_open - 1):
-        for event in _joined(map(_decoded, chunk.data.split(b"\n"))):
+        for event in joined(events_in(chunk.data)):
             item = items.get(event.get("output_index", -1))
             if item is not None and event["type"] != ITEM_ADDED:
                 item.event(event["type"], event)
         # A long text takes a second: the other runs have their turn.
         await asyncio.sleep(0)
     return items
-
-
-def _joined(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """These events, consecutive deltas of one part as one: a long text has little else."""
-    for part, together in itertools.groupby(events, _part):
-        if part is None:
-            yield from together
-        else:
-            deltas = list(together)
-            yield {**deltas[0], "delta": "".join(event["delta"] for event in deltas)}
-
-
-def _part(event: dict[str, Any]) -> tuple[Any, ...] | None:
-    """What the deltas of one part of an item have in common; None for other events."""
-    if not isinstance(event.get("delta"), str):
-        return None
-    return tuple(map(event.get, ("type", "output_index", "content_index", "summary_index")))
-
-
-def _decoded(line: bytes) -> dict[str, Any]:
-    """An event of a log. Of open items only texts matter, and no number: orjson alone is ten times
-    as fast as `loads`."""
-    with contextlib.suppress(orjson.JSONDecodeError):
-        event: dict[str, Any] = orjson.loads(line)
-        return event
-    return dict(loads(line))
 
 
 async def _pages(page: _Page, response_id: str, cursor: int = -1) -> AsyncIterator[Chunk]:
