@@ -266,6 +266,31 @@ FROM (
 WHERE page.bytes_through - page.bytes < :limit
 ORDER BY page.last;
 
+-- name: read_back
+-- The last chunks before a number, at least one if there is any, then as many as fit into :limit
+-- bytes; :sealed as in read_page.
+SELECT page.first, page.last, page.data
+FROM (
+    SELECT chunk.first, chunk.last, chunk.data, chunk.bytes,
+        sum(chunk.bytes) OVER (ORDER BY chunk.last DESC) AS bytes_from
+    FROM (
+        SELECT chunk.first, chunk.last, chunk.data, octet_length(chunk.data)
+-- optional :sealed
+            + CASE WHEN get_byte(substring(chunk.data FOR 1), 0) = :sealed
+                THEN ('x' || encode(substring(chunk.data FROM 3 FOR 4), 'hex'))::bit(32)::integer
+                    - octet_length(chunk.data)
+                ELSE 0 END
+-- end
+            AS bytes
+        FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = :response_id AND chunk.last < :before
+    ) AS chunk
+    ORDER BY chunk.last DESC
+    LIMIT 2000
+) AS page
+WHERE page.bytes_from - page.bytes < :limit
+ORDER BY page.last;
+
 -- name: read_stream
 -- What the stream of a principal's response begins with: its status, and chunks after a cursor as
 -- read_page has them. Nothing: it is not there, or not theirs; a row without a chunk: nothing comes

@@ -118,7 +118,7 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
     [
         ("GET", f"/responses/{UNKNOWN}", 404, {}),
         ("GET", f"/responses/{UNKNOWN}?stream=maybe", 400, {}),
-        ("GET", f"/responses/{UNKNOWN}?starting_after=-1", 400, {}),
+        ("GET", f"/responses/{UNKNOWN}?starting_after=-0", 400, {}),
         ("GET", "/responses?limit=0", 400, {}),
         ("GET", "/runs?status=lost", 400, {}),
         ("GET", "/models/nobodys", 404, {}),

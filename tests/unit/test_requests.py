@@ -472,7 +472,14 @@ class TestQueries:
             GetResponse.parse(request)
         assert raised.value.param == "Last-Event-ID"
 
-    @pytest.mark.parametrize("cursor", ["-1", "x", "", "1.5", "9" * 30, "1e3", "%20", "NaN"])
+    def test_the_last_events(self) -> None:
+        found = GetResponse.parse(get("starting_after=-7"))
+        assert (found.cursor, found.last, found.skips) == (-1, 7, True)
+        assert GetResponse.parse(get(f"starting_after=-{2**63 - 1}")).last == 2**63 - 1
+        found = GetResponse.parse(get("starting_after=7"))
+        assert (found.cursor, found.last, found.skips) == (7, 0, False)
+
+    @pytest.mark.parametrize("cursor", ["-0", "x", "", "1.5", "9" * 30, "1e3", "%20", "NaN"])
     def test_cursors_that_are_none(self, cursor: str) -> None:
         with pytest.raises(BadRequest) as raised:
             GetResponse.parse(get(f"starting_after={cursor}"))

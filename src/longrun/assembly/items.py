@@ -147,10 +147,15 @@ class Item:
         if not self._identity:
             return []
         events = list(self._content.close())
-        final = self._shaped({**self.raw, **self._content.so_far(self.raw)})
+        final = self._shaped(self.so_far)
         final["status"] = UNFINISHED.get(self.type, "incomplete")
         events.append((ITEM_DONE, {"output_index": self.output_index, "item": final}))
         return events
+
+    @property
+    def so_far(self) -> JSONObject:
+        """The item as far as it got: as it was first shown, with what was streamed since."""
+        return {**self.raw, **self._content.so_far(self.raw)}
 
     @property
     def is_open(self) -> bool:

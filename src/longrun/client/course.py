@@ -56,11 +56,13 @@ class Course:
         response_id: None: it is to be created.
         cursor: the last event that is not wanted any more; -1: all are.
         give_up_after: seconds without a working connection; None: never.
+        catch_up: how the first connection is to begin that brings something.
     """
 
     response_id: str | None
     cursor: int = -1
     give_up_after: float | None = None
+    catch_up: str | None = None
     ended: bool = False
     """The terminal event was there, or everything up to it had been taken before."""
     _backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE))

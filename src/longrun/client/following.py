@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator
-from typing import Any, Final, overload
+from typing import Any, Final, Literal, overload
 
 from openai import APIError, AsyncOpenAI, OpenAI, Timeout
 from openai.types.responses import ResponseStreamEvent
@@ -29,6 +29,7 @@ def follow(
     response_id: str,
     *,
     after: int | None = None,
+    catch_up: Literal["snapshot"] | None = None,
     give_up_after: float | None = GIVE_UP_AFTER,
     **arguments: Any,
 ) -> Generator[ResponseStreamEvent, None, None]: ...
@@ -40,6 +41,7 @@ def follow(
     response_id: str,
     *,
     after: int | None = None,
+    catch_up: Literal["snapshot"] | None = None,
     give_up_after: float | None = GIVE_UP_AFTER,
     **arguments: Any,
 ) -> AsyncGenerator[ResponseStreamEvent, None]: ...
@@ -50,6 +52,7 @@ def follow(
     response_id: str,
     *,
     after: int | None = None,
+    catch_up: Literal["snapshot"] | None = None,
     give_up_after: float | None = GIVE_UP_AFTER,
     **arguments: Any,
 ) -> _Events:
@@ -61,6 +64,9 @@ def follow(
     Args:
         client: where each connection goes, so that its `base_url` should lead to any replica.
         after: the `sequence_number` of the last event that is known; None: from the start.
+        catch_up: "snapshot": begin with one `response.in_progress` that has the items so far, in
+            place of all events until then. For readers who want the present and not the history;
+            `Transcript` takes it.
         give_up_after: seconds without a working connection after which to stop trying; None:
             never. A run that says nothing for hours is no reason.
         arguments: others of `client.responses.retrieve`: `extra_headers`, `timeout`, ….
@@ -72,7 +78,9 @@ def follow(
     """
     if not response_id:
         raise ValueError("response_id must not be empty")
-    course = Course(response_id, -1 if after is None else after, give_up_after)
+    if catch_up is not None and after is not None:
+        raise ValueError("after and catch_up cannot be used together")
+    course = Course(response_id, -1 if after is None else after, give_up_after, catch_up)
     return _followed(client, course, {}, arguments)
 
 
@@ -161,6 +169,9 @@ def _request(
     if course.response_id is None:
         return client.responses.create(**{"timeout": TIMEOUT, **create, "stream": True})
     after = course.starting_after()
-    cursor = {} if after is None else {"starting_after": after}
-    asked: dict[str, Any] = {"timeout": TIMEOUT, **retrieve, **cursor, "stream": True}
+    asked: dict[str, Any] = {"timeout": TIMEOUT, **retrieve, "stream": True}
+    if after is not None:
+        asked["starting_after"] = after
+    elif course.catch_up is not None:
+        asked["extra_query"] = {**retrieve.get("extra_query", {}), "catch_up": course.catch_up}
     return client.responses.retrieve(course.response_id, **asked)

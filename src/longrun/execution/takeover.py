@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from longrun.assembly.assembler import Assembler
-from longrun.assembly.from_log import events_in, joined
+from longrun.assembly.from_log import events_in
 from longrun.assembly.items import Item
 from longrun.assembly.kinds import ITEM_ADDED, is_output
 from longrun.assembly.server_calls import FunctionCall
@@ -158,7 +158,7 @@ async def _open_items(response_id: str, found: _Items, event_log: EventLog) -> d
         for index in sorted(found.open)
     }
     async for chunk in _pages(event_log.page_unscoped, response_id, found.first_open - 1):
-        for event in joined(events_in(chunk.data)):
+        for event in events_in(chunk.data):
             item = items.get(event.get("output_index", -1))
             if item is not None and event["type"] != ITEM_ADDED:
                 item.event(event["type"], event)

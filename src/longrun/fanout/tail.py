@@ -91,6 +91,17 @@ class Tail:
             let_go(self._reader.looking)
         self._subscription.__exit__(kind, error, traceback)
 
+    def skip_to(self, end: Chunk, count: int) -> None:
+        """Before it begins: of the log as it is, which ends with this chunk, only the last `count`
+        events are wanted."""
+        self._moved = moved_by(end)
+        self.cursor = self._came_with = max(-1, end.last - self._moved - count)
+
+    @property
+    def stored_cursor(self) -> int:
+        """The cursor, as numbers of the log are stored (store/abridged.py)."""
+        return self.cursor + self._moved if self.cursor >= 0 else self.cursor
+
     def begin(self, begun: Begun) -> None:
         """What was read after this was entered: it goes on from there. At the end of the log of a
         response that is live the ring takes over, without another look."""
@@ -165,7 +176,7 @@ class Tail:
         return []
 
     async def _page(self) -> list[Chunk]:
-        where = (self.cursor + self._moved, self._page_bytes)
+        where = (self.stored_cursor, self._page_bytes)
         if self._finished_at is not None and not self._moved:
             return await self._log.ended_page(self._response_id, self._finished_at, *where)
         return await self._log.page_unscoped(self._response_id, *where)

@@ -22,6 +22,7 @@ from longrun.errors import (
     NotFound,
     StillRunning,
 )
+from longrun.fanout import catch_up
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.access import caller_of, principal_of, reader_of
@@ -221,13 +222,17 @@ class ResponsesAPI:
         reader = await reader_of(request, response_id, self._responses.owner_unscoped)
         if not query.stream and "last-event-id" not in request.headers:
             return JSONAnswer(as_response(await self._known(response_id, reader)))
-        cursor = -1 if query.starting_after is None else query.starting_after
         if not ids.is_response_id(response_id):
             raise response_not_found(response_id)
         with contextlib.ExitStack() as open_stream:
             # Before the log is read, so that nothing falls between.
+            cursor = query.cursor
             tail = open_stream.enter_context(self.creations.tail(response_id, cursor))
-            begun = await self._begun(response_id, reader, cursor)
+            begun = None
+            if query.skips:
+                begun = await self._skipped(query, await self._known(response_id, reader), tail)
+            if begun is None:
+                begun = await self._begun(response_id, reader, tail.stored_cursor)
             if is_terminal(begun.status) and "last-event-id" in request.headers:
                 chunks = begun.chunks
                 end = chunks[-1] if chunks else await self._log.end_unscoped(response_id)
@@ -243,6 +248,16 @@ class ResponsesAPI:
                 send_timeout=self._settings.send_timeout,
                 closed=open_stream.pop_all().close,
             )
+
+    async def _skipped(
+        self, query: GetResponse, stored: StoredResponse, tail: Tail
+    ) -> Begun | None:
+        """Let a tail begin where a query wants it, which is not after a cursor of its own; and what
+        it begins with, where that is not of the log."""
+        if query.catch_up is not None:
+            return await catch_up.snapshot(tail, self._log, stored)
+        await catch_up.last_events(tail, self._log, stored.id, query.last)
+        return None
 
     async def _begun(self, response_id: str, reader: str, cursor: int) -> Begun:
         """What the stream of the reader's response begins with. What takes longer is waited for in

@@ -20,6 +20,10 @@ MOST_CHUNKS: Final = 2000
 """Of a page, as the queries have it."""
 
 
+LARGEST_NUMBER: Final = 2**63 - 1
+"""What a bigint of Postgres can hold."""
+
+
 @dataclass(slots=True)
 class News:
     """What is new of one response. `deleted`: it no longer exists, or cannot be read here."""
@@ -146,6 +150,25 @@ class EventLog:
             Unavailable: Postgres is away.
         """
         return await self._page(response_id, cursor, limit)
+
+    async def page_before_unscoped(
+        self, response_id: str, before: int | None, limit: int
+    ) -> list[Chunk]:
+        """The last chunks before a number (None: of the log), about `limit` bytes of them, in
+        order.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        query = self._database.queries.bind(
+            "read_back",
+            response_id=response_id,
+            before=LARGEST_NUMBER if before is None else before,
+            limit=limit,
+            sealed=self._sealed,
+        )
+        rows = await self._database.fetch(*query)
+        return [self._chunk(response_id, *row) for row in rows]
 
     async def item_page_unscoped(self, response_id: str, cursor: int, limit: int) -> list[Chunk]:
         """The chunks after `cursor` in which an item begins or ends, about `limit` bytes of them.
