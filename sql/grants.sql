@@ -7,9 +7,9 @@
 -- 4. As the owner, or an administrator, run this again: now that there are tables, it takes away
 --    what the runtime role does not need. Repeat 3 and 4 for each new version.
 --
--- `longrun keys`, `longrun show` and `longrun encryption` are for the owner. LISTEN and NOTIFY need no
--- rights. All of it is one transaction, and can be repeated at any time, while replicas are running
--- too.
+-- `longrun keys`, `longrun show`, `longrun encryption` and `longrun webhooks redeliver` are for the
+-- owner. LISTEN and NOTIFY need no rights. All of it is one transaction, and can be repeated at any
+-- time, while replicas are running too.
 
 BEGIN;
 
@@ -111,6 +111,15 @@ BEGIN
     GRANT UPDATE (tokens) ON longrun.tokens_spent TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.request_rates TO "longrun_runtime";
     GRANT UPDATE (level, rate, at) ON longrun.request_rates TO "longrun_runtime";
+    GRANT SELECT, INSERT, DELETE ON longrun.webhook_endpoints TO "longrun_runtime";
+    GRANT UPDATE (
+        event_types, document, previous_until, updated_at, renewed_at, delivered_at, disabled_at,
+        enabled_at
+    ) ON longrun.webhook_endpoints TO "longrun_runtime";
+    GRANT SELECT, DELETE ON longrun.webhook_deliveries TO "longrun_runtime";
+    GRANT UPDATE (
+        attempts, failures, due_at, ended_at, outcome, status_code, problem
+    ) ON longrun.webhook_deliveries TO "longrun_runtime";
     GRANT EXECUTE ON FUNCTION longrun.is_busy(text) TO "longrun_runtime";
 END
 $$;

@@ -102,3 +102,13 @@ FOR UPDATE SKIP LOCKED;
 -- name: rewrite_conversation_item
 UPDATE longrun.conversation_items SET item = $3, model = $4
 WHERE conversation_id = $1 AND position = $2;
+
+-- name: find_other_webhook_endpoints
+SELECT id, document FROM longrun.webhook_endpoints
+WHERE id > :after_id AND starts_with(document, :prefix) <> :wanted
+ORDER BY id
+LIMIT :limit
+FOR UPDATE SKIP LOCKED;
+
+-- name: rewrite_webhook_endpoint
+UPDATE longrun.webhook_endpoints SET document = $2 WHERE id = $1;

@@ -66,6 +66,7 @@ from longrun.store.compaction import Compaction
 from longrun.store.conversations import Conversations
 from longrun.store.creation_writer import CreationWriter
 from longrun.store.database import Database
+from longrun.store.deliveries import Deliveries
 from longrun.store.events import EventLog
 from longrun.store.grants import check_rights
 from longrun.store.interests import Interests
@@ -84,6 +85,7 @@ from longrun.store.retention import Retention
 from longrun.store.ring_check import RingCheck
 from longrun.store.sampling import Sampling
 from longrun.supervision import Supervisor
+from longrun.webhooks.delivering import Delivering
 
 log = logging.getLogger("longrun")
 
@@ -170,7 +172,15 @@ class Longrun:
         self._writer = LogWriter(self._database, self._committed)
         self._host = Host(settings.max_runs, settings.drain_seconds)
         self._tracer = tracer_of(settings, replica_id)
-        ends = Ends(self._claims, self._event_log, self._writer, self._announcer, self._tracer)
+        self._delivering = Delivering(Deliveries(self._database), settings)
+        ends = Ends(
+            self._claims,
+            self._event_log,
+            self._writer,
+            self._announcer,
+            self._tracer,
+            ended=self._delivering.wake,
+        )
         self._servers = MCPServers(served.agents())
         self._attempts = Attempts(
             served,
@@ -225,6 +235,7 @@ class Longrun:
         self._store_parts.add("pulse", self._pulse.run)
         self._store_parts.add("ring_check", self._ring_check.run)
         self._store_parts.add("rates", self._rates.run)
+        self._store_parts.add("webhooks", self._delivering.run)
         self._store_parts.add("sampling", Sampling(self._database).run)
         self._server_parts = Supervisor()
         self._server_parts.add("mcp_servers", self._servers.run)
@@ -376,7 +387,10 @@ class Longrun:
 
     def warnings(self) -> list[str]:
         """What is amiss though this replica can serve: what is away that only some runs need."""
-        return [f"MCP server {name} is away" for name in self._servers.away()]
+        found = [f"MCP server {name} is away" for name in self._servers.away()]
+        if disabled := self._delivering.disabled:
+            found.append(f"webhook endpoints that were given up: {disabled}")
+        return found
 
     def drain(self) -> None:
         """Stop taking work: readers resume elsewhere, runs get `drain_seconds` to finish."""
@@ -462,6 +476,7 @@ class Longrun:
             await check_migrated(self._database)
         await check_rights(self._database)
         await self._ring_check.begin()
+        await self._delivering.begin()
         await self._lease.begin()
 
 

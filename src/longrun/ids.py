@@ -101,6 +101,10 @@ def new_conversation_id(cell: str = FIRST_CELL) -> str:
     return "conv_" + uuid7_hex(cell)
 
 
+def new_webhook_endpoint_id(cell: str = FIRST_CELL) -> str:
+    return "we_" + uuid7_hex(cell)
+
+
 def new_item_id(item_type: str, cell: str = FIRST_CELL) -> str:
     """The id of an item that belongs to no response: one that a client adds to a conversation."""
     return f"{ITEM_PREFIXES.get(item_type, 'item')}_{uuid7_hex(cell)}"
@@ -167,9 +171,14 @@ def is_conversation_id(text: str) -> bool:
     return _is_id(text, "conv_")
 
 
+def is_webhook_endpoint_id(text: str) -> bool:
+    """Whether `text` has the shape of an id of a webhook endpoint of ours."""
+    return _is_id(text, "we_")
+
+
 def _is_id(text: str, prefix: str) -> bool:
     digits = text.removeprefix(prefix)
-    return len(text) == 37 and len(digits) == 32 and _is_hex(digits)
+    return len(text) == len(prefix) + 32 and len(digits) == 32 and _is_hex(digits)
 
 
 def _is_hex(text: str) -> bool:

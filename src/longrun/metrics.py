@@ -192,6 +192,28 @@ mcp_reconnects = Counter(
     "Tries to connect an MCP server again.",
     registry=registry,
 )
+webhook_deliveries = Counter(
+    "longrun_webhook_deliveries",
+    "Attempts to deliver to a webhook endpoint: taken (delivered), to be tried again (failed), the "
+    "last one (given_up), or of an endpoint that is gone or disabled (dropped).",
+    ["outcome"],
+    registry=registry,
+)
+webhook_pending = Gauge(
+    "longrun_cluster_webhook_pending",
+    "Webhook deliveries that are not made yet; no more than 10,000 are counted.",
+    registry=registry,
+)
+webhook_oldest_seconds = Gauge(
+    "longrun_cluster_webhook_oldest_seconds",
+    "For how long the oldest of them is tried.",
+    registry=registry,
+)
+webhook_disabled = Gauge(
+    "longrun_cluster_webhook_endpoints_disabled",
+    "Webhook endpoints that are disabled: nothing could be delivered to them for days.",
+    registry=registry,
+)
 part_restarts = Counter(
     "longrun_part_restarts", "Restarts of background parts.", ["part"], registry=registry
 )

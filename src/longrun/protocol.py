@@ -6,6 +6,16 @@ from typing import Any, Final, Literal
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 
+WebhookEvent = Literal[
+    "response.completed",
+    "response.failed",
+    "response.cancelled",
+    "response.incomplete",
+    "response.action_required",
+]
+"""What webhooks tell of a background response: how it ended, and that its end asks for approvals,
+named as OpenAI names the same of its agents' sessions (`agent.session.action_required`)."""
+
 TERMINAL_EVENT_OF: Final[dict[Status, str]] = {
     "completed": "response.completed",
     "failed": "response.failed",

@@ -28,13 +28,15 @@ from tests.storing import add_response, connected, opened
 OF_OWNER = {
     *("create_schema", "create_migrations", "record_migration"),
     *("list_keys", "replace_key", "revoke_keys"),
-    *("forget_encryption_key", "forget_unused_keys"),
+    *("forget_encryption_key", "forget_unused_keys", "redeliver"),
     *("find_other_responses", "find_other_chunks", "find_other_items", "find_other_steps"),
     *("find_other_conversations", "find_other_conversation_items"),
     *("rewrite_response", "rewrite_chunk", "rewrite_item", "rewrite_step"),
     *("rewrite_conversation", "rewrite_conversation_item"),
+    *("find_other_webhook_endpoints", "rewrite_webhook_endpoint"),
 }
-"""What only `longrun migrate`, `keys` and `encryption` execute, which are for the owner."""
+"""What only commands execute that are for the owner: `longrun migrate`, `keys`, `encryption` and
+`webhooks redeliver`."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from longrun.assembly.assembler import Assembler
@@ -88,6 +89,7 @@ class Ends:
 
     Args:
         tracer: makes the span of each response; None: nothing is traced.
+        ended: called when a background response has ended, and what is to be told of it is stored.
 
     Attributes:
         under_way: the attempt of each response that is being ended here.
@@ -100,8 +102,10 @@ class Ends:
         writer: LogWriter,
         announcer: Announcer,
         tracer: "Tracer | None" = None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._tracer = tracer
+        self._told = ended
         self.under_way: dict[str, int] = {}
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
         self._claims = claims
@@ -137,6 +141,8 @@ class Ends:
             self._tracer.ended(request, attempt, outcome, usage)
         if request.conversation_id is not None:
             self._announcer.tell("work")
+        if request.background:
+            self._told()
 
     async def _position(self, claim: Claim) -> Position:
         try:

@@ -32,7 +32,8 @@ def line(problem: Any) -> str:
     if not problem["loc"]:
         return str(problem["msg"])
     name = field(str(problem["loc"][0]))
-    shown = "(hidden)" if "url" in name or name == "encryption_keys" else repr(problem["input"])
+    hidden = "url" in name or name in ("encryption_keys", "webhook_secret")
+    shown = "(hidden)" if hidden else repr(problem["input"])
     said = f"{variable(name)}={shown}: {problem['msg']}"
     if name == "port" and str(problem["input"]).startswith("tcp://"):
         said += " (Kubernetes sets it for a service called longrun: set enableServiceLinks: false)"

@@ -14,10 +14,11 @@ from longrun.settings.names import field, line, unknown, unknown_variables, vari
 from longrun.settings.process import Process
 from longrun.settings.requests import Requests
 from longrun.settings.runs import Runs
+from longrun.settings.webhooks import Webhooks
 
 
 # pydantic lists the fields of the last base first.
-class Settings(Access, Requests, Connections, Runs, EventLog, Database, Process):
+class Settings(Webhooks, Access, Requests, Connections, Runs, EventLog, Database, Process):
     """Everything that can be set, each by the variable `LONGRUN_` + its name in capitals.
 
     Durations are in seconds, sizes in bytes. Flags of `longrun serve` win over the environment.

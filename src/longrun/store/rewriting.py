@@ -196,6 +196,10 @@ def _conversation_item(row: Record, sealing: Sealing) -> list[Any]:
     return [_again(sealing, places.said_place(*at, what), row[what]) for what in ("item", "model")]
 
 
+def _webhook_endpoint(row: Record, sealing: Sealing) -> list[Any]:
+    return [_again(sealing, places.webhook_place(row["id"]), row["document"])]
+
+
 TABLES: Final = (
     Table(
         "responses",
@@ -245,5 +249,12 @@ TABLES: Final = (
         _conversation_item,
         find=lambda queries, values: queries.bind("find_other_conversation_items", **values),
         write=lambda queries: queries.rewrite_conversation_item,
+    ),
+    Table(
+        "webhook_endpoints",
+        {"after_id": ""},
+        _webhook_endpoint,
+        find=lambda queries, values: queries.bind("find_other_webhook_endpoints", **values),
+        write=lambda queries: queries.rewrite_webhook_endpoint,
     ),
 )

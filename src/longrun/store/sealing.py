@@ -95,6 +95,11 @@ def metadata_place(conversation_id: str) -> Place:
     return Place(conversation_id, "metadata")
 
 
+def webhook_place(endpoint_id: str) -> Place:
+    """What a webhook endpoint is: its name, URL and secrets (`webhook_endpoints.document`)."""
+    return Place(endpoint_id, "webhook")
+
+
 def said_place(conversation_id: str, item_id: str, what: str = "item") -> Place:
     """An item of a conversation. One that belongs to a response has the same place there: its row
     may be a copy of the response's.

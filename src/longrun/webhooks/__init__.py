@@ -1,0 +1,1 @@
+"""Webhooks: what is posted, signed how, to where, and again until it is taken."""
