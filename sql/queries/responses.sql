@@ -362,6 +362,26 @@ CROSS JOIN LATERAL (
 ) AS output
 ORDER BY chain.depth DESC;
 
+-- name: read_exchange
+-- What one response was given and gave, as in read_chain, kept or not: a connection that it is not
+-- kept beyond may continue it.
+SELECT response.id, response.previous_id, response.conversation_id, response.status,
+    response.input, response.input_refused,
+    coalesce(output.items, '{}') AS output, coalesce(output.models, '{}') AS models,
+    coalesce(output.indexes, '{}') AS indexes
+FROM longrun.responses AS response
+CROSS JOIN LATERAL (
+    SELECT array_agg(item.item ORDER BY item.output_index) AS items,
+        array_agg(
+            CASE WHEN item.output_index = ANY(response.unkept) THEN NULL ELSE item.model END
+            ORDER BY item.output_index
+        ) AS models,
+        array_agg(item.output_index ORDER BY item.output_index) AS indexes
+    FROM longrun.items AS item
+    WHERE item.response_id = response.id
+) AS output
+WHERE response.id = :id AND response.principal = :principal;
+
 -- name: find_last_spoken
 -- Of these responses of a principal's, in this order, the first in which a model has spoken: what
 -- it asked for, and what its last turn was asked.

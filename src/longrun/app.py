@@ -49,13 +49,15 @@ from longrun.http.approvals import Answers
 from longrun.http.conversations import ConversationsAPI
 from longrun.http.failures import Failures
 from longrun.http.intake import Intake
+from longrun.http.lanes import Shared
 from longrun.http.lists import Lists
 from longrun.http.middleware import Errors, RequestLog, Started, of_routing
 from longrun.http.openapi import OpenAPI
 from longrun.http.overview import OverviewAPI
 from longrun.http.proxies import ProxyHeaders
-from longrun.http.rates import RateLimits
+from longrun.http.rates import RateLimits, RunRates
 from longrun.http.responses import ResponsesAPI
+from longrun.http.sockets import SocketAPI
 from longrun.http.tokens import Tokens
 from longrun.settings import Settings
 from longrun.store.abridging import Abridging
@@ -295,6 +297,17 @@ class Longrun:
                 for each in self._registry.all()
             },
         )
+        run_rates = RunRates(self._rates, settings.max_principal_requests_per_minute)
+        self._sockets = SocketAPI(
+            Shared(
+                creations=api.creations,
+                bodies=api.bodies,
+                runs=self._admission,
+                responses=self._responses,
+                rates=run_rates,
+            ),
+            settings,
+        )
         tokens = Tokens(
             keys=self._keys,
             stream_tokens=self._stream_tokens,
@@ -325,7 +338,7 @@ class Longrun:
             Middleware(
                 RateLimits,
                 rates=self._rates,
-                runs=settings.max_principal_requests_per_minute,
+                runs=run_rates,
                 others=settings.max_principal_other_requests_per_minute,
             )
         )
@@ -334,6 +347,7 @@ class Longrun:
             *health.routes(self.problems, self.warnings, lambda: self.exposition()),
             *(console_routes() if settings.console else ()),
             *api.routes(),
+            *self._sockets.routes(),
             *Lists(self._responses).routes(),
             *Failures(self._responses, bool(settings.show_errors)).routes(),
             *OverviewAPI(
@@ -398,6 +412,7 @@ class Longrun:
             self._draining = True
             self._stop_work.set()
             self._hub.send_away(self.settings.drain_seconds * READERS_LEAVE_WITHIN)
+            self._sockets.send_away(self.settings.drain_seconds * READERS_LEAVE_WITHIN)
 
     async def drained(self) -> None:
         """Wait until the drain is done: no run and no reader left, or its time is over."""
@@ -405,6 +420,7 @@ class Longrun:
             async with asyncio.timeout(self.settings.drain_seconds):
                 await self._work_done.wait()
                 await self._hub.deserted()
+                await self._sockets.deserted()
 
     def lifespan(self, app: Any = None) -> contextlib.AbstractAsyncContextManager[None]:
         """`running()` as the lifespan of an application that this one is mounted in, which would

@@ -73,6 +73,13 @@ compaction_refusals = Counter(
     registry=registry,
 )
 readers = Gauge("longrun_readers", "Open streams on this replica.", registry=registry)
+sockets = Gauge("longrun_sockets", "Open WebSockets of this replica.", registry=registry)
+socket_events = Counter(
+    "longrun_socket_events",
+    "Responses created on WebSockets (status 200), and errors told on them.",
+    ["status"],
+    registry=registry,
+)
 reader_timeouts = Counter(
     "longrun_reader_timeouts", "Readers cut because they took nothing.", registry=registry
 )

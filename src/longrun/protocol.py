@@ -79,6 +79,11 @@ GOES_ON: Final = "goes_on"
 """Beside the parameters that a run acts upon: the id of the response from which it goes on."""
 
 
+GENERATE: Final = "generate"
+"""Beside them too: False where nothing is to be generated, so that the response is its input alone,
+for later ones to continue."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """All that a run begins with: what came before it, and what its own request brought.

@@ -314,8 +314,19 @@ REFUSED = {
         501,
     ),
     "HTTP/2 without TLS": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-    "WebSocket": (
+    "WebSocket of another version": (
         b"GET /v1/responses HTTP/1.1\r\nhost: localhost\r\n"
+        b"connection: upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 8\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+        426,
+    ),
+    "WebSocket without a key": (
+        b"GET /v1/responses HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n"
+        b"upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: A\r\n\r\n",
+        400,
+    ),
+    "WebSocket elsewhere": (
+        b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n"
         b"connection: upgrade\r\nupgrade: websocket\r\n"
         b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
         404,

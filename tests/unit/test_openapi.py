@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 
 from longrun import errors
 from longrun.app import Longrun, create_app
@@ -52,6 +52,11 @@ def all_within(value: Any) -> Iterator[dict[str, Any]]:
             yield from all_within(each)
 
 
+def requested(app: Longrun) -> list[Route]:
+    """The routes of requests; who may open a WebSocket is tried in contract/test_sockets.py."""
+    return [each for each in app.routes if isinstance(each, Route)]
+
+
 class TestRoutes:
     def test_each_is_in_it_and_nothing_else(self, app: Longrun, judge: Judge) -> None:
         served = {
@@ -61,7 +66,9 @@ class TestRoutes:
             # Starlette adds HEAD to GET.
             for method in (route.methods or set()) - {"HEAD"}
         }
-        assert len(app.routes) == len([each for each in app.routes if isinstance(each, Route)])
+        sockets = [each.path for each in app.routes if isinstance(each, WebSocketRoute)]
+        assert sockets == ["/responses", "/v1/responses"]
+        assert all(isinstance(each, Route | WebSocketRoute) for each in app.routes)
         described = set()
         for path, methods in judge.document["paths"].items():
             for server in methods.get("servers", judge.document["servers"]):
@@ -75,8 +82,7 @@ class TestRoutes:
     def test_each_is_in_the_matrix_of_access(self, app: Longrun) -> None:
         """A route that is new fails here until it is said who may call it."""
         private, public = set(), set()
-        for route in app.routes:
-            assert isinstance(route, Route)
+        for route in requested(app):
             said = operation_of(route.endpoint)
             path = re.sub(r":\w+\}", "}", route.path).removeprefix("/v1")
             if said is not None and said.public:
@@ -94,8 +100,7 @@ class TestRoutes:
             document([Route("/new", new)])
 
     def test_what_an_endpoint_reads_is_what_is_said_of_it(self, app: Longrun) -> None:
-        for route in app.routes:
-            assert isinstance(route, Route)
+        for route in requested(app):
             said, source = operation_of(route.endpoint), inspect.getsource(route.endpoint)
             assert said is not None
             source = source.replace("self.creations.parse", "CreateResponse.parse")

@@ -13,7 +13,7 @@ from longrun import metrics
 from longrun.errors import Fenced, Unavailable
 from longrun.execution.application import Application
 from longrun.execution.approving import read_parked
-from longrun.execution.ending import Ends
+from longrun.execution.ending import Ends, end_response
 from longrun.execution.failures import of_failure
 from longrun.execution.handling.approvals import read_waited
 from longrun.execution.handling.handler import Handler
@@ -21,6 +21,7 @@ from longrun.execution.handling.run import HandlerRun
 from longrun.execution.host import Handle
 from longrun.execution.last_word import who_begins
 from longrun.execution.mcp_servers import MCPServers
+from longrun.execution.outcomes import COMPLETED
 from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
 from longrun.execution.replays import Journals, Replays
@@ -28,7 +29,7 @@ from longrun.execution.run import Run, Start
 from longrun.execution.run_lines import run_handed_over, run_started
 from longrun.execution.starts import Starts
 from longrun.execution.takeover import read_position
-from longrun.protocol import RunRequest
+from longrun.protocol import GENERATE, RunRequest
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
 from longrun.store.approvals import Approvals
@@ -158,6 +159,10 @@ class Attempts:
             run_handed_over(response_id, agent, attempt, self._claims.replica_id)
 
     async def _run(self, handle: Handle, request: RunRequest, start: Start) -> None:
+        if request.parameters.get(GENERATE) is False:
+            await end_response(request, start.assembler, start.run_log, COMPLETED, ran=True)
+            self._ends.ended(request, handle.attempt, COMPLETED, start.assembler.usage)
+            return
         agent = self._registry.get(request.agent)
         if request.goes_on is not None and isinstance(agent, Handler):
             waited = await read_waited(

@@ -102,6 +102,11 @@ class Tail:
         """The cursor, as numbers of the log are stored (store/abridged.py)."""
         return self.cursor + self._moved if self.cursor >= 0 else self.cursor
 
+    @property
+    def sent_away(self) -> bool:
+        """Whether its reader is to go on elsewhere: this replica stops, or has lost Postgres."""
+        return self._reader.leaving
+
     def begin(self, begun: Begun) -> None:
         """What was read after this was entered: it goes on from there. At the end of the log of a
         response that is live the ring takes over, without another look."""

@@ -7,6 +7,7 @@ principals below theirs.
 
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from starlette.requests import HTTPConnection, Request
@@ -40,6 +41,12 @@ _STREAM_TOKEN: Final = re.compile(r"(?:/v1)?/responses/([^/]+)/stream_token")
 
 _RESPONSE: Final = re.compile(r"(?:/v1)?/responses/([^/]+)")
 
+_AGAIN: Final = "longrun.caller_again"
+"""Where the scope of a WebSocket has what finds out anew who is at its other end."""
+
+KEY_PROTOCOL: Final = "openai-insecure-api-key."
+"""Begins a WebSocket subprotocol that is a key, as OpenAI has it: pages cannot set headers."""
+
 
 class Access:
     """Finds out who sent a request before anything else is done for it."""
@@ -52,12 +59,16 @@ class Access:
         self._stream_tokens = stream_tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_public(path_of(scope)):
+        if scope["type"] == "websocket":
+            scope = _with_key(scope)
+            scope[_AGAIN] = partial(self._caller, HTTPConnection(scope))
+        if scope["type"] in ("http", "websocket") and not _is_public(path_of(scope)):
             scope[_CALLER] = await self._caller(HTTPConnection(scope))
         await self._app(scope, receive, send)
 
     async def _caller(self, connection: HTTPConnection) -> Caller:
-        method, path = connection.scope["method"], path_of(connection.scope)
+        # By a WebSocket, runs are started.
+        method, path = connection.scope.get("method", "POST"), path_of(connection.scope)
         token, response = connection.query_params.get("token"), _RESPONSE.fullmatch(path)
         if token and response and method == "GET" and await self._authentication.is_required():
             return await self._stream_tokens.caller(token, response[1])
@@ -79,6 +90,18 @@ def path_of(scope: Scope) -> str:
 
 def _is_public(path: str) -> bool:
     return path in _PUBLIC or path.startswith(_PUBLIC_FOLDER)
+
+
+def _with_key(scope: Scope) -> Scope:
+    """The scope of a WebSocket, with the key that is among its subprotocols as if it had come in
+    the header."""
+    named = {name for name, _ in scope["headers"]}
+    for each in scope.get("subprotocols", ()):
+        key = each.removeprefix(KEY_PROTOCOL)
+        if key != each and b"authorization" not in named:
+            said = (b"authorization", b"Bearer " + key.encode("latin-1", "replace"))
+            return {**scope, "headers": [*scope["headers"], said]}
+    return scope
 
 
 def _acting(connection: HTTPConnection, caller: Caller) -> Caller:
@@ -111,10 +134,21 @@ def known_caller(scope: Scope) -> Caller | None:
     return caller
 
 
-def caller_of(request: Request) -> Caller:
+def caller_of(request: HTTPConnection) -> Caller:
     """Who sent a request."""
     caller: Caller = request.scope[_CALLER]
     return caller
+
+
+async def caller_again(connection: HTTPConnection) -> Caller:
+    """Who is at the other end of a WebSocket now: a key may have been revoked, or have expired.
+
+    Raises:
+        Unauthorized: nobody who may call any more.
+        Unavailable: this cannot be found out just now.
+    """
+    find: Callable[[], Awaitable[Caller]] = connection.scope[_AGAIN]
+    return await find()
 
 
 def for_everybody(request: Request) -> bool:

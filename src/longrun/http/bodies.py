@@ -98,29 +98,49 @@ class Bodies:
             BadRequest: not JSON, too many values, or what `parse` raises.
         """
         _check_media_type(request)
-        too_large = BodyTooLarge(f"The body exceeds {self.limits.body_bytes} bytes.")
         if _declared(request) > self.limits.body_bytes:
-            raise too_large
+            raise self.too_large()
         with self._budget.share() as share:
             try:
-                body = await self._all_of(request.stream(), share, too_large)
+                body = await self._all_of(request.stream(), share)
             except ClientDisconnect:
                 raise BadRequest(
                     "The connection was closed before the body was complete."
                 ) from None
-            if len(body) <= SMALL_BYTES:
-                return parse(_decoded(body))
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, lambda: parse(_decoded(body)))
+            return await self.beside(len(body), lambda: parse(_decoded(body)))
 
-    async def _all_of(
-        self, parts: AsyncIterator[bytes], share: Share, too_large: BodyTooLarge
-    ) -> bytearray:
+    async def message(
+        self, parts: AsyncIterator[bytes], kept: contextlib.ExitStack
+    ) -> tuple[Any, int]:
+        """Read a message of a WebSocket: what it says, and how many bytes it had.
+
+        Args:
+            kept: what it takes of the budget is given back with this.
+
+        Raises:
+            BodyTooLarge, Unavailable, BadRequest: as of a body.
+        """
+        body = await self._all_of(parts, kept.enter_context(self._budget.share()))
+        size = len(body)
+        return await self.beside(size, lambda: _decoded(body)), size
+
+    async def beside(self, size: int, parse: Callable[[], T]) -> T:
+        """Do what takes as long as so many bytes of JSON do: beside the event loop, if they are
+        many."""
+        if size <= SMALL_BYTES:
+            return parse()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, parse)
+
+    def too_large(self) -> BodyTooLarge:
+        """What is said of more bytes than one body may have."""
+        return BodyTooLarge(f"The body exceeds {self.limits.body_bytes} bytes.")
+
+    async def _all_of(self, parts: AsyncIterator[bytes], share: Share) -> bytearray:
         body, tally = bytearray(), Tally()
         async for part in parts:
             size = len(body) + len(part)
             if size > self.limits.body_bytes:
-                raise too_large
+                raise self.too_large()
             share.grow_to(size)
             body += part
             tally.add(part)

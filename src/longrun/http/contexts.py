@@ -1,6 +1,7 @@
 """What a new response continues: read when its request comes, which is told what is wrong."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from longrun import ids
@@ -9,6 +10,7 @@ from longrun.history.approvals import REQUEST
 from longrun.history.continuation import context_of, lost_reference
 from longrun.history.conversation import Before
 from longrun.history.mending import answered_by, unmade
+from longrun.http.held import Held
 from longrun.http.problems import item_not_found, shortened
 from longrun.http.requests import CreateResponse
 from longrun.protocol import Context, Status, is_terminal
@@ -38,19 +40,29 @@ class Contexts:
         self._responses = responses
         self._queues = queues
 
-    async def of(self, body: CreateResponse, principal: str) -> Context | None:
+    async def of(
+        self, body: CreateResponse, principal: str, held: Held | None = None
+    ) -> Context | None:
         """What the run of a request begins with. None: it is read when the run begins, since
         nothing in the request can be wrong about it; so a long chain holds up no answer.
+
+        Args:
+            held: the chain that it continues, where that is not stored.
 
         Raises:
             BadRequest: a response that it continues is not there (any more), or has not ended; an
                 item that it refers to is not there; it answers a call that nobody made.
         """
         items = body.items()
-        if body.previous_response_id is not None and not _leads_back(items):
-            await self._check_chain(body.previous_response_id, principal)
+        previous = body.previous_response_id
+        if previous is not None and held is None and not _leads_back(items):
+            await self._check_chain(previous, principal)
             return None
-        before = await self._before(body, items, principal)
+        if held is not None:
+            chain = [*await self._chain(held.begins, principal), *map(replace, held.exchanges)]
+            before = await self._responses.before(chain, principal)
+        else:
+            before = await self._before(body, items, principal)
         found = await self._responses.named_items(before, items, principal)
         lost = lost_reference(items, found)
         if lost is not None:

@@ -14,6 +14,7 @@ from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.approvals import Answers
 from longrun.http.contexts import Contexts
+from longrun.http.held import Held
 from longrun.http.limits import Limits
 from longrun.http.problems import shortened
 from longrun.http.requests import CreateResponse
@@ -100,12 +101,17 @@ class Creations:
         return CreateResponse.parse(body, own or self.limits)
 
     async def request_of(
-        self, body: CreateResponse, caller: Caller, connection: HTTPConnection
+        self,
+        body: CreateResponse,
+        caller: Caller,
+        connection: HTTPConnection,
+        held: Held | None = None,
     ) -> RunRequest:
         """What is to be run for a body that was parsed.
 
         Args:
             connection: by which it came; its headers may be for the run to know.
+            held: the chain that it continues, where that is not stored.
 
         Raises:
             LongrunError: what it asks for, continues or refers to is not there, or not theirs.
@@ -116,11 +122,13 @@ class Creations:
         if on is not None and not ids.is_conversation_id(on):
             raise ConversationNotFound(shortened(on))
         goes_on = await self._answers.goes_on(body, agent, principal)
-        context = await self._contexts.of(body, principal)
+        context = await self._contexts.of(body, principal, held)
         headers = forwarded(connection, self._settings.forward_headers)
         run_request = body.run_request(
             principal, agent, context, headers, goes_on, self._settings.cell
         )
+        if held is not None:
+            run_request = held.continued_by(run_request)
         run_request = replace(run_request, allowance=self._allowance(caller))
         if self._settings.otel:
             run_request = traced(connection, run_request)

@@ -27,12 +27,19 @@ from longrun.loglines import one_line
 log = logging.getLogger("longrun.http")
 
 _METHODS: Final = frozenset(
-    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"}
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "WEBSOCKET"}
 )
 """Those that have a place of their own in the metrics; clients can invent any number."""
 
+WEBSOCKET: Final = "WEBSOCKET"
+"""What the log and the metrics have for one in place of a method."""
+
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """What machines ask for every few seconds: answered always, and not worth a line each."""
+
+_BEGIN_ANSWERS: Final = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+)
 
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
@@ -51,7 +58,7 @@ def _request_id(scope: Scope) -> bytes:
 def _what(scope: Scope) -> str:
     """Method and path for the log. The path as it came, since decoding brings line ends."""
     path = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogatepass")
-    return one_line(f"{scope['method']} {path.decode('latin-1')}")
+    return one_line(f"{scope.get('method', WEBSOCKET)} {path.decode('latin-1')}")
 
 
 def _is_probe(scope: Scope) -> bool:
@@ -72,7 +79,7 @@ class Errors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await _refuse_websocket(scope, send)
+            await self._websocket(scope, receive, send)
             return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -87,22 +94,49 @@ class Errors:
         try:
             await self._app(scope, receive, noting)
         except Exception as error:
-            answer = _as_answer(error, scope, self._cell)
+            answer = error_answer(as_told(error, _what(scope), self._cell))
             if started:
                 log.warning("%s broke off", _what(scope))
                 return
             await answer(scope, receive, send)
 
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refusals of a WebSocket are answers as any others, before it is accepted."""
+        begun = False
 
-def _as_answer(error: Exception, scope: Scope, here: str) -> Response:
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            if not begun and message["type"] == "websocket.close":
+                # Of Starlette's router.
+                raise NotServed("WebSocket is served at /responses and /v1/responses alone.")
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:
+            told = as_told(error, _what(scope), self._cell)
+            if begun:
+                await send({"type": "websocket.close", "code": 1011})
+            else:
+                await _refuse_websocket(scope, send, error_answer(told))
+
+
+def as_told(error: Exception, what: str, here: str) -> LongrunError:
+    """An error as its client is told of it; of one that is not ours, the log has the text.
+
+    Args:
+        what: of which it came, for the log.
+        here: the cell of this replica.
+    """
     if isinstance(error, LongrunError) and error.lost is not None:
         cell = ids.cell_of(error.lost)
         if cell is not None and cell != here:
-            return error_answer(OtherCell(error.lost, cell, here, error.param))
+            return OtherCell(error.lost, cell, here, error.param)
     if isinstance(error, Unreadable) or (isinstance(error, LongrunError) and error.status != 500):
-        return error_answer(error)
-    log.error("%s failed", _what(scope), exc_info=error)
-    return error_answer(LongrunError("The server had an error.", code="server_error"))
+        return error
+    log.error("%s failed", what, exc_info=error)
+    return LongrunError("The server had an error.", code="server_error")
 
 
 class Started:
@@ -117,18 +151,17 @@ class Started:
         self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._running() and not _is_probe(scope):
+        if scope["type"] in ("http", "websocket") and not self._running() and not _is_probe(scope):
             raise NotRunning()
         await self._app(scope, receive, send)
 
 
-async def _refuse_websocket(scope: Scope, send: Send) -> None:
-    """The answer to a WebSocket of another server than ours, which refuses it by itself."""
+async def _refuse_websocket(scope: Scope, send: Send, answer: Response) -> None:
     if "websocket.http.response" not in (scope.get("extensions") or ()):
-        await send({"type": "websocket.close"})
+        # All that such a server can say is 403.
+        await send({"type": "websocket.close", "code": 1008})
         return
-    answer = error_answer(NotServed("WebSocket is not served here."))
-    start = {"status": answer.status_code, "headers": [*answer.raw_headers, _NOSNIFF]}
+    start = {"status": answer.status_code, "headers": answer.raw_headers}
     await send({"type": "websocket.http.response.start", **start})
     await send({"type": "websocket.http.response.body", "body": bytes(answer.body)})
 
@@ -153,7 +186,7 @@ class RequestLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         status, answered = 0, None
@@ -162,8 +195,8 @@ class RequestLog:
 
         async def noting(message: Message) -> None:
             nonlocal status, answered
-            if message["type"] == "http.response.start":
-                status, answered = message["status"], time.perf_counter() - began
+            if message["type"] in _BEGIN_ANSWERS:
+                status, answered = message.get("status", 101), time.perf_counter() - began
                 headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
                 headers += also_said(scope)
                 message["headers"] = headers if _NOSNIFF in headers else [*headers, _NOSNIFF]
@@ -173,7 +206,8 @@ class RequestLog:
             await self._app(scope, receive, noting)
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "unknown")
-            method = scope["method"] if scope["method"] in _METHODS else "other"
+            method = scope.get("method", WEBSOCKET)
+            method = method if method in _METHODS else "other"
             metrics.requests.labels(method, route, str(status or 499)).inc()
             took = time.perf_counter() - began
             metrics.request_seconds.labels(route).observe(took if answered is None else answered)
@@ -183,8 +217,20 @@ class RequestLog:
 def _log(scope: Scope, status: int, took: float, request_id: str) -> None:
     level = logging.DEBUG if _is_probe(scope) else logging.INFO
     if log.isEnabledFor(level):
-        what = _what(scope)
-        method, _, path = what.partition(" ")
-        fields = {"method": method, "path": path, "status": status, "request_id": request_id}
-        extra = {**fields, "duration": took}
-        log.log(level, "%s %d %.1f ms %s", what, status, took * 1000, request_id, extra=extra)
+        method, _, path = _what(scope).partition(" ")
+        log_line(method, path, status, took, request_id, level)
+
+
+def log_line(
+    method: str,
+    path: str,
+    status: int,
+    took: float,
+    request_id: str = "-",
+    level: int = logging.INFO,
+) -> None:
+    """One line of the log of requests; `took` in seconds."""
+    fields = {"method": method, "path": path, "status": status, "request_id": request_id}
+    extra = {**fields, "duration": took}
+    what = f"{method} {path}"
+    log.log(level, "%s %d %.1f ms %s", what, status, took * 1000, request_id, extra=extra)

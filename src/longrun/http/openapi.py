@@ -123,7 +123,9 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
         "info": {
             "title": "longrun",
             "version": version("longrun"),
-            "description": "Agents behind the OpenAI Responses API.",
+            "description": "Agents behind the OpenAI Responses API. `/responses` takes WebSockets, "
+            "too: there an event `response.create` has the members of the body of `POST /responses`"
+            " beside its `type` and `stream_id`, and is answered with the events of a stream.",
         },
         "servers": _servers("", prefixed=False),
         "paths": paths,

@@ -29,14 +29,17 @@ class ProxyHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = scope.get("client")
-        if scope["type"] == "http" and client is not None and self._trusts(client[0]):
+        kinds = ("http", "websocket")
+        if scope["type"] in kinds and client is not None and self._trusts(client[0]):
             headers = Headers(scope=scope)
             scope = {**scope, PEER: client}
             if found := self._client(_listed(headers.getlist("x-forwarded-for"))):
                 scope["client"] = (found, 0)
             schemes = _listed(headers.getlist("x-forwarded-proto"))
             if schemes and schemes[-1].lower() in _SCHEMES:
-                scope["scheme"] = schemes[-1].lower()
+                scheme = schemes[-1].lower()
+                is_socket = scope["type"] == "websocket"
+                scope["scheme"] = scheme.replace("http", "ws") if is_socket else scheme
         await self._app(scope, receive, send)
 
     def _client(self, addresses: Sequence[str]) -> str | None:

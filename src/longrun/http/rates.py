@@ -15,15 +15,48 @@ from longrun.protocol import Allowance
 _CREATE: Final = frozenset({"/responses", "/v1/responses"})
 
 
+class RunRates:
+    """Counts what asks for a run, however it comes.
+
+    Args:
+        most: how many a principal may send in a minute; None: no limit.
+    """
+
+    def __init__(self, rates: Rates, most: int | None) -> None:
+        self._rates = rates
+        self._most = most
+
+    async def take(self, caller: Caller) -> Standing | None:
+        """Count one; how its caller stands to the limit that is closest. None: there is no limit.
+        Whoever takes has to `check` it."""
+        wanted = []
+        if self._most is not None:
+            wanted.append(Wanted(f"runs {caller.limited_as}", self._most))
+        if caller.max_requests is not None:
+            # Of the key, for whomever it is used; without a key, of whom the application names.
+            subject = f"key {caller.key or caller.limited_as}"
+            wanted.append(Wanted(subject, caller.max_requests))
+        if not wanted:
+            return None
+        standings = await self._rates.take(wanted)
+        return min(standings, key=lambda standing: (standing.remaining, -standing.wait))
+
+    def check(self, standing: Standing) -> None:
+        """Raises:
+        RateLimited: there were too many.
+        """
+        _check(standing, "that ask for a run")
+
+
 class RateLimits:
     """Counts a request before anything of it is read.
 
     Args:
-        runs: how many requests for a run a principal may send in a minute; None: no limit.
-        others: how many other ones.
+        runs: counts those that ask for a run.
+        others: how many other ones a principal may send in a minute; None: no limit.
     """
 
-    def __init__(self, app: ASGIApp, *, rates: Rates, runs: int | None, others: int | None) -> None:
+    def __init__(self, app: ASGIApp, *, rates: Rates, runs: RunRates, others: int | None) -> None:
         self._app = app
         self._rates = rates
         self._runs = runs
@@ -32,26 +65,16 @@ class RateLimits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = known_caller(scope)
         if caller is not None:
-            if scope["method"] == "POST" and path_of(scope) in _CREATE:
-                await self._count_run(caller, scope)
-            elif self._others is not None and scope["method"] != "OPTIONS":
+            # A WebSocket has no method; what is asked on it is counted there.
+            method = scope.get("method", "GET")
+            if method == "POST" and path_of(scope) in _CREATE:
+                standing = await self._runs.take(caller)
+                if standing is not None:
+                    also_say(scope, _of_requests(standing))
+                    self._runs.check(standing)
+            elif self._others is not None and method != "OPTIONS":
                 await self._count_other(caller, self._others)
         await self._app(scope, receive, send)
-
-    async def _count_run(self, caller: Caller, scope: Scope) -> None:
-        wanted = []
-        if self._runs is not None:
-            wanted.append(Wanted(f"runs {caller.limited_as}", self._runs))
-        if caller.max_requests is not None:
-            # Of the key, for whomever it is used; without a key, of whom the application names.
-            subject = f"key {caller.key or caller.limited_as}"
-            wanted.append(Wanted(subject, caller.max_requests))
-        if not wanted:
-            return
-        standings = await self._rates.take(wanted)
-        closest = min(standings, key=lambda standing: (standing.remaining, -standing.wait))
-        also_say(scope, _headers("requests", closest.limit, closest.remaining, closest.reset))
-        _check(closest, "that ask for a run")
 
     async def _count_other(self, caller: Caller, limit: int) -> None:
         [standing] = await self._rates.take([Wanted(f"others {caller.limited_as}", limit)])
@@ -68,6 +91,10 @@ def say_tokens(scope: Scope, allowance: Allowance) -> None:
     spent, limit = allowance.tokens, allowance.max_tokens
     if spent is not None and limit is not None:
         also_say(scope, _headers("tokens", limit, max(0, limit - spent), rest_of_day()))
+
+
+def _of_requests(standing: Standing) -> list[tuple[bytes, bytes]]:
+    return _headers("requests", standing.limit, standing.remaining, standing.reset)
 
 
 def _headers(what: str, limit: int, remaining: int, reset: float) -> list[tuple[bytes, bytes]]:

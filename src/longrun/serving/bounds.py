@@ -34,6 +34,8 @@ class Bounds(Config):
         send_timeout: seconds in which a client has to take something of what waits for it.
         receive_timeout: seconds for the head of a request, from its first byte, and for the rest
             of a body that is answered already.
+        ping_interval: seconds of silence after which the client of a WebSocket is asked whether it
+            is there; it has `send_timeout` seconds to say so.
         max_headers: how many headers a request may have.
         max_header_bytes: how large they may be together, with the request line.
     """
@@ -44,6 +46,7 @@ class Bounds(Config):
     accesslog = None
     send_timeout: float
     receive_timeout: float
+    ping_interval: float
     max_headers: int
     max_header_bytes: int
 

@@ -13,15 +13,16 @@ from starlette.responses import Response as Answer
 from starlette.types import Message
 
 from longrun import ids
-from longrun.errors import BadRequest, HeadersTooLarge, LongrunError, NotServed, RequestTimeout
+from longrun.errors import BadRequest, Forbidden, HeadersTooLarge, LongrunError, RequestTimeout
 from longrun.http.answers import error_answer
 from longrun.http.streams import SILENCE_IS_TIMED
 from longrun.serving.bounds import INBOX, SLICE, Bounds
 
 _REFUSALS: Final[dict[int, LongrunError]] = {
     400: BadRequest("The request is not valid HTTP."),
-    404: NotServed("WebSocket is not served here."),
+    403: Forbidden("This WebSocket was refused."),
     408: RequestTimeout("The request took too long to arrive."),
+    426: BadRequest("Of WebSocket, version 13 is served (RFC 6455).", code="upgrade_required"),
     431: HeadersTooLarge("The request line and headers are too large."),
     500: LongrunError("The server had an error.", code="server_error"),
     501: BadRequest("This transfer encoding is not supported; send the body as it is or chunked."),

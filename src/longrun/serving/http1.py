@@ -1,4 +1,4 @@
-"""HTTP/1.1: Hypercorn's H11Protocol, within bounds and without upgrades."""
+"""HTTP/1.1: Hypercorn's H11Protocol, within bounds; of upgrades, WebSocket alone."""
 
 import asyncio
 from dataclasses import replace
@@ -18,6 +18,7 @@ from longrun.serving.bounds import (
     Pace,
 )
 from longrun.serving.exchange import Exchange, Inbox, Within, refusal
+from longrun.serving.websocket import Socket
 
 _TURN = 100
 """Parts of a body after which others have their turn."""
@@ -32,7 +33,8 @@ class HTTP1(H11Protocol):
     - `_maybe_recycle` closes a connection whose request has not arrived in full, which resets it
       before the answer is read; where the request's body filled the queue it does nothing at all.
       Here the rest of the body is dropped, within bounds of bytes and time.
-    - `_check_protocol` takes h2c, and `_create_stream` WebSocket: not served here.
+    - `_check_protocol` takes h2c: not served here. `_create_stream` makes a WSStream of what asks
+      for WebSocket; here it is a `Socket`, which begins when the request has arrived in full.
     - `_send_error_response` has no body.
     - 100 Continue is said when the application asks for the body, and not to a client that is
       refused.
@@ -42,7 +44,7 @@ class HTTP1(H11Protocol):
     """
 
     config: Bounds
-    stream: Exchange | None
+    stream: Exchange | Socket | None  # type: ignore[assignment]
     connection: h11.Connection
 
     def __init__(self, *args: Any) -> None:
@@ -90,6 +92,8 @@ class HTTP1(H11Protocol):
         if self.stream is not None and self.stream.inbox.full:
             self._stalled = True
             return False
+        if isinstance(self.stream, Socket) and self.stream.is_open:
+            return await self._frames(self.stream)
         try:
             event = self.connection.next_event()
             if event is h11.NEED_DATA and self._backlog:
@@ -127,16 +131,15 @@ class HTTP1(H11Protocol):
     async def _request(self, request: h11.Request) -> bool:
         self._in_head = False
         await self.send(Updated(idle=False))
-        refused = 400 if request.http_version >= b"2" else 404 if _is_websocket(request) else None
-        if refused:
-            await self._send_error_response(refused, to_head=request.method == b"HEAD")
+        if request.http_version >= b"2":
+            await self._send_error_response(400, to_head=request.method == b"HEAD")
             await self.send(Closed())
             return False
         await self._create_stream(request)
         return True
 
     async def _create_stream(self, request: h11.Request) -> None:
-        self.stream = Exchange(
+        given = (
             self.app,
             self.config,
             self.context,
@@ -147,7 +150,11 @@ class HTTP1(H11Protocol):
             self.stream_send,
             STREAM_ID,
         )
-        self.stream.inbox = Inbox(self._continue, self._go_on)
+        if _is_websocket(request):
+            self.stream = Socket(*given, opened=self._opened, taken=self._go_on)
+        else:
+            self.stream = Exchange(*given)
+            self.stream.inbox = Inbox(self._continue, self._go_on)
         self._unasked = False
         await self.stream.handle(
             Request(
@@ -184,6 +191,22 @@ class HTTP1(H11Protocol):
             await self._recycle()
         elif self.stream is not None:
             await self.stream.handle(EndBody(stream_id=STREAM_ID))
+
+    # -- WebSocket ------------------------------------------------------------------------
+
+    def _opened(self) -> None:
+        """From here on frames come, and may have come ahead of the answer."""
+        self._backlog[:0] = self.connection.trailing_data[0]
+        self._stalled = True
+        self._go_on()
+
+    async def _frames(self, socket: Socket) -> bool:
+        if not self._backlog:
+            return False
+        data = bytes(self._backlog)
+        self._backlog.clear()
+        await socket.receive(data)
+        return True
 
     # -- the answer -----------------------------------------------------------------------
 
@@ -239,7 +262,20 @@ class HTTP1(H11Protocol):
 
 
 def _is_websocket(request: h11.Request) -> bool:
-    return any(
-        name == b"upgrade" and value.strip().lower() == b"websocket"
-        for name, value in request.headers
+    """Whether a request asks for WebSocket (RFC 6455, section 4.2.1). Another one that names it is
+    answered as if it did not, as a server may (RFC 9110, section 7.8)."""
+
+    def names(header: bytes, token: bytes) -> bool:
+        return any(
+            token == each.strip().lower()
+            for name, value in request.headers
+            if name == header
+            for each in value.split(b",")
+        )
+
+    return (
+        request.method == b"GET"
+        and request.http_version == b"1.1"
+        and names(b"connection", b"upgrade")
+        and names(b"upgrade", b"websocket")
     )

@@ -201,6 +201,7 @@ def _config(settings: Settings) -> Bounds:
     config = Bounds()
     config.send_timeout = settings.send_timeout
     config.receive_timeout = settings.receive_timeout
+    config.ping_interval = settings.keepalive_interval
     config.keep_alive_timeout = settings.idle_timeout
     config.max_headers = settings.max_headers
     config.max_header_bytes = settings.max_header_bytes

@@ -26,6 +26,18 @@ class Connections(Section):
         description="Maximum number of client connections at once; others are closed. Unset: four "
         "in five of the file descriptors that the process may have.",
     )
+    max_sockets: int | None = Field(
+        default=None,
+        ge=0,
+        description="Maximum number of WebSockets open at once on this replica; others get a 503. "
+        "0: WebSocket is not served. Unset: as many as connections.",
+    )
+    socket_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        le=YEAR,
+        description="How long a WebSocket may stay open, as with OpenAI; clients connect again.",
+    )
     max_header_bytes: int = Field(
         default=64 * 1024,
         ge=4096,

@@ -242,6 +242,14 @@ class Responses:
         )
         return [self._exchange(row) for row in rows]
 
+    async def exchange(self, response_id: str, principal: str) -> Exchange | None:
+        """What a response was given and gave, also of one that is not kept; None if it is not
+        there, or not theirs."""
+        row = await self._database.fetch_row(
+            *self._queries.bind("read_exchange", id=response_id, principal=principal)
+        )
+        return self._exchange(row) if row else None
+
     def _exchange(self, row: Record) -> Exchange:
         columns = dict(row)
         id_, indexes = columns["id"], columns.pop("indexes")
