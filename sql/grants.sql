@@ -107,6 +107,7 @@ BEGIN
     GRANT SELECT, INSERT ON longrun.encryption_keys TO "longrun_runtime";
     GRANT UPDATE (used_at) ON longrun.encryption_keys TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.token_secrets TO "longrun_runtime";
+    GRANT SELECT, INSERT ON longrun.signing_secrets TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.tokens_spent TO "longrun_runtime";
     GRANT UPDATE (tokens) ON longrun.tokens_spent TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.request_rates TO "longrun_runtime";

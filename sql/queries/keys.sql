@@ -73,5 +73,17 @@ WITH old AS (
 )
 SELECT secret FROM (SELECT * FROM old UNION ALL SELECT * FROM new) AS valid ORDER BY created_at;
 
+-- name: signing_secret
+-- What is signed for the purpose $1 is signed with this, by all replicas. $2 becomes it where there
+-- is none yet; no row, where another replica adds one at this very moment.
+WITH made AS (
+    INSERT INTO longrun.signing_secrets (purpose, secret)
+    SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM longrun.signing_secrets WHERE purpose = $1)
+    ON CONFLICT DO NOTHING
+    RETURNING secret
+)
+SELECT secret FROM longrun.signing_secrets WHERE purpose = $1
+UNION ALL SELECT secret FROM made;
+
 -- name: tell_keys_changed
 SELECT pg_notify($1, $2);

@@ -34,6 +34,7 @@ from longrun.execution.application import (
     of_modules,
 )
 from longrun.execution.attempts import Attempts
+from longrun.execution.compactor import Compactor
 from longrun.execution.ending import Ends
 from longrun.execution.host import Host
 from longrun.execution.mcp_servers import MCPServers
@@ -46,6 +47,8 @@ from longrun.fanout.hub import Hub
 from longrun.http import health
 from longrun.http.access import Access
 from longrun.http.approvals import Answers
+from longrun.http.asked import Asked
+from longrun.http.compact import CompactAPI
 from longrun.http.conversations import ConversationsAPI
 from longrun.http.failures import Failures
 from longrun.http.intake import Intake
@@ -211,6 +214,13 @@ class Longrun:
             check=lambda request: check_agreement(served.get(request.agent), request),
             registry=served,
         )
+        self._compactor = Compactor(
+            served,
+            self._application,
+            settings,
+            state=lambda: self._attempts.state,
+            check_open=self._host.check_open,
+        )
         self._watch = Watch(
             self._admission,
             self._host,
@@ -308,6 +318,13 @@ class Longrun:
             ),
             settings,
         )
+        compact = CompactAPI(
+            asked=Asked(api.bodies, api.creations, self._responses),
+            models=self._compactor,
+            compactions=self._responses.compactions,
+            limits=self._shared_limits,
+            cell=settings.cell,
+        )
         tokens = Tokens(
             keys=self._keys,
             stream_tokens=self._stream_tokens,
@@ -348,6 +365,7 @@ class Longrun:
             *(console_routes() if settings.console else ()),
             *api.routes(),
             *self._sockets.routes(),
+            *compact.routes(),
             *Lists(self._responses).routes(),
             *Failures(self._responses, bool(settings.show_errors)).routes(),
             *OverviewAPI(

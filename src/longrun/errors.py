@@ -3,7 +3,8 @@
     LongrunError                 carries message, type, param, code and HTTP status
     ├── BadRequest               400  the request is invalid; `param` says where
     │   ├── ConversationLocked   400  another response is on the conversation
-    │   └── AlreadyAnswered      400  an approval that another response brought an answer to
+    │   ├── AlreadyAnswered      400  an approval that another response brought an answer to
+    │   └── CompactionUnreadable 400  a compaction item that is not as it was given
     ├── Unauthorized             401  no key, or none that is valid
     ├── Forbidden                403  a caller who is known, and may not do that
     ├── NotFound                 404  unknown, or another principal's
@@ -139,6 +140,26 @@ class AlreadyAnswered(BadRequest):
         which = f"The approval request with id {request_id!r}" if request_id else "This approval"
         said = f" by the response {by}" if by else ""
         super().__init__(f"{which} was already answered{said}.", param=param)
+
+
+class CompactionUnreadable(BadRequest):
+    """A compaction item was changed, or is another principal's, or another server's.
+
+    Args:
+        content: its `encrypted_content`.
+    """
+
+    default_code = "invalid_encrypted_content"
+
+    def __init__(
+        self, content: str, param: str = "previous_response_id", lost: str | None = None
+    ) -> None:
+        super().__init__(
+            "The encrypted content of a compaction item could not be verified.",
+            param=param,
+            lost=lost,
+        )
+        self.content = content
 
 
 class NotServed(NotFound):

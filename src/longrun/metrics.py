@@ -141,6 +141,13 @@ tokens = Counter(
     ["agent", "kind"],
     registry=registry,
 )
+context_compactions = Counter(
+    "longrun_context_compactions",
+    "Contexts that a model was to summarize: by request (`/responses/compact`), or in a run whose "
+    "context reached its threshold; done, or failed.",
+    ["agent", "cause", "outcome"],
+    registry=registry,
+)
 loop_lag_seconds = Histogram(
     "longrun_loop_lag_seconds",
     "How much later than it should the event loop takes a turn; looked at four times a second.",

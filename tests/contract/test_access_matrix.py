@@ -42,6 +42,7 @@ MESSAGE = {"role": "user", "content": "hello"}
 
 MATRIX: dict[tuple[str, str], Endpoint] = {
     ("POST", "/responses"): Endpoint("write", body={"input": "hello"}),
+    ("POST", "/responses/compact"): Endpoint("write", body={"input": "hello"}),
     ("GET", "/responses"): Endpoint("read"),
     ("GET", "/responses/{id}"): Endpoint("read", "response"),
     ("DELETE", "/responses/{id}"): Endpoint("write", "response"),

@@ -201,6 +201,36 @@ class TestBodies:
             assert "words of bob" in shown
             assert SECRET not in shown
 
+    async def test_a_compaction_of_anothers_is_none(self, tenants: Tenants) -> None:
+        """Nor is anything of another's compacted."""
+        made = await tenants.ask("owner", "POST", "/responses/compact", json={"input": SECRET})
+        *_, item = made.json()["output"]
+        show = {"role": "user", "content": script(show=True)}
+        own = await tenants.ask("owner", "POST", "/responses", json={"input": [item, show]})
+        assert own.status_code == 200, own.text
+        answers = []
+        for each in (item, {**item, "encrypted_content": "longrun.1.x.y"}):
+            for path in ("/responses", "/responses/compact"):
+                body = {"input": [each, show]}
+                answer = await tenants.ask("other", "POST", path, json=body)
+                answers.append((answer.status_code, answer.text))
+            on = tenants.own["conversation"]
+            path = f"/conversations/{on}/items"
+            added = await tenants.ask("other", "POST", path, json={"items": [each]})
+            answer = await tenants.ask(
+                "other", "POST", "/responses", json={"input": "and?", "conversation": on}
+            )
+            assert answer.json()["status"] == "failed"
+            answers.append((answer.status_code, answer.json()["error"]["message"]))
+            [id_] = [each["id"] for each in added.json()["data"]]
+            await tenants.ask("other", "DELETE", f"{path}/{id_}")
+        assert answers[:3] == answers[3:]
+        assert [status for status, _ in answers[:3]] == [400, 400, 200]
+        for name, body in bodies(tenants.theirs).items():
+            answer = await tenants.ask("other", "POST", "/responses/compact", json=body)
+            if "conversation" not in name and "approval" not in name:
+                assert answer.status_code in (400, 404), (name, answer.text)
+
     async def test_nor_is_it_put_into_a_conversation(self, tenants: Tenants) -> None:
         path = f"/conversations/{tenants.own['conversation']}/items"
         for name in ("output item", "input item", "item of a conversation", "call item"):

@@ -213,6 +213,18 @@ class TestTokens:
         own = await key_of(store, "payer/0")
         assert said(await create(limited[0], own), "tokens")[1] == TOKENS - USES
 
+    async def test_compactions_are_paid_for(self, limited: list[Replica], store: Keys) -> None:
+        key = await key_of(store, max_tokens=2 * USES)
+        body = {"model": "scripted", "input": "hello"}
+        for n in range(2):
+            answer = await call(limited[n], "POST", "/responses/compact", key, body)
+            assert answer.json()["usage"]["total_tokens"] == USES
+            assert said(answer, "tokens")[:2] == (2 * USES, (2 - n) * USES)
+        assert (await create(limited[0], key)).status_code == 429
+        refused = await call(limited[1], "POST", "/responses/compact", key, body)
+        assert refused.status_code == 429
+        assert refused.json()["error"]["type"] == "tokens"
+
     async def test_cancelled_and_deleted_ones_are_paid_for(
         self, limited: list[Replica], store: Keys
     ) -> None:

@@ -101,6 +101,7 @@ def values(theirs: Theirs, newest_first: bool) -> dict[str, Callable[[], Any]]:
         "own": lambda: references(theirs),
         "before": lambda: Before.of([], []),
         "chain": list,
+        "found": dict,
         "on": lambda: theirs.finished,
         "limit": lambda: 10,
         "newest_first": lambda: newest_first,

@@ -6,7 +6,8 @@ A TURN is a list of elements (`items.py` lists them: `{"text": …}`, `{"call": 
 `{"items": [element, …], …}` with the fields of `Turn`. After the turns comes a message with the
 text of `then`, or an instance of the JSON schema that the request asks for, or, with
 `"show": true`, what the model was given, as JSON. A user message that is not such an object is
-answered with itself.
+answered with itself. Words may stand above the object, in lines of their own, as where a script comes
+back in a summary.
 
 The model keeps no state: which turn it is in, it reads from what follows the last user message.
 """
@@ -93,10 +94,9 @@ class Script:
     @classmethod
     def of(cls, text: str) -> "Script":
         """The script of a user message."""
-        try:
-            given = json.loads(text)
-        except ValueError:
-            given = None
+        given = _json(text)
+        if given is None:
+            given = _json(text.rpartition("\n")[2])
         if not isinstance(given, dict):
             return cls((), then=text)
         turns = tuple(Turn.of(turn) for turn in given.get("turns", ()))
@@ -161,6 +161,13 @@ def instance(schema: dict[str, Any], root: dict[str, Any] | None = None) -> Any:
     if kind == "array":
         return [instance(schema["items"], root)] if "items" in schema else []
     return {"string": "text", "integer": 1, "number": 1.5, "boolean": True, "null": None}[kind]
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _last(items: list[dict[str, Any]], role: str) -> int:

@@ -17,7 +17,7 @@ from longrun.store.queries import sql_folder
 
 ROOM: Final = Path(longrun.__file__).parent
 
-OF_NOBODY: Final = frozenset({"replicas", "migrations", "keys", "token_secrets"})
+OF_NOBODY: Final = frozenset({"replicas", "migrations", "keys", "token_secrets", "signing_secrets"})
 """Tables in which nothing is a tenant's. Any other one is taken for one in which something is."""
 
 MAY_BE_UNSCOPED: Final = {

@@ -94,14 +94,24 @@ class Application:
     async def of_run(self, run: Current) -> AsyncIterator[Given]:
         """What an attempt is given. A context that is an async context manager is entered, and
         left with the run."""
-        config = self.run_config
-        if config is not None and not isinstance(config, RunConfig):
-            config = _of_kind(RunConfig, "run_config", await asked(config, run))
-            if (problem := _refused(config)) is not None:
-                raise TypeError(problem)
+        config = await self.config_of(run)
         session = None if self.session is None else await asked(self.session, run)
         async with self.of_handler(run) as given:
             yield dataclasses.replace(given, run_config=config, session=session)
+
+    async def config_of(self, run: Current) -> RunConfig | None:
+        """The configuration of a run.
+
+        Raises:
+            TypeError: what the application gave is none, or has what cannot be set.
+        """
+        config = self.run_config
+        if config is None or isinstance(config, RunConfig):
+            return config
+        found: RunConfig = _of_kind(RunConfig, "run_config", await asked(config, run))
+        if (problem := _refused(found)) is not None:
+            raise TypeError(problem)
+        return found
 
     @contextlib.asynccontextmanager
     async def of_handler(self, run: Current) -> AsyncIterator[Given]:

@@ -140,6 +140,15 @@ class Host:
         """Whether anything may still begin here."""
         return self._group is not None
 
+    def check_open(self) -> None:
+        """Whether anything may still begin here.
+
+        Raises:
+            Unavailable: this replica is stopping.
+        """
+        if not self.hosting:
+            raise stopping()
+
     @property
     def room(self) -> int:
         """How many more runs may begin."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from longrun import ids
 from longrun.history.approvals import is_ours
 from longrun.history.cleaning import cleaned, kind_of, said
+from longrun.history.context_compaction import NOTHING_COMPACTED, Compacted, content_of
 from longrun.history.faces import NO_FACE, Face
 from longrun.history.mending import mended
 from longrun.history.pairs import as_pair
@@ -48,6 +49,7 @@ def context_of(
     before: Iterable[tuple[list[Item], list[Stored]]],
     own: Iterable[Item],
     found: Mapping[str, Stored],
+    compacted: Mapping[str, Compacted] = NOTHING_COMPACTED,
 ) -> Context:
     """The context of a response.
 
@@ -56,11 +58,27 @@ def context_of(
         own: what its request brought.
         found: the stored items that any of these inputs name, by id. What is not among them was
             deleted: references to it are left out, and what was sent whole is the client's own.
+        compacted: what the compaction items of ours among all of these stand for, by their
+            `encrypted_content`.
     """
     items: list[Item] = []
     models: dict[str, str] = {}
+    count = 0
+
+    def stands_for_others(item: Item) -> bool:
+        content = content_of(item)
+        if content is None:
+            return False
+        if compacted[content].whole:
+            nonlocal count
+            items.clear()
+            count = 0
+        items.extend(compacted[content].items)
+        return True
 
     def take(stored: Stored) -> None:
+        if stands_for_others(stored.item):
+            return
         items.append(stored.item)
         if stored.model is not None:
             models[stored.item["id"]] = stored.model
@@ -70,7 +88,7 @@ def context_of(
             stored = found.get(item.get("id") or "")
             if stored is not None and _says_the_same(item, stored.item):
                 take(stored)
-            elif kind_of(item) != "item_reference":
+            elif kind_of(item) != "item_reference" and not stands_for_others(item):
                 items.append(cleaned(item))
 
     for given, output in before:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from longrun import ids
-from longrun.errors import BadRequest
+from longrun.errors import BadRequest, CompactionUnreadable
 from longrun.history.approvals import REQUEST
+from longrun.history.context_compaction import content_of
 from longrun.history.continuation import context_of, lost_reference
 from longrun.history.conversation import Before
 from longrun.history.mending import answered_by, unmade
@@ -52,6 +53,7 @@ class Contexts:
         Raises:
             BadRequest: a response that it continues is not there (any more), or has not ended; an
                 item that it refers to is not there; it answers a call that nobody made.
+            CompactionUnreadable: a compaction item is not as it was given.
         """
         items = body.items()
         previous = body.previous_response_id
@@ -67,7 +69,11 @@ class Contexts:
         lost = lost_reference(items, found)
         if lost is not None:
             raise item_not_found("input", *lost)
-        context = context_of(before.exchanges, items, found)
+        try:
+            compacted = await self._responses.compacted(before, items, found, principal)
+        except CompactionUnreadable as error:
+            raise _placed(error, items) from None
+        context = context_of(before.exchanges, items, found, compacted)
         _check_answers(context, all_made=body.conversation_id is None or not self._queues)
         return context
 
@@ -112,8 +118,19 @@ class Contexts:
 
 def _leads_back(items: Sequence[dict[str, Any]]) -> bool:
     """Whether something in a request may be about what came before it: a call that it answers, an
-    item that it names."""
-    return any(answered_by(item) or isinstance(item.get("id"), str) for item in items)
+    item that it names; or has to be looked at."""
+    return any(
+        answered_by(item) or isinstance(item.get("id"), str) or content_of(item) for item in items
+    )
+
+
+def _placed(error: CompactionUnreadable, items: Sequence[dict[str, Any]]) -> CompactionUnreadable:
+    """The same error, which says where in a request the item is, if it is there."""
+    for place, item in enumerate(items):
+        if content_of(item) == error.content:
+            param = f"input[{place}].encrypted_content"
+            return CompactionUnreadable(error.content, param, item.get("id"))
+    return error
 
 
 def _check_answers(context: Context, *, all_made: bool) -> None:

@@ -1,7 +1,7 @@
 """How a response is created, whatever its request came by: what is checked, counted and read."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -87,9 +87,17 @@ class Creations:
         self.limits = Limits.of(settings)
         self._own_limits = {name: self.limits.narrowed(*each) for name, each in own_limits.items()}
 
-    def parse(self, caller: Caller, body: Any) -> CreateResponse:
+    def parse(
+        self,
+        caller: Caller,
+        body: Any,
+        parse: Callable[[Any, Limits], CreateResponse] = CreateResponse.parse,
+    ) -> CreateResponse:
         """Check a body, within the limits of the agent that it asks for. May be called in a
         thread.
+
+        Args:
+            parse: reads it, where it is another one than that of `POST /responses`.
 
         Raises:
             BadRequest: names the parameter.
@@ -98,7 +106,7 @@ class Creations:
         if model is None:
             model = next(iter(self.models_of(caller)), None)
         own = self._own_limits.get(model) if isinstance(model, str) else None
-        return CreateResponse.parse(body, own or self.limits)
+        return parse(body, own or self.limits)
 
     async def request_of(
         self,
@@ -157,7 +165,7 @@ class Creations:
         """
         if streams:
             open_stream.enter_context(self._streams.one_more(caller.limited_as))
-        await self._take_run(caller)
+        await self.take_run(caller)
         tail = self.tail(run_request.response_id, patient=not streams, coming=True)
         if reads:
             open_stream.enter_context(tail)
@@ -182,7 +190,7 @@ class Creations:
             coming=coming,
         )
 
-    async def _take_run(self, caller: Caller) -> None:
+    async def take_run(self, caller: Caller) -> None:
         """Count a run against those that a chat token may start.
 
         Raises:

@@ -14,6 +14,7 @@ _STRINGS: Final = ("id", "call_id", "name", "status", "role")
 _NEEDED: Final = {
     "function_call": ("call_id", "name", "arguments"),
     "custom_tool_call": ("call_id", "name", "input"),
+    "compaction": ("encrypted_content",),
     "item_reference": ("id",),
     "mcp_approval_response": ("approval_request_id",),
 }

@@ -12,7 +12,10 @@ from longrun.http.access import known_caller, path_of
 from longrun.http.answers import also_say
 from longrun.protocol import Allowance
 
-_CREATE: Final = frozenset({"/responses", "/v1/responses"})
+_CREATE: Final = frozenset(
+    f"{prefix}/responses{rest}" for prefix in ("", "/v1") for rest in ("", "/compact")
+)
+"""Where a model is asked."""
 
 
 class RunRates:

@@ -80,7 +80,7 @@ JSONObject = Annotated[dict[str, Any], PlainValidator(_object), WithJsonSchema({
 a large one would take long, and an error for each would take longer."""
 
 
-class _Options(BaseModel):
+class Options(BaseModel):
     """An object of which some names are known, and which may have others."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -93,7 +93,7 @@ class _Options(BaseModel):
         return value
 
 
-class FunctionTool(_Options):
+class FunctionTool(Options):
     """A client's own function tool. Other types of tools are echoed and not acted upon."""
 
     type: str
@@ -103,19 +103,19 @@ class FunctionTool(_Options):
     strict: bool | None = None
 
 
-class ReasoningOptions(_Options):
+class ReasoningOptions(Options):
     """Efforts and summaries are not listed: models learn new ones."""
 
     effort: str | None = None
     summary: str | None = None
 
 
-class TextOptions(_Options):
+class TextOptions(Options):
     format: Annotated[JSONObject, WithJsonSchema(FORMAT_SCHEMA)] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class LongrunOptions(_Options):
+class LongrunOptions(Options):
     """Our own: a name that is not known is a mistake."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -124,11 +124,11 @@ class LongrunOptions(_Options):
     max_total_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
-class ConversationParam(_Options):
+class ConversationParam(Options):
     id: str
 
 
-class CreateResponse(_Options):
+class CreateResponse(Options):
     """The body of `POST /responses`.
 
     What is named here is checked; everything else is accepted and echoed, since SDKs add fields

@@ -76,3 +76,20 @@ class Runs(Section):
         description="Maximum size of one output item, or one tool output, as JSON. A larger tool "
         "output is replaced by a message; anything else that is larger fails its run.",
     )
+    compaction_agent: str = Field(
+        default="",
+        max_length=1000,
+        description="Agent whose model summarizes contexts that are compacted, instead of the "
+        "model of the agent that is asked for.",
+    )
+    compaction_prompt: str = Field(
+        default="",
+        max_length=100_000,
+        description="What that model is asked behind the context, instead of longrun's own prompt.",
+    )
+    compaction_max_tokens: int = Field(
+        default=8192,
+        ge=16,
+        le=1_000_000,
+        description="Maximum number of tokens of such a summary, reasoning included.",
+    )

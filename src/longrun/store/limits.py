@@ -36,6 +36,21 @@ class SharedLimits:
         rows = await self._database.fetch_once(self._queries.share_rates, *columns)
         return {row["subject"]: row["level"] for row in rows}
 
+    async def tokens_today(self, principal: str, account: str | None) -> int:
+        """How many tokens were spent today, by a principal or by the account that acts for it."""
+        row = await self._database.fetch_row(self._queries.tokens_today, principal, account)
+        return int(row["tokens"]) if row else 0
+
+    async def spend(self, tokens: int, principal: str, account: str | None) -> None:
+        """Count tokens that were spent beside responses. Once at most: whether it was counted is
+        not known if Postgres goes away meanwhile.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        whose = sorted({principal, account or principal})
+        await self._database.fetch_once(self._queries.spend_tokens, whose, tokens)
+
     async def forget(self, tokens_after: float) -> None:
         """Delete what has worn off, and tokens that were spent longer ago than so many seconds."""
         await self._database.execute(self._queries.forget_rates)

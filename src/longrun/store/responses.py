@@ -14,10 +14,12 @@ from longrun.errors import (
     Unreadable,
 )
 from longrun.history.cleaning import cleaned, kind_of
+from longrun.history.context_compaction import Compacted, contents_of
 from longrun.history.continuation import Stored, context_of, wanted
 from longrun.history.conversation import Before, Said
 from longrun.jsontext import dumps, loads
 from longrun.protocol import RunRequest, Status, is_terminal
+from longrun.store.context_compactions import ContextCompactions
 from longrun.store.creation import NewResponse as NewResponse
 from longrun.store.creation_writer import CreationWriter
 from longrun.store.database import Database
@@ -127,6 +129,9 @@ class Responses:
 
     Args:
         creations: creates those that come at the same time together.
+
+    Attributes:
+        compactions: reads what compaction items in their contexts carry.
     """
 
     def __init__(self, database: Database, creations: CreationWriter | None = None) -> None:
@@ -134,6 +139,7 @@ class Responses:
         self._creations = creations or CreationWriter(database)
         self._queries = database.queries
         self._sealing = database.sealing
+        self.compactions = ContextCompactions(database)
         self._standby = database.standby
         # Sealed items are opened by their indexes, which nothing else asks for.
         self._indexed = True if database.sealing.knows_keys else None
@@ -333,7 +339,29 @@ class Responses:
         on = request.response_id if request.conversation_id is not None else None
         before = await self.before(chain, request.principal, on)
         found = await self.named_items(before, request.input, request.principal)
-        return replace(request, context=context_of(before.exchanges, request.input, found))
+        compacted = await self.compacted(before, request.input, found, request.principal)
+        context = context_of(before.exchanges, request.input, found, compacted)
+        return replace(request, context=context)
+
+    async def compacted(
+        self,
+        before: Before,
+        own: Iterable[dict[str, Any]],
+        found: Mapping[str, Stored],
+        principal: str,
+    ) -> dict[str, Compacted]:
+        """What the compaction items of a context carry, by their `encrypted_content`.
+
+        Args:
+            found: the stored items that inputs name.
+
+        Raises:
+            CompactionUnreadable: one of them is not as it was given to the principal.
+        """
+        contents = contents_of(own) | contents_of(stored.item for stored in found.values())
+        for given, output in before.exchanges:
+            contents |= contents_of(given) | contents_of(stored.item for stored in output)
+        return await self.compactions.opened(contents, principal)
 
     async def last_spoken(self, response_ids: Sequence[str], principal: str) -> Spoken | None:
         """The last model turn of the first of these responses of a principal's that has any."""

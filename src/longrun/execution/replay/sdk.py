@@ -34,8 +34,10 @@ from agents import (
     Handoff,
     ItemHelpers,
     MessageOutputItem,
+    ModelSettings,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
+    RunConfig,
     RunResultStreaming,
     UserError,
 )
@@ -73,6 +75,7 @@ _TOOL_EXECUTION: Final = "agents.run_internal.tool_execution"
 _ACTIONS: Final = "agents.run_internal.tool_actions"
 _CALLS: Final = "agents.run_internal.run_steps"
 
+_TURNS: Final = "agents.run_internal.turn_preparation"
 GET_MODEL: Final = _name(_RUN_LOOP, "get_model", "agent", "run_config")
 GET_HANDOFFS: Final = _name(_RUN_LOOP, "get_handoffs", "agent", "context_wrapper")
 INVOKE_TOOL: Final = _name(
@@ -119,6 +122,8 @@ ACTIONS: Final = (
 
 NAMES: Final = (
     GET_MODEL,
+    _name(_TURNS, "get_model", "agent", "run_config"),
+    _name(_TURNS, "get_model_settings", "agent", "run_config"),
     GET_HANDOFFS,
     INVOKE_TOOL,
     *TOOL_FAILURES,
@@ -238,6 +243,13 @@ def replaced(
     by_position = [changed.get(name, given) for name, given in by_name]
     rest = {name: value for name, value in changed.items() if name in kwargs}
     return (*by_position, *args[len(MODEL_PARAMETERS) :]), {**kwargs, **rest}
+
+
+def model_of(agent: Agent[Any], config: RunConfig | None) -> tuple[Model, ModelSettings]:
+    """The model that a run of an agent would ask, with the settings that it would have."""
+    turns: Any = importlib.import_module(_TURNS)
+    config = config or RunConfig()
+    return turns.get_model(agent, config), turns.get_model_settings(agent, config)
 
 
 def is_at_openai(model: OpenAIChatCompletionsModel) -> bool:

@@ -1,0 +1,196 @@
+"""`POST /responses/compact`: a context as the messages of its users and one item for the rest.
+
+(What happens to the logs of finished responses, `store/compaction.py`, is another thing.)
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, Literal, Protocol
+
+from openai.types.responses import CompactedResponse
+from pydantic import ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive
+
+from longrun import ids
+from longrun.assembly.usage import UsageSum
+from longrun.errors import BadRequest, TokensSpent
+from longrun.history.context_compaction import COMPACTION, Compacted, said_by_users
+from longrun.http.access import caller_of
+from longrun.http.answers import JSONAnswer
+from longrun.http.asked import Asked
+from longrun.http.items import CheckedItems
+from longrun.http.limits import DEFAULT_LIMITS, Limits
+from longrun.http.rates import say_tokens
+from longrun.http.requests import CreateResponse, Options
+from longrun.http.streams import until_disconnected
+from longrun.operations import null_is_absent, operation
+from longrun.protocol import RunRequest
+from longrun.store.context_compactions import ContextCompactions
+from longrun.store.limits import SharedLimits
+
+Item = dict[str, Any]
+
+
+class Summary(Protocol):
+    """What a model made of a context."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def usage(self) -> UsageSum: ...
+
+
+class Summarizes(Protocol):
+    """What asks the models; the application hands it in."""
+
+    async def summarize(self, request: RunRequest) -> Summary: ...
+
+
+class CompactContext(Options):
+    """The body of `POST /responses/compact`: what is to be compacted, as a request that went on
+    with it would say it."""
+
+    model_config = ConfigDict(json_schema_extra=null_is_absent)
+
+    model: str | None = None
+    input: str | CheckedItems | None = None
+    previous_response_id: str | None = None
+    instructions: str | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+
+    @classmethod
+    def parse(cls, body: Any, limits: Limits = DEFAULT_LIMITS) -> CreateResponse:
+        """Check a body. What it may not have counts for nothing.
+
+        Raises:
+            BadRequest: names the parameter, what is wrong and what is allowed.
+        """
+        if isinstance(body, dict):
+            body = {name: body[name] for name in cls.model_fields if name in body}
+        return CreateResponse.parse(body, limits)
+
+
+class CompactAPI:
+    """The endpoint.
+
+    Args:
+        asked: reads what is to be compacted.
+        models: ask for summaries.
+        compactions: sign what clients keep.
+        limits: count what was spent.
+    """
+
+    def __init__(
+        self,
+        *,
+        asked: Asked,
+        models: Summarizes,
+        compactions: ContextCompactions,
+        limits: SharedLimits,
+        cell: str,
+    ) -> None:
+        self._asked = asked
+        self._models = models
+        self._compactions = compactions
+        self._limits = limits
+        self._cell = cell
+
+    def routes(self) -> list[BaseRoute]:
+        """The route, the same at the root and under `/v1`."""
+        return [
+            Route(f"{prefix}/responses/compact", self.compact, methods=["POST"])
+            for prefix in ("", "/v1")
+        ]
+
+    @operation(CompactedResponse, body=CompactContext, errors=(404, 421, 429))
+    async def compact(self, request: Request) -> Response:
+        """`POST /responses/compact`: compact a context, which later requests then take."""
+        asked = await self._asked.of(request, CompactContext.parse)
+        await self._check_tokens(request, asked)
+        await self._asked.creations.take_run(caller_of(request))
+        summary = await _unless_gone(self._models.summarize(asked), request.receive)
+        spent = summary.usage.total_tokens
+        if spent:
+            await self._limits.spend(spent, asked.principal, asked.allowance.account)
+        content = await self._compactions.content(Compacted(summary.text), asked.principal)
+        assert asked.context is not None
+        return JSONAnswer(
+            {
+                "id": asked.response_id,
+                "object": "response.compaction",
+                "created_at": int(time.time()),
+                "output": [
+                    *self._kept(asked.context.items),
+                    {
+                        "id": ids.new_item_id(COMPACTION, self._cell),
+                        "type": COMPACTION,
+                        "encrypted_content": content,
+                    },
+                ],
+                "usage": summary.usage.as_json(),
+            }
+        )
+
+    async def _check_tokens(self, request: Request, asked: RunRequest) -> None:
+        """Whether there are tokens left of the day's.
+
+        Raises:
+            TokensSpent: there are none.
+        """
+        allowance = asked.allowance
+        if allowance.max_tokens is None:
+            return
+        allowance.tokens = await self._limits.tokens_today(asked.principal, allowance.account)
+        say_tokens(request.scope, allowance)
+        if allowance.tokens >= allowance.max_tokens:
+            raise TokensSpent(allowance.max_tokens, allowance.tokens)
+
+    def _kept(self, items: Sequence[Item]) -> Iterator[Item]:
+        """The messages of users, as output items."""
+        for item in said_by_users(items):
+            content = item["content"]
+            yield {
+                "id": ids.new_item_id("message", self._cell),
+                "type": "message",
+                "role": "user",
+                "status": "completed",
+                "content": [{"type": "input_text", "text": content}]
+                if isinstance(content, str)
+                else content,
+            }
+
+
+async def _unless_gone(asking: Coroutine[Any, Any, Summary], receive: Receive) -> Summary:
+    """What is asked for, unless its client goes away meanwhile, for whom alone it is made.
+
+    Raises:
+        BadRequest: the client has closed its half of the connection, at least.
+    """
+    async with asyncio.TaskGroup() as group:
+        made = group.create_task(_outcome(asking))
+        leaving = group.create_task(until_disconnected(receive))
+        await asyncio.wait((made, leaving), return_when=asyncio.FIRST_COMPLETED)
+        gone = not made.done()
+        leaving.cancel()
+        made.cancel()
+    if gone:
+        raise BadRequest("The connection was closed before the context was compacted.")
+    outcome = made.result()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+async def _outcome(asking: Coroutine[Any, Any, Summary]) -> Summary | Exception:
+    """Raises nothing, which would end its group with errors of another kind."""
+    try:
+        return await asking
+    except Exception as error:
+        return error
