@@ -6,8 +6,8 @@ A TURN is a list of elements (`items.py` lists them: `{"text": …}`, `{"call": 
 `{"items": [element, …], …}` with the fields of `Turn`. After the turns comes a message with the
 text of `then`, or an instance of the JSON schema that the request asks for, or, with
 `"show": true`, what the model was given, as JSON. A user message that is not such an object is
-answered with itself. Words may stand above the object, in lines of their own, as where a script comes
-back in a summary.
+answered with itself. Words may stand above the object, in lines of their own, as where a script
+comes back in a summary.
 
 The model keeps no state: which turn it is in, it reads from what follows the last user message.
 """
