@@ -294,3 +294,40 @@ class TestModule:
             [path, made],
         )
         assert numbers == list(range(len(log_of(server, made))))
+
+    async def test_it_begins_with_the_present_and_goes_on(
+        self, page: Page, server: Replica
+    ) -> None:
+        made = start_run(server, deltas=150, pause=0.02)
+        await page.goto(f"{server.url}/healthz")
+        (path,) = [each.path for each in routes() if each.path.endswith("longrun.js")]
+        events, missing = await page.evaluate(
+            """async ([path, id]) => {
+                const { Follower } = await import(path);
+                const wait = (until) => new Promise((done) => {
+                    const events = [];
+                    const follower = new Follower(id, {
+                        catchUp: until ? "" : "snapshot",
+                        onEvent: (event) => {
+                            events.push(event);
+                            if (!until && events.length === 5) follower.cut();
+                        },
+                        onChange: () => {
+                            if (until ? events.length < until : follower.state !== "done") return;
+                            const found = [events, follower.missing];
+                            follower.stop();
+                            done(found);
+                        },
+                    });
+                });
+                await wait(10);
+                return wait(0);
+            }""",
+            [path, made],
+        )
+        log = log_of(server, made)
+        assert events[0]["type"] == "response.in_progress"
+        first = events[0]["sequence_number"]
+        assert first >= 9
+        assert [event["sequence_number"] for event in events] == list(range(first, len(log)))
+        assert missing == 0

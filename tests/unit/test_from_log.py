@@ -3,7 +3,7 @@
 import itertools
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from longrun.assembly.from_log import events_in
@@ -45,6 +45,13 @@ def plainly(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def delta(text: str, **more: Any) -> dict[str, Any]:
+    kind = "response.output_text.delta"
+    return {"type": kind, "sequence_number": 0, "delta": text, **more, "output_index": 0}
+
+
+@example([delta("a"), delta("b", obfuscation="xyz"), delta("c")])
+@example([delta('a",'), delta("b"), delta('c",'), delta("d")])
 @given(st.lists(deltas(), min_size=1, max_size=12))
 def test_it_is_what_the_log_says(events: list[dict[str, Any]]) -> None:
     lines = [dumps({**event, "sequence_number": n}) for n, event in enumerate(events, 98)]

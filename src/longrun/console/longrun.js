@@ -67,8 +67,9 @@ const BETWEEN_TURNS = 300; // and until the next one is asked for
     reconnecting, cut, done, lost.
 
     Options: `base`, where the API is (default `/v1/`); `key`, an API key or a token, if the server
-    asks for one; `after`, the number of the last event that there is already; `request(path,
-    options)`, in place of fetch, which gives the JSON of an answer and throws an error that has
+    asks for one; `after`, the number of the last event that there is already; `catchUp:
+    "snapshot"`, to begin with one `response.in_progress` that has the items so far, in place of
+    all events until then; `request(path, options)`, in place of fetch, which gives the JSON of an answer and throws an error that has
     `passing` if a further try may succeed. */
 export class Follower {
   state = "connecting";
@@ -87,8 +88,12 @@ export class Follower {
   #release = () => {};
   #wait = RETRY.first;
 
-  constructor(id, { onEvent, onChange = () => {}, base = "/v1/", key = "", after = -1, request }) {
+  constructor(
+    id,
+    { onEvent, onChange = () => {}, base = "/v1/", key = "", after = -1, catchUp = "", request },
+  ) {
     this.id = id;
+    this.catchUp = catchUp;
     this.path = `${base}responses/${encodeURIComponent(id)}`;
     this.cursor = after;
     this.onEvent = onEvent;
@@ -129,8 +134,7 @@ export class Follower {
       return;
     }
     if (opening !== this.#opening) return;
-    const after = this.cursor < 0 ? "" : `&starting_after=${this.cursor}`;
-    const source = new EventSource(`${this.path}?stream=true${after}${token}`);
+    const source = new EventSource(`${this.path}?stream=true${this.#start()}${token}`);
     this.#source = source;
     source.onopen = () => this.#opened();
     source.onerror = () => this.#interrupted(source);
@@ -140,6 +144,12 @@ export class Follower {
     const arrived = (message) => this.#arrived(message);
     for (const type of EVENT_TYPES) source.addEventListener(type, arrived);
     if (turn) this.#turnEnds = setTimeout(() => this.#endTurn(), TURN);
+  }
+
+  /** What the URL says of where the stream is to begin. */
+  #start() {
+    if (this.cursor >= 0) return `&starting_after=${this.cursor}`;
+    return this.catchUp && `&catch_up=${this.catchUp}`;
   }
 
   /** What the URL needs so that the browser may open it by itself, without the key. */
@@ -167,7 +177,7 @@ export class Follower {
     if (number <= this.cursor) {
       this.repeated += 1;
     } else {
-      this.missing += number - this.cursor - 1;
+      if (this.cursor >= 0 || !this.catchUp) this.missing += number - this.cursor - 1;
       this.cursor = number;
       this.events += 1;
       this.connections.at(-1).last = number;
