@@ -197,12 +197,13 @@ RETURNING firsts.replica_id AS dead, firsts.runs;
 -- Runs that were handed over, of agents that are served here: while a new version is rolled out,
 -- not all serve the same. Not those that were under way in two deaths (claim_suspect), unless
 -- they are only to be ended. First come those that got on most recently. Where $5 is true, only
--- this replica's share of them: each replica that is alive, which its lease and its lock tell,
--- has the runs whose id's hash falls to its place among them, whatever others have taken since.
+-- this replica's share of them: each replica that is alive, which its lease and its lock tell, and
+-- not draining, has the runs whose id's hash falls to its place among them, whatever others have
+-- taken since.
 WITH alive AS MATERIALIZED (
     SELECT greatest(count(*), 1) AS replicas, count(*) FILTER (WHERE replica.id < $1) AS place
     FROM longrun.replicas AS replica
-    WHERE $5::boolean AND replica.lease_until > now() AND (
+    WHERE $5::boolean AND replica.lease_until > now() AND NOT replica.draining AND (
         replica.id = $1 OR hashtextextended('longrun replica ' || replica.id, 0) IN (
             SELECT held.classid::bigint << 32 | held.objid::bigint FROM pg_locks AS held
             WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1

@@ -12,6 +12,20 @@ ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
 -- Whether this replica would take more runs: one that has too much wakes only one that would.
 UPDATE longrun.replicas SET has_room = $2 WHERE id = $1;
 
+-- name: tell_draining
+-- This replica takes nothing more.
+UPDATE longrun.replicas SET has_room = false, draining = true WHERE id = $1;
+
+-- name: find_takers
+-- The other replicas that are alive, which their leases and their locks tell, and not draining: one of
+-- them will take what waits; and whether each said that it has room.
+SELECT replica.id, coalesce(replica.has_room, false) AS has_room FROM longrun.replicas AS replica
+WHERE replica.id <> $1 AND NOT replica.draining AND replica.lease_until > now()
+    AND hashtextextended('longrun replica ' || replica.id, 0) IN (
+        SELECT held.classid::bigint << 32 | held.objid::bigint FROM pg_locks AS held
+        WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+    );
+
 -- name: find_replica
 SELECT EXISTS (SELECT FROM longrun.replicas WHERE id = $1);
 
@@ -69,7 +83,8 @@ SELECT
         LEFT JOIN longrun.responses AS response
             ON response.replica_id = replica.id AND response.status = 'in_progress'
         -- Nothing is counted as long as there is no suspect.
-        WHERE replica.lease_until > now() AND EXISTS (SELECT FROM orphans WHERE deaths >= 2)
+        WHERE replica.lease_until > now() AND NOT replica.draining
+            AND EXISTS (SELECT FROM orphans WHERE deaths >= 2)
         GROUP BY replica.id
         ORDER BY bool_or(coalesce(response.deaths >= 2, false)) DESC, count(response.id), replica.id
         LIMIT 1

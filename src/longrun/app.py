@@ -125,6 +125,7 @@ class Longrun:
         self.exposition = _own_metrics
         """Gives what `/metrics` answers."""
         self._draining = False
+        self._drained_by: float | None = None
         self._running = False
         self._stop_work = asyncio.Event()
         self._stop_store = asyncio.Event()
@@ -248,6 +249,7 @@ class Longrun:
         self._store_parts.add("ring_check", self._ring_check.run)
         self._store_parts.add("rates", self._rates.run)
         self._store_parts.add("webhooks", self._delivering.run)
+        self._store_parts.add("errands", self._host.run_errands)
         self._store_parts.add("sampling", Sampling(self._database).run)
         self._server_parts = Supervisor()
         self._server_parts.add("mcp_servers", self._servers.run)
@@ -425,17 +427,25 @@ class Longrun:
         return found
 
     def drain(self) -> None:
-        """Stop taking work: readers resume elsewhere, runs get `drain_seconds` to finish."""
+        """Stop taking work: readers resume elsewhere, runs get `drain_seconds` to finish, and what
+        is asked for meanwhile is left to the other replicas."""
         if not self._draining:
             self._draining = True
+            self._drained_by = asyncio.get_running_loop().time() + self.settings.drain_seconds
             self._stop_work.set()
             self._hub.send_away(self.settings.drain_seconds * READERS_LEAVE_WITHIN)
             self._sockets.send_away(self.settings.drain_seconds * READERS_LEAVE_WITHIN)
 
+    async def work_done(self) -> None:
+        """Wait until a drain has left no run here, or its time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._drained_by):
+                await self._work_done.wait()
+
     async def drained(self) -> None:
         """Wait until the drain is done: no run and no reader left, or its time is over."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.drain_seconds):
+            async with asyncio.timeout_at(self._drained_by):
                 await self._work_done.wait()
                 await self._hub.deserted()
                 await self._sockets.deserted()

@@ -19,7 +19,7 @@
     ├── TooManyRequests          429  with Retry-After
     │   ├── RateLimited          429  more requests in a minute than are allowed
     │   └── TokensSpent          429  the tokens of the day are spent
-    ├── Unavailable              503  with Retry-After: Postgres is away, or the replica drains
+    ├── Unavailable              503  with Retry-After: Postgres is away, or all replicas drain
     │   ├── NotRunning           503  the application was not started, or has stopped
     │   └── StillRunning         503  draining, while the run continues elsewhere: do not retry
     ├── Unreadable               500  what is stored cannot be decrypted

@@ -11,7 +11,7 @@ import pytest
 
 from tests import postgres
 from tests.faults.ground import Balancer, Follower, Ground, following, ground
-from tests.reading import Wire, eventually, parse, stream_url
+from tests.reading import Wire, create, eventually, parse, stream_url
 from tests.servers import Replica
 from tests.storing import locked, waiting_for_locks
 
@@ -65,14 +65,14 @@ async def test_the_rest_is_handed_over_between_two_steps(found: Ground) -> None:
     assert one.wait(15) == 0
 
 
-async def test_new_work_is_refused_and_readiness_says_no(found: Ground) -> None:
+async def test_new_work_is_left_to_the_others_and_readiness_says_no(found: Ground) -> None:
     """On old connections and new ones, as long as there are runs to be waited for."""
     one, _two = found.start(2)
     ids = await found.submit(one, 1, gates=("in a",))
     await found.reach(ids, "in a")
-    kept = await asyncio.open_connection(*one.url.removeprefix("http://").split(":"))
+    kept = await connected(one)
     assert (await ask(kept, "GET", "/readyz"))[0] == 200
-    slow = await asyncio.open_connection(*one.url.removeprefix("http://").split(":"))
+    slow = await connected(one)
     body = json.dumps({"model": "gated", "input": "x", "background": True}).encode()
     slow[1].write(head("POST", "/v1/responses", len(body)))
     await slow[1].drain()
@@ -81,22 +81,112 @@ async def test_new_work_is_refused_and_readiness_says_no(found: Ground) -> None:
     await eventually(lambda: "stopping" in one.output())
     slow[1].write(body)
     status, headers, answer = await read_answer(slow[0])
-    assert status == 503
-    assert int(headers["retry-after"]) > 0
-    assert json.loads(answer)["error"]["type"] == "server_error"
-    for _, writer in (kept, slow):
+    assert (status, json.loads(answer)["status"]) == (200, "queued")
+    assert headers["connection"] == "close"
+    for reader, writer in (kept, slow):
+        if writer is kept[1]:
+            assert (await ask(kept, "GET", "/healthz"))[1]["connection"] == "close"
+        assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
-    new = await asyncio.open_connection(*one.url.removeprefix("http://").split(":"))
+    new = await connected(one)
     status, _, answer = await ask(new, "GET", "/readyz")
     assert status == 503
     assert "draining" in json.loads(answer)["problems"]
     new[1].close()
     await new[1].wait_closed()
+    ids.append(await streamed(one, background=True))
+    ids.append(await streamed(one))
+    answered = await create(one, json.dumps({"deltas": 3}), model="gated")
+    assert answered["status"] == "completed"
+    # What has ended is replayed there to its end, too.
+    async with await Wire.open(stream_url(one, answered["id"])) as wire:
+        await wire.rest()
+    assert parse(wire.body).done
+    # And what is live is cancelled.
+    (held,) = await found.submit(one, gates=("in a",))
+    await found.reach([held], "in a")
+    assert await cancel(one, held) == 200
+    assert (await found.row(held))["status"] == "cancelled"
     found.open("in a")
     await found.all_finished(ids)
     assert one.wait(15) == 0
-    assert await found.value("SELECT count(*) FROM responses") == 1
+    assert await found.value("SELECT count(*) FROM responses") == 6
+    # None of it has used up an attempt, and nothing of it was executed there.
+    assert await found.value("SELECT max(spent) FROM responses") == 1
+
+
+async def connected(replica: Replica) -> "Connection":
+    return await asyncio.open_connection(*replica.url.removeprefix("http://").split(":"))
+
+
+async def streamed(replica: Replica, **fields: bool) -> str:
+    """The id of a response, of whose stream nothing is missing."""
+    body = {"model": "gated", "input": json.dumps({"deltas": 3}), "stream": True, **fields}
+    url = f"{replica.base_url}/responses"
+    async with await Wire.open(url, method="POST", json=body) as wire:
+        await wire.rest()
+    reading = parse(wire.body)
+    assert (wire.status, reading.done, wire.complete) == (200, True, True)
+    assert reading.numbers == list(range(len(reading.frames)))
+    assert reading.types[:2] == ["response.created", "response.queued"]
+    return str(reading.events[0]["response"]["id"])
+
+
+async def test_while_every_replica_drains_new_work_is_refused(found: Ground) -> None:
+    both = found.start(2)
+    for replica in both:
+        ids = await found.submit(replica, 1, gates=("in a",))
+        await found.reach(ids, "in a")
+    for replica in both:
+        replica.signal(signal.SIGTERM)
+    await eventually(lambda: draining(found, 2))
+    for replica in both:
+        url = f"{replica.base_url}/responses"
+        async with await Wire.open(url, method="POST", json={"model": "gated", "input": "x"}) as no:
+            await no.rest()
+        assert (no.status, int(no.headers["retry-after"])) == (503, 1)
+        assert json.loads(bytes(no.body))["error"]["type"] == "server_error"
+    found.open("in a")
+    for replica in both:
+        assert replica.wait(15) == 0
+    assert await found.value("SELECT count(*) FROM responses") == 2
+
+
+async def draining(found: Ground, count: int) -> bool:
+    return bool(await found.value("SELECT count(*) FROM replicas WHERE draining") == count)
+
+
+async def test_answers_that_stream_stay_until_the_drain_is_over(found: Ground) -> None:
+    """Their clients do not know of another replica; when they have to go they have the id."""
+    one, two = found.start(2, LONGRUN_DRAIN_SECONDS="3")
+    body = {"model": "gated", "input": json.dumps({"deltas": 2000, "pause": 0.01}), "stream": True}
+    url = f"{one.base_url}/responses"
+    early = await Wire.open(url, method="POST", json=body)
+    while len(parse(early.body).frames) < 5:
+        await early.more()
+    began = time.monotonic()
+    one.signal(signal.SIGTERM)
+    await eventually(lambda: draining(found, 1))
+    late = await Wire.open(url, method="POST", json=body)
+    for wire in (early, late):
+        await wire.rest(30)
+        reading = parse(wire.body)
+        assert (wire.complete, reading.rest, reading.done) == (True, b"", False)
+        assert reading.numbers == list(range(len(reading.frames)))
+        assert len(reading.frames) > 50
+        assert time.monotonic() - began > 2
+        id_ = reading.events[0]["response"]["id"]
+        assert (await found.row(id_))["status"] == "in_progress"
+        assert await delete(two, id_) == 200
+        wire.close()
+    assert one.wait(15) == 0
+
+
+async def delete(replica: Replica, id_: str) -> int:
+    async with await Wire.open(f"{replica.base_url}/responses/{id_}", method="DELETE") as wire:
+        await wire.rest()
+        return wire.status
 
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -144,6 +144,7 @@ class Replica:
         finished: bool = False,
         begun: list[Chunk] | None = None,
         patient: bool = False,
+        coming: bool = False,
     ) -> Tail:
         given: Any = self.log
         return Tail(
@@ -155,6 +156,7 @@ class Replica:
             begun=begun,
             page_bytes=self.page_bytes,
             patient=patient,
+            coming=coming,
         )
 
 

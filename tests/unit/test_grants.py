@@ -35,7 +35,9 @@ def test_schema_and_roles_are_put_in() -> None:
     sql = re.sub(r"^--.*", "", grants("other", "own-er", "run.time"), flags=re.MULTILINE)
     assert "longrun" not in sql.replace("run longrun migrate as", "")
     assert 'CREATE SCHEMA "other" AUTHORIZATION "own-er";' in sql
-    assert 'GRANT UPDATE (lease_until, has_room) ON "other".replicas TO "run.time";' in sql
+    assert (
+        'GRANT UPDATE (lease_until, has_room, draining) ON "other".replicas TO "run.time";' in sql
+    )
     assert "nspname = 'other'" in sql
 
 

@@ -232,12 +232,38 @@ class TestLeaving:
                 await asyncio.sleep(10)
                 one.hub.send_away(within=5.0)
                 late = await read(one.tail())
-                assert (late.events, late.ended) == ([], False)
+                assert (late.events, late.ended) == (chunks[0].data.split(b"\n"), False)
+                assert 10.5 <= late.finished_at <= 11.5
                 return (await hasty).finished_at, (await patient).finished_at
 
         hasty, patient = clock.run(scene())
         assert 10 <= hasty < 11
         assert patient == 15
+
+    def test_who_created_a_response_leaves_last_and_never_without_an_event(self) -> None:
+        """It would not even know the id of what it has created."""
+
+        async def scene() -> list[Read]:
+            log, chunks = MemoryLog(), chunks_of([1, 1])
+            async with replica(log) as one:
+                early = asyncio.create_task(read(one.tail(coming=True)))
+                await asyncio.sleep(0)
+                log.commit(ID, chunks[0])
+                one.hub.committed(ID, [chunks[0]])
+                one.hub.send_away(within=5.0)
+                await asyncio.sleep(1)
+                late = asyncio.create_task(read(one.tail(coming=True)))
+                await asyncio.sleep(6)
+                latest = asyncio.create_task(read(one.tail(coming=True)))
+                await asyncio.sleep(1)
+                one.hub.committed(ID, [chunks[0]])
+                return [await early, await late, await latest]
+
+        early, late, latest = clock.run(scene())
+        assert [len(each.events) for each in (early, late, latest)] == [1, 1, 1]
+        assert 4 < early.finished_at <= 5
+        assert late.finished_at == 5
+        assert latest.finished_at == 8
 
 
 class TestMemory:

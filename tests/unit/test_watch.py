@@ -99,6 +99,9 @@ class Watched:
     async def tell_room(self, has_room: bool) -> None:
         self.told_room.append(has_room)
 
+    async def tell_draining(self) -> None:
+        self.told_room.append(False)
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """At work, after its first look."""

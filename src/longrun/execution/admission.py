@@ -5,7 +5,6 @@ held by a claim, whose attempt fences whoever held it before.
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
 import math
@@ -15,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from longrun.assembly.assembler import Assembler
-from longrun.errors import ConversationLocked, Unavailable
+from longrun.errors import ConversationLocked
 from longrun.execution.attempts import Attempts
 from longrun.execution.ending import Ends
 from longrun.execution.host import Handle, Host, logged, stopping
@@ -100,17 +99,17 @@ class Admission:
 
     async def submit(self, request: RunRequest) -> Submitted:
         """Create a response, and start its run if there is room. When this returns, its first
-        events are committed.
+        events are committed. While this replica drains, it is for the others to run.
 
         Raises:
             BadRequest: its agent cannot give what it asks for.
-            Unavailable: Postgres is away, or this replica is stopping.
+            Unavailable: Postgres is away, or this replica drains and there is no other.
             TooManyRequests: too many responses are queued already.
             ConversationNotFound, ConversationLocked: see `Responses.create`.
         """
-        if not self._host.hosting:
-            raise stopping()
         self._check(request)
+        if not self._host.hosting:
+            await self._find_takers()
         starts = self.room > 0 and not self.work_waits and self._lines.may_start(request.agent)
         try:
             return await self._submit(request, starts=starts)
@@ -118,6 +117,17 @@ class Admission:
             if not starts or self._settings.conversation_overlap != "queue":
                 raise
             return await self._submit(request, starts=False)
+
+    async def _find_takers(self) -> None:
+        """While this replica drains it looks around no more: ask who takes what comes now.
+
+        Raises:
+            Unavailable: nobody does.
+        """
+        takers = await self._claims.takers()
+        if not takers:
+            raise stopping()
+        self.free = [replica for replica, has_room in takers.items() if has_room]
 
     async def _submit(self, request: RunRequest, *, starts: bool) -> Submitted:
         tools = client_tools(request.parameters, self._settings)
@@ -150,6 +160,11 @@ class Admission:
         await asyncio.shield(handle.prepared)
         return handle
 
+    @property
+    def draining(self) -> bool:
+        """Whether this replica takes no runs any more."""
+        return not self._host.hosting
+
     async def cancel(self, response_id: str, principal: str) -> bool:
         """End a principal's response as `cancelled`, wherever it is executed. False: it has ended,
         or is being ended.
@@ -175,8 +190,9 @@ class Admission:
         return claim is not None
 
     def cancel_soon(self, response_id: str, principal: str) -> None:
-        """Cancel for a caller that cannot wait."""
-        with contextlib.suppress(Unavailable):
+        """Cancel for a client that is gone, and wants nothing more: not while this replica drains,
+        when it may be on its way to another one."""
+        if not self.draining:
             self._host.spawn(self._cancel(response_id, principal))
 
     # -- what the watch calls -------------------------------------------------------------

@@ -116,6 +116,7 @@ class Host:
         self._live: dict[str, Handle] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._group: asyncio.TaskGroup | None = None
+        self._errands: asyncio.TaskGroup | None = None
         self._reserved = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -132,6 +133,15 @@ class Host:
                 raise
             finally:
                 self._group = None
+
+    async def run_errands(self, stop: asyncio.Event) -> None:
+        """Do what is not a run until `stop`, in a drain too and after it: whoever still gets here
+        may cancel."""
+        async with asyncio.TaskGroup() as self._errands:
+            try:
+                await stop.wait()
+            finally:
+                self._errands = None
 
     # -- what is live -----------------------------------------------------------------------
 
@@ -225,19 +235,18 @@ class Host:
         return handle
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Do work for a response that is not run here. The drain waits for it.
+        """Do work for a response that is not run here. A drain waits for it.
 
         Args:
             work: must not raise.
 
         Raises:
-            Unavailable: this replica is stopping.
+            Unavailable: this replica has stopped.
         """
-        try:
-            group = self._open_group()
-        except Unavailable:
+        group = self._group or self._errands
+        if group is None:
             work.close()
-            raise
+            raise stopping()
         return self._track(group.create_task(work))
 
     def _open_group(self) -> asyncio.TaskGroup:

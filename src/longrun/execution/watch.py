@@ -27,7 +27,7 @@ FORGIVEN: Final = 1.0
 """A lock that is free for less than this is a blip of one connection, and moves no run."""
 
 LAST_WORD_WAIT: Final = 0.5
-"""Seconds in which the others are told that a replica that stops takes nothing any more."""
+"""Seconds in which the others are told that a replica that stops takes nothing more."""
 
 HOUSEKEEPING: Final = 300.0
 
@@ -125,7 +125,7 @@ class Watch:
         # Only a hint, for which nobody who stops has to wait.
         with contextlib.suppress(LongrunError, TimeoutError):
             async with asyncio.timeout(LAST_WORD_WAIT):
-                await self._claims.tell_room(False)
+                await self._claims.tell_draining()
 
     async def _look(self) -> None:
         self._work.clear()

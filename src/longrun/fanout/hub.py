@@ -35,21 +35,42 @@ again."""
 LEAVING_PER_SECOND: Final = 50.0
 """Readers that a stopping replica sends away per second."""
 
+SHORT_STAY: Final = 1.0
+"""Seconds, on average, that who comes to a stopping replica to resume is told what happens; then it
+has at least all that there is. Less, and it would come back again and again."""
+
 
 class Reader:
-    """One reader of a topic. `leaving`: its stream is to end after what it has. `looking`: what it
-    asks of the log just now.
+    """One reader of a topic.
 
-    A patient reader is one that waits for a response's end, and leaves only with the replica.
+    Attributes:
+        patient: it waits for a response's end, and leaves only with the replica.
+        coming: it was there before its response. Its client knows of no other place for it, so it
+            leaves with the replica, and never without an event.
+        leaving: its stream is to end after what it has.
+        sated: its stream is to end once it has all that there is.
+        looking: what it asks of the log just now.
     """
 
-    __slots__ = ("leaving", "looking", "patient", "topic")
+    __slots__ = ("coming", "leaving", "looking", "patient", "sated", "topic")
 
-    def __init__(self, topic: Topic, patient: bool) -> None:
+    def __init__(self, topic: Topic, *, patient: bool = False, coming: bool = False) -> None:
         self.topic = topic
         self.patient = patient
+        self.coming = coming
         self.leaving = False
+        self.sated = False
         self.looking: asyncio.Task[list[Chunk]] | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether it leaves only with the replica."""
+        return self.patient or self.coming
+
+    def leave_sated(self) -> None:
+        """Let its stream end as soon as it would have to wait."""
+        self.sated = True
+        self.topic.wake()
 
     def leave(self) -> None:
         """Let its stream end now, and not when Postgres answers."""
@@ -118,9 +139,9 @@ class Hub:
                 self._expect(topic)
             elif not finished and self._join(response_id):
                 self._expect(topic)
-        reader = Reader(topic, patient)
+        reader = Reader(topic, patient=patient, coming=coming)
         if self._closes_at is not None:
-            self._send_away(reader, self._closes_at if patient else 0)
+            self._receive_late(reader, self._closes_at)
         self._readers.add(reader)
         topic.readers += 1
         metrics.readers.inc()
@@ -204,14 +225,26 @@ class Hub:
         """This replica stops: readers' streams end after what they have, and resume elsewhere.
 
         Spread over time, so that the other replicas are not asked by all at once: a few leave
-        now, many over up to `within` seconds; patient ones at its end.
+        now, many over up to `within` seconds. Streams that are the answer to a creation leave as
+        late, a few at its end, many over the time before it; patient readers at its end.
         """
         loop = asyncio.get_running_loop()
         self._closes_at = loop.time() + within
-        spread = min(within, len(self._readers) / LEAVING_PER_SECOND)
+        coming = sum(reader.coming for reader in self._readers)
+        early = min(within, (len(self._readers) - coming) / LEAVING_PER_SECOND)
+        late = min(within, coming / LEAVING_PER_SECOND)
         for reader in self._readers:
-            wait = within if reader.patient else jittered(spread / 2, spread=1)
+            wait = within
+            if not reader.patient:
+                wait = within - _some_of(late) if reader.coming else _some_of(early)
             self._send_away(reader, loop.time() + wait)
+
+    def _receive_late(self, reader: Reader, closes_at: float) -> None:
+        """Who comes while this replica stops is served, too, but must not hold it up."""
+        self._send_away(reader, closes_at)
+        if not reader.stays:
+            loop = asyncio.get_running_loop()
+            loop.call_later(jittered(SHORT_STAY), reader.leave_sated)
 
     def _send_away(self, reader: Reader, at: float) -> None:
         loop = asyncio.get_running_loop()
@@ -327,3 +360,8 @@ class Hub:
         full = 2 * sum(len(chunk.data) for chunk in news.chunks) > self._ring_bytes
         if ring.end > before and not topic.is_settled and (full or topic.is_behind):
             self._wake(topic)
+
+
+def _some_of(seconds: float) -> float:
+    """Anything from none to all of it."""
+    return jittered(seconds / 2, spread=1)

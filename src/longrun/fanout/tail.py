@@ -105,7 +105,7 @@ class Tail:
     @property
     def sent_away(self) -> bool:
         """Whether its reader is to go on elsewhere: this replica stops, or has lost Postgres."""
-        return self._reader.leaving
+        return self._reader.leaving or self._reader.sated
 
     def begin(self, begun: Begun) -> None:
         """What was read after this was entered: it goes on from there. At the end of the log of a
@@ -124,7 +124,7 @@ class Tail:
         is stored of it cannot be read here, or because this replica stops.
         """
         deadline = asyncio.get_running_loop().time() + timeout
-        while not (self.ended or self._reader.leaving):
+        while not (self.ended or self._leaves):
             try:
                 block = await self._look_until(deadline)
             except Unreadable:
@@ -135,12 +135,12 @@ class Tail:
                     return []
                 continue
             if block is None:
-                return None if self._reader.leaving else []
+                return None if self._leaves else []
             if block:
                 return self._advance(block)
             if self._topic.terminal is not None:
                 self._end_at(self._topic.terminal)
-            if self._over or self._topic.deleted:
+            if self._over or self._topic.deleted or self._reader.sated:
                 return None
             if not await self._wait_until(deadline):
                 return []
@@ -238,6 +238,15 @@ class Tail:
         """Wait for a reason to look. False: the deadline came first."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                while not (self._reader.leaving or self._topic.has_news(self.cursor)):
+                while not self._has_reason():
                     await self._topic.changed()
-        return self._reader.leaving or self._topic.has_news(self.cursor)
+        return self._has_reason()
+
+    def _has_reason(self) -> bool:
+        return self._leaves or self._reader.sated or self._topic.has_news(self.cursor)
+
+    @property
+    def _leaves(self) -> bool:
+        """Whether its stream ends here. Not before a new response's first event, which has its id:
+        nobody could resume it."""
+        return self._reader.leaving and not (self._reader.coming and self.cursor < 0)

@@ -32,7 +32,14 @@ LONGEST_TRACEPARENT: Final = 128
 
 
 class Runs(Protocol):
-    """What starts and stops runs; the application hands it in."""
+    """What starts and stops runs; the application hands it in.
+
+    Attributes:
+        draining: clients leave because this replica stops, and not because they want nothing more.
+    """
+
+    @property
+    def draining(self) -> bool: ...
 
     async def submit(self, request: RunRequest) -> Submitted: ...
 

@@ -184,7 +184,7 @@ class ResponsesAPI:
             gone = not ending.done()
             leaving.cancel()
             ending.cancel()
-        if gone and self._settings.cancel_on_disconnect:
+        if gone and self._settings.cancel_on_disconnect and not self._runs.draining:
             # A client that has closed only its half of the connection reads what became of it.
             await self._cancel(response_id, run_request.principal)
         stored = await self._responses.get_unscoped(response_id)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 
 SLICE: Final = 64 * 1024
@@ -25,6 +26,16 @@ STREAMS: Final = 250
 
 SMALL: Final = 256
 """A chunk or a frame below this size costs more to take apart than to carry."""
+
+
+class Context(WorkerContext):
+    """Hypercorn's context of all connections.
+
+    Attributes:
+        leaving: this process takes no more connections soon, so that each has its last answer.
+    """
+
+    leaving = False
 
 
 class Bounds(Config):

@@ -12,7 +12,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from longrun import metrics
-from longrun.serving.bounds import LINGER, SLICE, Bounds
+from longrun.serving.bounds import LINGER, SLICE, Bounds, Context
 from longrun.serving.exchange import Within
 from longrun.serving.http1 import HTTP1
 from longrun.serving.http2 import HTTP2
@@ -23,6 +23,13 @@ log = logging.getLogger("longrun.serving")
 READ: Final = 16 * 1024
 """Bytes read at once: what can be made of them must not keep others waiting."""
 
+FIRST_REQUEST: Final = 0.5
+"""Seconds in which what a new connection was made for comes: until then it is not ended, even by a
+process that takes no more."""
+
+TAKEN_WITHIN: Final = 0.05
+"""Seconds from when the kernel gives a connection to when it is served."""
+
 FULL_WARNING: Final = 10.0
 """Seconds between two warnings that there are too many connections."""
 
@@ -32,14 +39,13 @@ class Connections:
 
     Attributes:
         stopping: none is let in.
-        retiring: each ends as soon as nothing is asked on it.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, context: Context) -> None:
         self._most = most
+        self._context = context
         self._open: set[Connection] = set()
         self.stopping = False
-        self.retiring = False
         self._warned = float("-inf")
 
     def admit(self, connection: "Connection") -> bool:
@@ -56,19 +62,28 @@ class Connections:
     def discard(self, connection: "Connection") -> None:
         self._open.discard(connection)
 
-    def retire(self) -> None:
-        """Another process takes what comes: end those on which nothing is asked, and each other
-        one once it is answered."""
-        self.retiring = True
+    def leave(self) -> None:
+        """Others take what comes: from now on each answer is the last of its connection. Over
+        HTTP/2, which tells for certain what is not answered any more, the idle ones end."""
+        self._context.leaving = True
         for connection in list(self._open):
-            connection.end_if_idle()
+            connection.leave()
+
+    def retire(self) -> None:
+        """Others take what comes: end those on which nothing is asked, and each other one once it
+        is answered. A new one has a moment to say what it was made for."""
+        self._context.leaving = True
+        for connection in list(self._open):
+            connection.retire()
 
     async def end(self, within: float) -> None:
         """End those on which nothing is asked at once, the others with their answers, and what
         is left after so many seconds by force."""
+        self.retire()
+        # Of those that were taken last, not all have begun.
+        await asyncio.sleep(TAKEN_WITHIN)
         self.stopping = True
-        for connection in list(self._open):
-            connection.end_if_idle()
+        self.retire()
         tasks = [connection.task for connection in self._open]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=within)
@@ -97,6 +112,7 @@ class Connection(TCPServer):
     """
 
     config: Bounds
+    context: Context
     protocol: HTTP1 | HTTP2  # type: ignore[assignment]
 
     def __init__(self, connections: Connections, *args: Any) -> None:
@@ -104,6 +120,8 @@ class Connection(TCPServer):
         self.task: asyncio.Task[None] = asyncio.current_task(self.loop)  # type: ignore[assignment]
         self._connections = connections
         self._deadline: asyncio.Timeout | None = None
+        self._since = self.loop.time()
+        self._fresh = True
         self._idle = True
         self._ending = False
 
@@ -175,7 +193,9 @@ class Connection(TCPServer):
             self._end_within(event.seconds)
         elif isinstance(event, Updated):
             self._idle = event.idle
-            if self._idle and (self._connections.stopping or self._connections.retiring):
+            self._fresh = False
+            if self._idle and self.context.leaving:
+                await self.protocol.say_goodbye()
                 self._end()
             else:
                 self._end_within(self.config.keep_alive_timeout if self._idle else None)
@@ -196,9 +216,21 @@ class Connection(TCPServer):
         except (NotImplementedError, OSError, RuntimeError):  # TLS has no half of an end
             self.writer.close()
 
-    def end_if_idle(self) -> None:
-        if self._idle:
-            self._end_within(0)
+    def leave(self) -> None:
+        if isinstance(getattr(self, "protocol", None), HTTP2):
+            self.retire()
+
+    def retire(self) -> None:
+        """End, if nothing is asked."""
+        if self._idle and not (self._ending or self._is_asking):
+            age = self.loop.time() - self._since
+            self._end_within(max(0, FIRST_REQUEST - age) if self._fresh else 0)
+
+    @property
+    def _is_asking(self) -> bool:
+        """Whether a request is on its way, which is bounded in time."""
+        protocol = getattr(self, "protocol", None)
+        return protocol is not None and protocol.is_asking
 
     # -- writing --------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from longrun.serving.bounds import (
     INBOX,
     SMALL,
     Bounds,
+    Context,
     Pace,
 )
 from longrun.serving.exchange import Exchange, Inbox, Within, refusal
@@ -44,6 +45,7 @@ class HTTP1(H11Protocol):
     """
 
     config: Bounds
+    context: Context
     stream: Exchange | Socket | None  # type: ignore[assignment]
     connection: h11.Connection
 
@@ -70,6 +72,14 @@ class HTTP1(H11Protocol):
             self._closed = True
             self._backlog.clear()
             await self._close_stream()
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a part of a request has come."""
+        return self._in_head
+
+    async def say_goodbye(self) -> None:
+        """Nothing more is answered: which its last answer has said."""
 
     async def time_out(self) -> None:
         """The connection's time is over: say so to a client that was about to ask something."""
@@ -211,10 +221,12 @@ class HTTP1(H11Protocol):
     # -- the answer -----------------------------------------------------------------------
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Response) and self.connection.they_are_waiting_for_100_continue:
-            # It need not send its body, and perhaps will not: nothing can follow.
-            self._unasked = True
-            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        if isinstance(event, Response):
+            if self.connection.they_are_waiting_for_100_continue:
+                # It need not send its body, and perhaps will not: nothing can follow.
+                self._unasked = True
+            if self._unasked or (self.context.leaving and event.status_code >= 200):
+                event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
 
     async def _continue(self) -> None:

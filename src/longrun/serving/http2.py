@@ -100,8 +100,15 @@ class HTTP2(H2Protocol):
 
     async def time_out(self) -> None:
         """The connection was idle for long enough."""
+        await self.say_goodbye()
+
+    async def say_goodbye(self) -> None:
+        """Nothing more is answered. Said when nothing is under way: httpx takes GOAWAY for the end
+        of all streams, those too that are to go on."""
         self._say_goodbye(ErrorCodes.NO_ERROR)
         await self._flush()
+
+    is_asking = False
 
     # -- in -------------------------------------------------------------------------------
 

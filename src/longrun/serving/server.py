@@ -15,16 +15,15 @@ from typing import Any, Final
 
 import uvloop
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.worker_context import WorkerContext
 
 from longrun.app import Longrun
 from longrun.errors import ConfigurationError
 from longrun.serving import blocked, sockets, stubborn
-from longrun.serving.bounds import Bounds
+from longrun.serving.bounds import Bounds, Context
 from longrun.serving.connection import Connection, Connections
 from longrun.serving.pinned import check
 from longrun.serving.stopping import LAST_REQUESTS, Stopping
-from longrun.serving.taking import Connected, Taking
+from longrun.serving.taking import Connected, Taking, handed_over, kept_by
 from longrun.serving.threads import NAME, ToolThreads
 from longrun.serving.worker import Worker
 from longrun.settings import Settings
@@ -118,11 +117,12 @@ async def _until_stopped(
         started()
         await stop.wait()
         log.info("stopping")
-        # Until it is done, new connections are taken: a load balancer has to hear from /readyz,
-        # and whoever comes meanwhile gets an answer and not a closed port.
+        # As long as runs end here, new connections are taken: a load balancer has to hear from
+        # /readyz, and whoever comes meanwhile gets an answer and not a closed port. Then a closed
+        # port is what tells those that ask nobody.
         app.drain()
-        await app.drained()
-        asyncio.get_running_loop().call_later(LAST_ANSWERS, connections.abort_all)
+        connections.leave()
+        await app.work_done()
 
 
 @contextlib.asynccontextmanager
@@ -134,9 +134,9 @@ async def _taking(
     stopping: Stopping,
 ) -> AsyncIterator[Connections]:
     """Serve on a socket. At the end take nothing new, and wait for the answers under way."""
-    loop, context, config = asyncio.get_running_loop(), WorkerContext(None), _config(settings)
+    loop, context, config = asyncio.get_running_loop(), Context(None), _config(settings)
     most = sockets.raise_limit()
-    connections = Connections(min(most, settings.max_connections or most))
+    connections = Connections(min(most, settings.max_connections or most), context)
     wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -150,8 +150,11 @@ async def _taking(
     try:
         async with taken(connections, listening, connected, config):
             yield connections
+        connections.retire()
+        await app.drained()
     finally:
         await context.terminated.set()
+        loop.call_later(LAST_ANSWERS, connections.abort_all)
         await connections.end(LAST_ANSWERS + 1)
 
 
@@ -159,11 +162,14 @@ async def _taking(
 async def _alone(
     connections: Connections, listening: socket.socket, connected: Connected, config: Bounds
 ) -> AsyncIterator[None]:
-    server = await asyncio.start_server(connected, sock=listening, backlog=BACKLOG, **_tls(config))
+    tls = _tls(config)
+    server = await asyncio.start_server(connected, sock=listening, backlog=BACKLOG, **tls)
     try:
         yield
     finally:
+        last = kept_by(listening)
         server.close()
+        await handed_over(last, connected, **tls)
 
 
 @contextlib.asynccontextmanager
@@ -180,11 +186,14 @@ async def _beside_others(
 
     def leave() -> None:
         taking.end()
+        connections.leave()
         asyncio.get_running_loop().call_later(LAST_REQUESTS, connections.retire)
 
     async with taking.taken(BACKLOG):
         stopping.leave = leave
         yield
+    # The last worker that closes it closes the port.
+    listening.close()
 
 
 def _tls(config: Bounds) -> dict[str, Any]:

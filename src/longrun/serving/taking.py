@@ -28,6 +28,46 @@ PAUSE: Final = 1.0
 """Seconds without another try when there are no more descriptors."""
 
 
+HANDED_OVER_WITHIN: Final = 0.5
+"""Seconds in which those that were taken are handed over, at the end: their clients know nothing of
+it, and may have sent a request."""
+
+
+def kept_by(listening: socket.socket) -> list[socket.socket]:
+    """Take all connections that the kernel keeps: with a socket that is closed they are reset."""
+    listening.setblocking(False)
+    found = []
+    with contextlib.suppress(OSError):
+        while True:
+            found.append(listening.accept()[0])
+    return found
+
+
+async def handed_over(
+    connections: list[socket.socket],
+    connected: Connected,
+    ssl: SSLContext | None,
+    ssl_handshake_timeout: float | None,
+) -> None:
+    """Serve these."""
+    loop = asyncio.get_running_loop()
+
+    async def handed(connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            await loop.connect_accepted_socket(
+                lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(), connected),
+                connection,
+                ssl=ssl,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+            )
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HANDED_OVER_WITHIN), asyncio.TaskGroup() as group:
+            for connection in connections:
+                group.create_task(handed(connection))
+
+
 class Taking:
     """Takes connections one at a time, and leaves them to workers that have fewer.
 
@@ -74,6 +114,8 @@ class Taking:
                 yield
             finally:
                 self.end()
+                if self._shaking:
+                    await asyncio.wait(self._shaking, timeout=HANDED_OVER_WITHIN)
                 for task in self._shaking:
                     task.cancel()
 

@@ -346,6 +346,8 @@ class Workers:
 
     async def _end_all(self) -> None:
         self._stop.set()
+        # Nobody takes anything from it once the workers have closed theirs.
+        self._listening.close()
         for process in list(self._processes):
             if self._failure is not None and not process.ready.is_set():
                 process.kill("not needed any more")

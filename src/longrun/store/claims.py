@@ -104,6 +104,15 @@ class Claims:
         """Tell the others whether this replica would take more runs."""
         await self._database.execute(self._queries.tell_room, self._replica_id, has_room)
 
+    async def tell_draining(self) -> None:
+        """Tell the others that this replica takes nothing more."""
+        await self._database.execute(self._queries.tell_draining, self._replica_id)
+
+    async def takers(self) -> dict[str, bool]:
+        """The other replicas that are alive and not draining, and whether each has room."""
+        rows = await self._database.fetch(self._queries.find_takers, self._replica_id)
+        return {row["id"]: row["has_room"] for row in rows}
+
     async def count_deaths(self, dead: Sequence[str]) -> bool:
         """Hand over what these dead replicas were executing, count their deaths, and log each
         replica that nobody else logs.
