@@ -62,6 +62,7 @@ from longrun.http.rates import RateLimits, RunRates
 from longrun.http.responses import ResponsesAPI
 from longrun.http.sockets import SocketAPI
 from longrun.http.tokens import Tokens
+from longrun.http.webhooks import WebhooksAPI
 from longrun.settings import Settings
 from longrun.store.abridging import Abridging
 from longrun.store.announcer import Announcer
@@ -89,8 +90,10 @@ from longrun.store.responses import Responses
 from longrun.store.retention import Retention
 from longrun.store.ring_check import RingCheck
 from longrun.store.sampling import Sampling
+from longrun.store.webhooks import WebhookEndpoints
 from longrun.supervision import Supervisor
 from longrun.webhooks.delivering import Delivering
+from longrun.webhooks.targets import networks_of
 
 log = logging.getLogger("longrun")
 
@@ -377,6 +380,14 @@ class Longrun:
                 self._conversations, self._responses, api.bodies, settings.cell
             ).routes(),
             *tokens.routes(),
+            *WebhooksAPI(
+                WebhookEndpoints(self._database),
+                api.bodies,
+                self._delivering.test,
+                networks_of(settings.webhook_networks),
+                settings.max_principal_webhook_endpoints,
+                settings.cell,
+            ).routes(),
         ]
         asgi = Starlette(
             routes=[*routes, *OpenAPI(routes).routes()],

@@ -33,12 +33,14 @@ class Endpoint:
     """
 
     needs: Literal["read", "write", "admin"]
-    of: Literal["response", "conversation"] | None = None
+    of: Literal["response", "conversation", "webhook_endpoint"] | None = None
     body: dict[str, Any] | None = None
     admin: bool = True
 
 
 MESSAGE = {"role": "user", "content": "hello"}
+
+HOOK = {"name": "n", "url": "http://127.0.0.1:9/", "event_types": ["response.completed"]}
 
 MATRIX: dict[tuple[str, str], Endpoint] = {
     ("POST", "/responses"): Endpoint("write", body={"input": "hello"}),
@@ -64,6 +66,16 @@ MATRIX: dict[tuple[str, str], Endpoint] = {
     ),
     ("GET", "/conversations/{id}/items/{item_id}"): Endpoint("read", "conversation"),
     ("DELETE", "/conversations/{id}/items/{item_id}"): Endpoint("write", "conversation"),
+    ("GET", "/webhook_event_types"): Endpoint("read"),
+    ("POST", "/webhook_endpoints"): Endpoint("write", body=HOOK),
+    ("GET", "/webhook_endpoints"): Endpoint("read"),
+    ("GET", "/webhook_endpoints/{id}"): Endpoint("read", "webhook_endpoint", admin=False),
+    ("POST", "/webhook_endpoints/{id}"): Endpoint("write", "webhook_endpoint", body={}),
+    ("DELETE", "/webhook_endpoints/{id}"): Endpoint("write", "webhook_endpoint"),
+    ("POST", "/webhook_endpoints/{id}/rotate_secret"): Endpoint("write", "webhook_endpoint"),
+    ("POST", "/webhook_endpoints/{id}/test"): Endpoint(
+        "write", "webhook_endpoint", body={"event_type": "response.completed"}
+    ),
     ("GET", "/models"): Endpoint("read"),
     ("GET", "/models/{id}"): Endpoint("read"),
 }
@@ -75,7 +87,11 @@ PUBLIC = {"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
 @pytest.fixture(scope="module")
 def guarded(database: Server) -> Iterator[list[Replica]]:
     """A replica of a database in which there are keys."""
-    with servers.replicas(1, database.url, schema=SCHEMA) as started:
+    environment = {
+        "LONGRUN_WEBHOOK_NETWORKS": "127.0.0.1",
+        "LONGRUN_MAX_PRINCIPAL_WEBHOOK_ENDPOINTS": "1000",
+    }
+    with servers.replicas(1, database.url, schema=SCHEMA, environment=environment) as started:
         yield started
 
 
@@ -108,10 +124,14 @@ class Asking:
         conversation = await self("owner", "POST", "/conversations", {"items": [MESSAGE]})
         id_ = conversation.json()["id"]
         items = await self("owner", "GET", f"/conversations/{id_}/items")
+        # Whatever it answers, a test of it is done.
+        hook = {**HOOK, "url": f"{self._client.base_url}/nothing"}
+        endpoint = await self("owner", "POST", "/webhook_endpoints", hook)
         return {
             "response": made.json()["id"],
             "conversation": id_,
             "item_id": items.json()["first_id"],
+            "webhook_endpoint": endpoint.json()["id"],
         }
 
 
@@ -119,6 +139,7 @@ NOTHING = {
     "response": "resp_" + "0" * 32,
     "conversation": "conv_" + "0" * 32,
     "item_id": ids.item_id("resp_" + "0" * 32, 0, "message"),
+    "webhook_endpoint": "we_" + "0" * 32,
 }
 
 

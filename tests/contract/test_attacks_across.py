@@ -307,6 +307,43 @@ class TestLists:
         assert len((await tenants.ask("owner", "GET", path)).json()["data"]) == 1
 
 
+class TestWebhooks:
+    async def test_anothers_endpoints_are_what_never_was(self, tenants: Tenants) -> None:
+        hook = {
+            "name": SECRET,
+            "url": f"https://hook.example/{SECRET}",
+            "event_types": ["response.completed"],
+        }
+        made = (await tenants.ask("owner", "POST", "/webhook_endpoints", json=hook)).json()
+        for method, path, body in (
+            ("GET", "", None),
+            ("POST", "", {"url": "https://bob.example/"}),
+            ("DELETE", "", None),
+            ("POST", "/rotate_secret", {}),
+            ("POST", "/test", {"event_type": "response.completed"}),
+        ):
+            said = []
+            for id_ in (made["id"], like(made["id"]), "settings"):
+                path_of = f"/webhook_endpoints/{id_}{path}"
+                answer = await tenants.ask("other", method, path_of, json=body)
+                assert answer.status_code == 404
+                said.append(answer.text.replace(id_, "…"))
+            assert len(set(said)) == 1
+        for query in ("", f"?after={made['id']}", "?after=we_g", "?after=~"):
+            page = (await tenants.ask("other", "GET", f"/webhook_endpoints{query}")).json()
+            assert page["data"] == []
+        after = (await tenants.ask("owner", "GET", f"/webhook_endpoints/{made['id']}")).json()
+        assert after == {k: v for k, v in made.items() if k != "signing_secret"}
+
+    async def test_a_chat_token_changes_none(self, tenants: Tenants) -> None:
+        asked = {"model": "scripted", "user": "visitor"}
+        given = (await tenants.ask("other", "POST", "/chat_tokens", json=asked)).json()
+        bearer = {"authorization": f"Bearer {given['token']}"}
+        hook = {"name": "n", "url": "https://b.example/", "event_types": ["response.completed"]}
+        answer = await tenants.ask("other", "POST", "/webhook_endpoints", json=hook, headers=bearer)
+        assert answer.status_code == 403, answer.text
+
+
 class TestTokens:
     async def test_a_stream_token_is_for_its_response_alone(self, tenants: Tenants) -> None:
         path = f"/responses/{tenants.own['response']}/stream_token"

@@ -100,6 +100,12 @@ class TestAnotherCells:
         made = await create(there)
         talk = (await there.conversations.create()).id
         reference: Any = [{"type": "item_reference", "id": made.output[0].id}]
+        hook = (
+            await there.webhooks.create(
+                name="n", url="https://hook.example/", event_types=["response.completed"]
+            )
+        ).id
+        assert ids.cell_of(hook) == "01"
         for asked in (
             here.responses.retrieve(made.id),
             here.responses.retrieve(made.id, stream=True),
@@ -116,6 +122,11 @@ class TestAnotherCells:
             here.conversations.items.list(talk),
             here.conversations.items.create(talk, items=reference),
             here.conversations.create(items=reference),
+            here.webhooks.retrieve(hook),
+            here.webhooks.update(hook, name="mine"),
+            here.webhooks.delete(hook),
+            here.webhooks.rotate_secret(hook),
+            here.webhooks.test(hook, event_type="response.completed"),
         ):
             message, cell = await refusal(asked)
             assert cell == "01"

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from openai.types.conversations import Conversation
 from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.webhooks import WebhookEndpoint, WebhookEndpointWithSecret
 from pydantic import TypeAdapter
 
 from tests.openapi import Judge
@@ -99,6 +100,18 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
     await call("DELETE", item)
     await call("DELETE", path)
     await call("DELETE", on)
+    hook = {"name": "n", "url": "https://1.1.1.1/", "event_types": ["response.failed"]}
+    await call("GET", "/webhook_event_types")
+    endpoint = await call("POST", "/webhook_endpoints", json=hook)
+    WebhookEndpointWithSecret.model_validate(endpoint, strict=True)
+    one = f"/webhook_endpoints/{endpoint['id']}"
+    WebhookEndpoint.model_validate(await call("GET", one), strict=True)
+    await call("GET", "/webhook_endpoints?limit=1")
+    await call("POST", one, json={"name": "m", "url": None})
+    await call("POST", f"{one}/rotate_secret")
+    # Whether something answers there is not asked: this replica may post to none of its own.
+    await call("POST", f"{one}/test", 400, json={"event_type": "response.unheard_of"})
+    await call("DELETE", one)
     await call("GET", "/models")
     await call("GET", "/models/scripted")
     for public in ("/", "/healthz", "/readyz", "/metrics", "/openapi.json"):
@@ -122,6 +135,9 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
         ("GET", "/responses?limit=0", 400, {}),
         ("GET", "/runs?status=lost", 400, {}),
         ("GET", "/models/nobodys", 404, {}),
+        ("GET", "/webhook_endpoints?limit=0", 400, {}),
+        ("GET", "/webhook_endpoints/we_1", 404, {}),
+        ("POST", "/webhook_endpoints", 400, {"json": {"name": "n"}}),
         ("GET", "/nothing", 404, {}),
         ("PATCH", "/responses", 405, {}),
         ("POST", "/responses", 400, {"json": {}}),

@@ -23,6 +23,7 @@ from longrun.store.database import Database
 from longrun.store.overview import Overview, Wanted
 from longrun.store.records import Ending, Part, Step
 from longrun.store.responses import NewResponse, Page, Responses
+from longrun.store.webhooks import Document, WebhookEndpoints
 from tests.storing import REPLICA, event, log_of, request_for, writing
 
 OWNER, OTHER = "alice", "alice/below"
@@ -41,6 +42,7 @@ class Theirs:
     conversation: str
     item: str
     claiming: str
+    endpoint: str
 
 
 async def made(store: Database) -> Theirs:
@@ -66,14 +68,21 @@ async def made(store: Database) -> Theirs:
     await create(Responses(store), claiming)
     live = replace(request_for(ids.new_response_id(), OWNER), previous_id=request.response_id)
     await create(Responses(store), live)
-    return Theirs(request.response_id, live.response_id, conversation, said, claiming.response_id)
+    endpoint = ids.new_webhook_endpoint_id()
+    document = Document("secret", "http://secret.example/", "whsec_secret")
+    await WebhookEndpoints(store).create(endpoint, OWNER, ["response.completed"], document, 10)
+    return Theirs(
+        *(request.response_id, live.response_id, conversation, said, claiming.response_id),
+        endpoint,
+    )
 
 
 def nothing() -> Theirs:
     response = ids.new_response_id()
     item = ids.item_id(response, 0, "message")
     live, claiming = ids.new_response_id(), ids.new_response_id()
-    return Theirs(response, live, ids.new_conversation_id(), item, claiming)
+    endpoint = ids.new_webhook_endpoint_id()
+    return Theirs(response, live, ids.new_conversation_id(), item, claiming, endpoint)
 
 
 async def everything(store: Database) -> dict[str, list[str]]:
@@ -106,6 +115,12 @@ def values(theirs: Theirs, newest_first: bool) -> dict[str, Callable[[], Any]]:
         "limit": lambda: 10,
         "newest_first": lambda: newest_first,
         "principal": lambda: OTHER,
+        "endpoint_id": lambda: theirs.endpoint,
+        "event_types": lambda: ["response.failed"],
+        "name": lambda: "other",
+        "url": lambda: "http://other.example/",
+        "secret": lambda: "whsec_other",
+        "overlap": lambda: 1.0,
     }
 
 
@@ -116,13 +131,13 @@ def references(theirs: Theirs) -> list[dict[str, Any]]:
 
 
 def scoped_methods() -> Iterator[tuple[type[Any], str]]:
-    for cls in (Responses, Conversations, Claims, Overview):
+    for cls in (Responses, Conversations, Claims, Overview, WebhookEndpoints):
         for name, method in inspect.getmembers(cls, inspect.iscoroutinefunction):
             if not name.startswith("_") and "principal" in inspect.signature(method).parameters:
                 yield cls, name
 
 
-CREATES = {"Conversations.create"}
+CREATES = {"Conversations.create", "WebhookEndpoints.create"}
 """What makes something new for a principal, and is asked for nothing that is there."""
 
 SCOPED = sorted(scoped_methods(), key=lambda each: (each[0].__name__, each[1]))
@@ -143,6 +158,7 @@ async def test_9_each_method_for_a_principal_sees_nothing_of_anothers(
     assert {f"{cls.__name__}.{name}" for cls, name in SCOPED} >= {
         *("Responses.get", "Responses.delete", "Responses.before", "Responses.named_items"),
         *("Conversations.get", "Conversations.delete_item", "Claims.to_cancel"),
+        *("WebhookEndpoints.get", "WebhookEndpoints.rotate", "WebhookEndpoints.page"),
     }
     before = await everything(store)
     for cls, name in SCOPED:

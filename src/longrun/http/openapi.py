@@ -30,7 +30,7 @@ _OF_CALLERS: Final = (401, 403)
 _OF_BODIES: Final = (408, 413, 415)
 """Statuses of errors: of every endpoint, of one that asks who is calling, of one with a body."""
 
-_OF_CELLS: Final = re.compile(r"(/v1)?/(responses|conversations)/\{id\}")
+_OF_CELLS: Final = re.compile(r"(/v1)?/(responses|conversations|webhook_endpoints)/\{id\}")
 """Paths whose id says in which cell it was made."""
 
 _OF_SERVER: Final = (errors.LongrunError, errors.Unreadable)

@@ -4,6 +4,7 @@ import base64
 import binascii
 import ipaddress
 from typing import Final, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -84,6 +85,18 @@ class Webhooks(Section):
         le=10_000,
         description="Maximum number of webhook endpoints of one principal; beyond it, 400.",
     )
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_webhook_url(cls, value: SecretStr | None) -> SecretStr | None:
+        try:
+            parts = urlsplit("" if value is None else value.get_secret_value())
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if value is not None and not usable:
+            raise PydanticCustomError("url", "not a URL like https://app.example/hook")
+        return value
 
     @field_validator("webhook_secret")
     @classmethod

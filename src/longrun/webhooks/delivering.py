@@ -8,8 +8,9 @@ that dies in between leaves a claim that runs out: what it had posted comes twic
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import httpx2
@@ -18,10 +19,11 @@ from pydantic import SecretStr
 from longrun import metrics
 from longrun.backoff import jittered, sleep_unless
 from longrun.errors import LongrunError, Unreadable
+from longrun.ids import uuid7_hex
 from longrun.settings import Settings
 from longrun.store.deliveries import Deliveries, Delivery
 from longrun.store.retention import in_batches
-from longrun.store.webhooks import OF_SETTINGS, signing
+from longrun.store.webhooks import OF_SETTINGS, Endpoint, signing
 from longrun.supervision import also_on
 from longrun.webhooks.posts import body_of, headers_of
 from longrun.webhooks.sending import Sender, Sent
@@ -40,6 +42,13 @@ SAMPLE_INTERVAL: Final = 10.0
 RETENTION_INTERVAL: Final = 60.0
 RENEWAL_INTERVAL: Final = 300.0
 """Seconds; what the settings say is renewed a few times in the hour for which it holds."""
+
+TESTS: Final = "tests"
+DELIVERIES: Final = "deliveries"
+"""Kinds of posts, each with connections of its own: tests may not take those of deliveries."""
+
+SAMPLE: Final = "resp_" + "0" * 32
+"""The response that sample events name."""
 
 MOST_FAILING: Final = 1000
 """Endpoints of which is remembered here that the last attempt failed."""
@@ -62,8 +71,7 @@ class Delivering:
         self._url = _given(settings.webhook_url)
         self._secrets = tuple((_given(settings.webhook_secret) or "").split())
         self._networks = networks_of(settings.webhook_networks)
-        self._to_callers: Sender
-        self._to_settings: Sender
+        self._senders: dict[str, Sender] = {}
         self.disabled = 0
 
     def wake(self) -> None:
@@ -81,10 +89,6 @@ class Delivering:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Deliver until `stop` is set, and what was begun by then to its end."""
-        settings = self._settings
-        connections, timeout = settings.webhook_concurrency, settings.webhook_timeout
-        self._to_callers = Sender(self._networks, timeout=timeout, connections=connections)
-        self._to_settings = Sender(None, timeout=timeout, connections=connections)
         self._busy.clear()
         try:
             with also_on(stop, self.wake):
@@ -92,8 +96,15 @@ class Delivering:
                     group.create_task(self._look_after(stop))
                     await self._deliver_all(stop, group)
         finally:
-            await self._to_callers.close()
-            await self._to_settings.close()
+            while self._senders:
+                await self._senders.popitem()[1].close()
+
+    async def test(self, endpoint: Endpoint, type_: str) -> Sent:
+        """Post a sample event to an endpoint, once; it names a response that never was."""
+        body = body_of(f"evt_{uuid7_hex()}", type_, SAMPLE, int(time.time()))
+        return await self._post(
+            endpoint.document.url, TESTS, f"wh_{uuid7_hex()}", body, endpoint.secrets
+        )
 
     # -- what is due ----------------------------------------------------------------------------
 
@@ -165,20 +176,33 @@ class Delivering:
             await self._failed(delivery, sent)
 
     async def _sent(self, delivery: Delivery) -> Sent:
+        body = body_of(delivery.event_id, delivery.type, delivery.response_id, delivery.created_at)
+        if delivery.endpoint_id == OF_SETTINGS:
+            assert self._url is not None
+            return await self._post(self._url, OF_SETTINGS, delivery.id, body, self._secrets)
         try:
-            if delivery.endpoint_id == OF_SETTINGS:
-                assert self._url is not None
-                sender, secrets, url = self._to_settings, self._secrets, httpx2.URL(self._url)
-            else:
-                document = self._deliveries.document(delivery)
-                secrets = signing(document, overlaps=delivery.overlaps)
-                sender, url = self._to_callers, read_url(document.url, self._networks)
+            document = self._deliveries.document(delivery)
         except Unreadable:
             return Sent(None, "cannot be decrypted")
-        except UnusableURL:
+        secrets = signing(document, overlaps=delivery.overlaps)
+        return await self._post(document.url, DELIVERIES, delivery.id, body, secrets)
+
+    async def _post(
+        self, url: str, kind: str, delivery_id: str, body: bytes, secrets: Sequence[str]
+    ) -> Sent:
+        allowed = None if kind == OF_SETTINGS else self._networks
+        try:
+            target = httpx2.URL(url) if allowed is None else read_url(url, allowed)
+        except (UnusableURL, httpx2.InvalidURL):
             return Sent(None, "address not allowed")
-        body = body_of(delivery.event_id, delivery.type, delivery.response_id, delivery.created_at)
-        return await sender.post(url, body, headers_of(delivery.id, body, secrets))
+        if kind not in self._senders:
+            # When it is first needed: reading certificates takes some 30 ms.
+            self._senders[kind] = Sender(
+                allowed,
+                timeout=self._settings.webhook_timeout,
+                connections=self._settings.webhook_concurrency,
+            )
+        return await self._senders[kind].post(target, body, headers_of(delivery_id, body, secrets))
 
     async def _failed(self, delivery: Delivery, sent: Sent) -> None:
         settings = self._settings

@@ -19,6 +19,12 @@ _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
 """What a NAT64 makes of an IPv4 address, which are the last 32 bits (RFC 6052)."""
 
+_NOT_PUBLIC: Final = (
+    ipaddress.ip_network("3fff::/20"),
+    ipaddress.ip_network("192.88.99.0/24"),
+)
+"""What not every version of Python knows: documentation (RFC 9637), relays that are gone."""
+
 
 class UnusableURL(ValueError):
     """A URL that nothing can be posted to; says why, for whoever gave it."""
@@ -49,8 +55,8 @@ def read_url(text: str, allowed: Sequence[Network] = ()) -> httpx2.URL:
         raise UnusableURL("it is not http:// or https:// and a host")
     if url.userinfo or url.fragment:
         raise UnusableURL("it has a user, a password or a fragment")
-    if url.port == 0:
-        raise UnusableURL("it has the port 0")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise UnusableURL("it has no port from 1 to 65535")
     address = _address(url.host)
     if (address is not None and not may_connect(address, allowed)) or (
         url.host.rstrip(".").lower() == "localhost" and not allowed
@@ -65,7 +71,7 @@ def may_connect(address: Address, allowed: Sequence[Network] = ()) -> bool:
     wrapped = _wrapped(address)
     if wrapped is not None:
         return may_connect(wrapped, allowed)
-    if any(address in network for network in allowed if network.version == address.version):
+    if _within(address, allowed):
         return True
     if address.is_multicast or address.is_reserved or address.is_unspecified:
         return False
@@ -73,7 +79,11 @@ def may_connect(address: Address, allowed: Sequence[Network] = ()) -> bool:
         address not in _GLOBAL_UNICAST or address.sixtofour or address.teredo
     ):
         return False
-    return address.is_global
+    return address.is_global and not _within(address, _NOT_PUBLIC)
+
+
+def _within(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in each for each in networks if each.version == address.version)
 
 
 def _wrapped(address: Address) -> ipaddress.IPv4Address | None:
