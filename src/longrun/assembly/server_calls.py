@@ -120,8 +120,9 @@ class FunctionCall(Item):
 
     @property
     def so_far(self) -> JSONObject:
-        """The item as it is while its tool runs."""
-        assert self._shown is not None
+        """The item as it is while its tool runs; a call that is the client's, as any item."""
+        if self._shown is None:
+            return super().so_far
         return {**self._shown, **self._content.so_far(self._shown)}
 
     def _announce(self) -> list[Event]:
