@@ -21,6 +21,11 @@ _MOST_BITS: Final = 14_000
 """Fewer than the least integer of more digits has."""
 
 
+_COPIED_TO: Final = 16 * 1024
+"""Bytes up to which a text is copied. orjson gives the buffer in which it wrote, which takes 4 KiB
+for an event of 130 bytes; events are kept until they are committed, and then for readers."""
+
+
 class NotJSON(ValueError):
     """The text is not JSON."""
 
@@ -72,6 +77,8 @@ def dumps(value: Any) -> bytes:
     """Encode to one line of UTF-8 JSON. Never raises for what came out of an agent."""
     try:
         text = orjson.dumps(value, default=_default, option=orjson.OPT_NON_STR_KEYS)
+        if len(text) < _COPIED_TO:
+            text = b"%b" % text
         return text if text.isascii() else _without_line_ends(text)
     except (TypeError, ValueError, RecursionError):
         return _dumps_slowly(value).encode("ascii")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -191,3 +192,18 @@ class TestNotJSON:
 
     def test_is_a_value_error(self) -> None:
         assert issubclass(NotJSON, ValueError)
+
+
+class TestMemory:
+    @pytest.mark.parametrize("size", [10, 150, 2_000, 10_000])
+    def test_what_is_kept_takes_what_it_has(self, size: int) -> None:
+        """orjson gives its own buffer: 4 KiB and more for an event."""
+        event = {"type": "response.output_text.delta", "delta": "a" * size}
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            kept = [dumps(event) for _ in range(1_000)]
+            took = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert took < 1.3 * sum(len(text) + 48 for text in kept)
