@@ -83,13 +83,15 @@ BEGIN
     GRANT UPDATE (
         status, attempt, spent, replica_id, cancelled, document, reason, finished_at, deaths,
         died_on, handovers, ending_at, read_until, context_end, active_at,
-        input_refused, unkept, compacted_at
+        input_refused, unkept, compacted_at, steered
     ) ON longrun.responses TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.event_chunks TO "longrun_runtime";
     GRANT SELECT, INSERT ON longrun.reached TO "longrun_runtime";
     GRANT UPDATE (finished_at) ON longrun.reached TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.items TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.steps TO "longrun_runtime";
+    GRANT SELECT, INSERT ON longrun.steers TO "longrun_runtime";
+    GRANT UPDATE (output_index, turn) ON longrun.steers TO "longrun_runtime";
     GRANT SELECT, INSERT ON longrun.parked TO "longrun_runtime";
     GRANT UPDATE (requests, format, written_by, state) ON longrun.parked TO "longrun_runtime";
     GRANT SELECT, INSERT ON longrun.answers TO "longrun_runtime";

@@ -298,7 +298,7 @@ SELECT response.id, response.principal, response.agent, response.background, res
         ELSE response.input
     END AS input,
     response.attempt, response.spent, response.handovers, response.cancelled,
-    response.deadline_at < now() AS overdue
+    response.deadline_at < now() AS overdue, response.steered
 FROM unnest($1::text[], $2::integer[]) WITH ORDINALITY AS claim (id, attempt, place)
 JOIN longrun.responses AS response
     ON response.id = claim.id AND response.attempt = claim.attempt

@@ -81,6 +81,17 @@ FOR UPDATE SKIP LOCKED;
 -- name: rewrite_parked
 UPDATE longrun.parked SET state = $2 WHERE response_id = $1;
 
+-- name: find_other_steers
+SELECT response_id, number, item FROM longrun.steers
+WHERE (response_id, number) > (:after_id, :after_number::integer)
+    AND starts_with(item, :prefix) <> :wanted
+ORDER BY response_id, number
+LIMIT :limit
+FOR UPDATE SKIP LOCKED;
+
+-- name: rewrite_steer
+UPDATE longrun.steers SET item = $3 WHERE response_id = $1 AND number = $2;
+
 -- name: find_other_conversations
 SELECT id, metadata FROM longrun.conversations
 WHERE id > :after_id AND starts_with(metadata, :prefix) <> :wanted

@@ -10,11 +10,14 @@
 -- it, by bytes, and does not come as a text besides. With the end of a response its tokens are
 -- counted (`spent`). With the end of a response on a conversation
 -- comes what it leaves there: each part by its place, an output index, or -1, -2, … in the
--- response's own input. No text is sent for it that Postgres has already, and can read. With the end
+-- response's own input, or from -4194305 on a message that was put into it. No text is sent for it
+-- that Postgres has already, and can read. With the end
 -- of one that asks for approvals comes what waits for them; one whose end was lost in a failover ends
--- again.
+-- again. An end says how many messages the run has taken, if it could still take some: where more
+-- were put into it by then (`early`), nothing is written, and the run goes on. That number is in the
+-- row that is locked, which is the newest: what another table has is as old as the statement.
 WITH held AS MATERIALIZED (
-    SELECT run.n, run.first, response.id, response.attempt
+    SELECT run.n, run.first, response.id, response.attempt, response.steered
     FROM (
         -- In one order everywhere, so that two of these never wait for each other. The condition
         -- is always true, and makes the planner expect one run: it then keeps its plan instead of
@@ -27,7 +30,8 @@ WITH held AS MATERIALIZED (
     ) AS run
     CROSS JOIN LATERAL (
         -- By its key for each: a join would rather read all that are in progress, many times.
-        SELECT response.id, response.attempt FROM longrun.responses AS response
+        SELECT response.id, response.attempt, response.steered
+        FROM longrun.responses AS response
         WHERE response.id = run.response_id AND response.attempt = run.attempt
             AND response.status = 'in_progress'
         FOR SHARE
@@ -38,8 +42,13 @@ WITH held AS MATERIALIZED (
         WITH ORDINALITY AS chunk (run, first, last, n)
     WHERE chunk.run = (:chunk_runs::integer[])[chunk.n - 1]
         AND chunk.first <> (:chunk_lasts::bigint[])[chunk.n - 1] + 1
-), checked AS MATERIALIZED (
-    SELECT held.n, held.id, held.attempt,
+), looked AS MATERIALIZED (
+    SELECT held.n, held.id, held.attempt, held.steered,
+        CASE WHEN held.steered > 0 THEN EXISTS (
+            SELECT FROM unnest(:ending_runs::integer[], :ending_steered::integer[])
+                AS ending (run, steered)
+            WHERE ending.run = held.n AND ending.steered < held.steered
+        ) ELSE false END AS early,
         held.first = 1 + coalesce(
             (
                 SELECT chunk.last FROM longrun.event_chunks AS chunk
@@ -48,6 +57,9 @@ WITH held AS MATERIALIZED (
             -1
         ) AND held.n NOT IN (SELECT torn.run FROM torn) AS follows
     FROM held
+), checked AS MATERIALIZED (
+    SELECT n, id, attempt, steered, follows AND early AS early, follows AND NOT early AS follows
+    FROM looked
 ), new_chunks AS (
     INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
     SELECT run.id, chunk.first, chunk.last, run.attempt, chunk.data
@@ -148,6 +160,12 @@ WITH held AS MATERIALIZED (
         UNION ALL
         SELECT part.*, part.sent, NULL FROM part WHERE part.place < 0 AND part.sent IS NOT NULL
         UNION ALL
+        SELECT part.*, steer.item, NULL
+        FROM part
+        JOIN longrun.steers AS steer
+            ON steer.response_id = part.response_id AND steer.number = -4194305 - part.place
+        WHERE part.place < -4194304 -- as ids.py numbers them
+        UNION ALL
         SELECT part.*, coalesce(new.item, item.item),
             CASE WHEN NOT part.unkept THEN coalesce(new.model, item.model) END
         FROM part
@@ -190,6 +208,18 @@ WITH held AS MATERIALIZED (
     JOIN checked AS run ON run.n = refused.run AND run.follows
     WHERE item.response_id = run.id AND item.output_index = refused.output_index
 -- end
+-- optional :taken_runs
+), taken AS (
+    UPDATE longrun.steers AS steer
+    SET output_index = taken.output_index, turn = taken.turn
+    FROM unnest(
+        :taken_runs::integer[], :taken_firsts::integer[], :taken_counts::integer[],
+        :taken_indexes::integer[], :taken_turns::integer[]
+    ) AS taken (run, first, count, output_index, turn)
+    JOIN checked AS run ON run.n = taken.run AND run.follows
+    WHERE steer.response_id = run.id
+        AND steer.number >= taken.first AND steer.number < taken.first + taken.count
+-- end
 -- optional :parked_runs
 ), waiting AS (
     INSERT INTO longrun.parked (response_id, requests, format, written_by, state)
@@ -209,7 +239,8 @@ WITH held AS MATERIALIZED (
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END
 )
-SELECT checked.n, checked.follows FROM durable CROSS JOIN checked;
+SELECT checked.n, checked.follows, checked.early, checked.steered
+FROM durable CROSS JOIN checked;
 
 -- name: find_chunks
 -- Which of these chunks are in the log, written by these very attempts. Asked when it is not

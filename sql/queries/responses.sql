@@ -333,7 +333,7 @@ WHERE response.id = $1 AND response.principal = $2 AND response.stored;
 
 -- name: read_chain
 -- What a next response continues: what each response of the chain that ends with this one was given
--- and gave, the oldest first. Where the first one continues another that is not among them, that one
+-- and gave, and what was put into it meanwhile, the oldest first. Where the first one continues another that is not among them, that one
 -- was deleted or has expired. Of one whose input was refused nothing is continued.
 WITH RECURSIVE chain AS (
     SELECT id, previous_id, 0 AS depth FROM longrun.responses
@@ -347,9 +347,18 @@ WITH RECURSIVE chain AS (
 SELECT chain.id, chain.previous_id, response.conversation_id, response.status, response.input,
     response.input_refused,
     coalesce(output.items, '{}') AS output, coalesce(output.models, '{}') AS models,
-    coalesce(output.indexes, '{}') AS indexes
+    coalesce(output.indexes, '{}') AS indexes,
+    coalesce(put_in.items, '{}') AS steers, coalesce(put_in.numbers, '{}') AS steer_numbers,
+    coalesce(put_in.indexes, '{}') AS steer_indexes
 FROM chain
 JOIN longrun.responses AS response ON response.id = chain.id
+CROSS JOIN LATERAL (
+    SELECT array_agg(steer.item ORDER BY steer.number) AS items,
+        array_agg(steer.number ORDER BY steer.number) AS numbers,
+        array_agg(steer.output_index ORDER BY steer.number) AS indexes
+    FROM longrun.steers AS steer
+    WHERE response.steered > 0 AND steer.response_id = chain.id
+) AS put_in
 CROSS JOIN LATERAL (
     SELECT array_agg(item.item ORDER BY item.output_index) AS items,
         array_agg(
@@ -368,8 +377,17 @@ ORDER BY chain.depth DESC;
 SELECT response.id, response.previous_id, response.conversation_id, response.status,
     response.input, response.input_refused,
     coalesce(output.items, '{}') AS output, coalesce(output.models, '{}') AS models,
-    coalesce(output.indexes, '{}') AS indexes
+    coalesce(output.indexes, '{}') AS indexes,
+    coalesce(put_in.items, '{}') AS steers, coalesce(put_in.numbers, '{}') AS steer_numbers,
+    coalesce(put_in.indexes, '{}') AS steer_indexes
 FROM longrun.responses AS response
+CROSS JOIN LATERAL (
+    SELECT array_agg(steer.item ORDER BY steer.number) AS items,
+        array_agg(steer.number ORDER BY steer.number) AS numbers,
+        array_agg(steer.output_index ORDER BY steer.number) AS indexes
+    FROM longrun.steers AS steer
+    WHERE response.steered > 0 AND steer.response_id = response.id
+) AS put_in
 CROSS JOIN LATERAL (
     SELECT array_agg(item.item ORDER BY item.output_index) AS items,
         array_agg(
@@ -398,8 +416,8 @@ ORDER BY wanted.place
 LIMIT 1;
 
 -- name: find_items
--- A principal's items at these indexes of these responses; of an index among those of input items,
--- all of that response's input, unless a guardrail refused it.
+-- A principal's items at these indexes of these responses, and messages that were put into them; of an
+-- index among those of input items, all of that response's input, unless a guardrail refused it.
 SELECT wanted.response_id, wanted.output_index, item.item,
     CASE WHEN item.output_index = ANY(response.unkept) THEN NULL ELSE item.model END AS model,
     NULL AS input
@@ -415,7 +433,16 @@ WHERE response.principal = $3 AND response.stored AND NOT response.input_refused
     SELECT wanted.response_id
     FROM unnest($1::text[], $2::integer[]) AS wanted (response_id, output_index)
     WHERE wanted.output_index >= 8388608 -- as ids.py numbers them
-);
+        AND wanted.output_index < 12582912
+)
+UNION ALL
+SELECT wanted.response_id, wanted.output_index, steer.item, NULL, NULL
+FROM unnest($1::text[], $2::integer[]) AS wanted (response_id, output_index)
+JOIN longrun.responses AS response ON response.id = wanted.response_id
+    AND response.principal = $3 AND response.stored AND NOT response.input_refused
+JOIN longrun.steers AS steer ON steer.response_id = wanted.response_id
+    AND steer.number = wanted.output_index - 12582912
+WHERE wanted.output_index >= 12582912;
 
 -- name: get_input
 SELECT input FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored;

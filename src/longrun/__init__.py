@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from longrun.execution.current import Current, at_most_once, current
     from longrun.execution.handling.approvals import Answer, Approval
     from longrun.execution.handling.handler import HandlerRequest, agent
-    from longrun.execution.handling.steps import StepFailed, Steps, sleep, step, stream, wait_for
+    from longrun.execution.handling.steps import (
+        StepFailed,
+        Steps,
+        sleep,
+        steered,
+        step,
+        stream,
+        wait_for,
+    )
     from longrun.execution.served import Served
     from longrun.settings import Settings
 
@@ -32,6 +40,7 @@ __all__ = [
     "create_app",
     "current",
     "sleep",
+    "steered",
     "step",
     "stream",
     "wait_for",
@@ -46,6 +55,7 @@ _FROM: Final = {
     "Steps": "longrun.execution.handling.steps",
     "agent": "longrun.execution.handling.handler",
     "sleep": "longrun.execution.handling.steps",
+    "steered": "longrun.execution.handling.steps",
     "step": "longrun.execution.handling.steps",
     "stream": "longrun.execution.handling.steps",
     "Caller": "longrun.access.callers",

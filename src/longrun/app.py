@@ -58,9 +58,11 @@ from longrun.http.middleware import Errors, RequestLog, Started, of_routing
 from longrun.http.openapi import OpenAPI
 from longrun.http.overview import OverviewAPI
 from longrun.http.proxies import ProxyHeaders
-from longrun.http.rates import RateLimits, RunRates
+from longrun.http.rates import OtherRates, RateLimits, RunRates
 from longrun.http.responses import ResponsesAPI
 from longrun.http.sockets import SocketAPI
+from longrun.http.steer_events import SteerEvents
+from longrun.http.steering import Steering
 from longrun.http.tokens import Tokens
 from longrun.http.webhooks import WebhooksAPI
 from longrun.settings import Settings
@@ -90,6 +92,7 @@ from longrun.store.responses import Responses
 from longrun.store.retention import Retention
 from longrun.store.ring_check import RingCheck
 from longrun.store.sampling import Sampling
+from longrun.store.steers import Steers
 from longrun.store.webhooks import WebhookEndpoints
 from longrun.supervision import Supervisor
 from longrun.webhooks.delivering import Delivering
@@ -148,6 +151,7 @@ class Longrun:
         self._claims = Claims(self._database, replica_id, self.models)
         self._overview = Overview(self._database)
         self._approvals = Approvals(self._database)
+        self._steers = Steers(self._database)
         self._conversations = Conversations(self._database)
         self._keys = Keys(self._database)
         self._known_keys = KnownKeys(self._keys, settings.key_cache_seconds)
@@ -187,6 +191,7 @@ class Longrun:
             self._event_log,
             self._writer,
             self._announcer,
+            self._steers,
             self._tracer,
             ended=self._delivering.wake,
         )
@@ -203,6 +208,7 @@ class Longrun:
             settings=settings,
             application=self._application,
             servers=self._servers,
+            steers=self._steers,
             tracer=self._tracer,
         )
         self._admission = Admission(
@@ -313,6 +319,8 @@ class Longrun:
             },
         )
         run_rates = RunRates(self._rates, settings.max_principal_requests_per_minute)
+        other_rates = OtherRates(self._rates, settings.max_principal_other_requests_per_minute)
+        steering = Steering(self._steers, api.bodies, self._registry.is_steerable)
         self._sockets = SocketAPI(
             Shared(
                 creations=api.creations,
@@ -322,6 +330,7 @@ class Longrun:
                 rates=run_rates,
             ),
             settings,
+            {"response.steer": SteerEvents(steering, other_rates)},
         )
         compact = CompactAPI(
             asked=Asked(api.bodies, api.creations, self._responses),
@@ -359,9 +368,8 @@ class Longrun:
         middleware.append(
             Middleware(
                 RateLimits,
-                rates=self._rates,
                 runs=run_rates,
-                others=settings.max_principal_other_requests_per_minute,
+                others=other_rates,
             )
         )
         middleware.append(Middleware(Intake, timeout=settings.receive_timeout))
@@ -371,7 +379,8 @@ class Longrun:
             *api.routes(),
             *self._sockets.routes(),
             *compact.routes(),
-            *Lists(self._responses).routes(),
+            *Lists(self._responses, self._steers).routes(),
+            *steering.routes(),
             *Failures(self._responses, bool(settings.show_errors)).routes(),
             *OverviewAPI(
                 self._overview, self._responses, settings, self.authentication.is_required

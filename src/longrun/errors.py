@@ -3,6 +3,7 @@
     LongrunError                 carries message, type, param, code and HTTP status
     ├── BadRequest               400  the request is invalid; `param` says where
     │   ├── ConversationLocked   400  another response is on the conversation
+    │   ├── NotSteerable         400  a response takes no message (any more)
     │   ├── AlreadyAnswered      400  an approval that another response brought an answer to
     │   └── CompactionUnreadable 400  a compaction item that is not as it was given
     ├── Unauthorized             401  no key, or none that is valid
@@ -29,6 +30,7 @@
     ├── ServerAway               an MCP server that a run needs; the run fails with this message
     ├── NotStored                what a run wrote cannot be stored; the run fails with this message
     │   └── TooLarge             one of its events, items or steps exceeds the limit
+    ├── Overtaken                a message came as a run was to end; never leaves the server
     └── Fenced                   another attempt holds the response; never leaves the server
 
 Every response that is not 2xx has the body
@@ -127,6 +129,12 @@ class ConversationLocked(BadRequest):
             "Another response is being produced on this conversation; wait until it has ended.",
             param="conversation",
         )
+
+
+class NotSteerable(BadRequest):
+    """A response takes no message any more, or never does."""
+
+    default_code = "response_not_active"
 
 
 class AlreadyAnswered(BadRequest):
@@ -354,6 +362,16 @@ class Fenced(LongrunError):
     """The response belongs to another attempt, or has ended: this attempt must not write."""
 
     default_code = "fenced"
+
+
+class Overtaken(LongrunError):
+    """More messages were put into a run than it had taken when it was to end: this attempt has not
+    ended its response, and the next one takes them."""
+
+    default_code = "overtaken"
+
+    def __init__(self) -> None:
+        super().__init__("A message came at the moment of the run's end.")
 
 
 class ReplayMismatch(LongrunError):

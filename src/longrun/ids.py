@@ -155,6 +155,20 @@ def input_place(index: int) -> int | None:
     return index - _FIRST_INPUT if index >= _FIRST_INPUT else None
 
 
+FIRST_STEER_PLACE: Final = 0x400000
+"""Messages that are put into a run while it is live count as input items, from this place on."""
+
+
+def steer_place(number: int) -> int:
+    """The place among input items of a message that was put into a run, by its number."""
+    return FIRST_STEER_PLACE + number
+
+
+def steer_id(response_id: str, number: int) -> str:
+    """The id of a request that put messages into a run, by the number of its first message."""
+    return f"steer_{response_id.removeprefix('resp_')}{number:06x}"
+
+
 def is_item_id(text: str) -> bool:
     """Whether `text` has the shape of an item id of ours, of a response or of a conversation."""
     prefix, _, digits = text.rpartition("_")

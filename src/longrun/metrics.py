@@ -122,6 +122,13 @@ runs_given_up = Counter(
     ["agent"],
     registry=registry,
 )
+steers = Counter(
+    "longrun_steers",
+    "Messages put into live runs: accepted by this replica, taken by a run of this replica, or "
+    "too late for the end of an attempt, which goes on with them (overtook).",
+    ["outcome"],
+    registry=registry,
+)
 steps = Counter(
     "longrun_steps",
     "Steps that runs came to, by kind: done, replayed from their record, or failed.",

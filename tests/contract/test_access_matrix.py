@@ -30,12 +30,14 @@ class Endpoint:
         needs: the scope without which it is a 403.
         of: what its `{id}` names, which is a 404 for all but its owner.
         admin: whether an admin sees it, whoever's it is, without saying for whom they act.
+        live: it is for what is live, and else a 400.
     """
 
     needs: Literal["read", "write", "admin"]
     of: Literal["response", "conversation", "webhook_endpoint"] | None = None
     body: dict[str, Any] | None = None
     admin: bool = True
+    live: bool = False
 
 
 MESSAGE = {"role": "user", "content": "hello"}
@@ -49,6 +51,9 @@ MATRIX: dict[tuple[str, str], Endpoint] = {
     ("GET", "/responses/{id}"): Endpoint("read", "response"),
     ("DELETE", "/responses/{id}"): Endpoint("write", "response"),
     ("POST", "/responses/{id}/cancel"): Endpoint("write", "response"),
+    ("POST", "/responses/{id}/steer"): Endpoint(
+        "write", "response", body={"input": "more"}, live=True
+    ),
     ("GET", "/responses/{id}/input_items"): Endpoint("read", "response"),
     ("POST", "/responses/{id}/stream_token"): Endpoint("read", "response", admin=False),
     ("GET", "/responses/{id}/failure"): Endpoint("admin", "response"),
@@ -198,6 +203,8 @@ async def test_scopes_at_each_endpoint(ask: Asking, kind: str) -> None:
             assert answer.json()["error"]["code"] == "forbidden"
         elif kind == "admin" and endpoint.of is not None and not endpoint.admin:
             assert answer.status_code == 404, (method, path)
+        elif endpoint.live and answer.status_code == 400:
+            assert answer.json()["error"]["code"] == "response_already_completed"
         else:
             assert answer.is_success, (method, path, answer.text)
             if method == "DELETE":

@@ -109,6 +109,20 @@ async def test_what_is_interrupted_goes_on(url: dict[str, str], clients: list[As
     assert "cancelled" in again.err
 
 
+async def test_steer_puts_a_message_in(url: dict[str, str], clients: list[AsyncOpenAI]) -> None:
+    made = await command("run", "scripted", script(deltas=3, hold=3), "--detach", **url)
+    response_id = made.out.strip()
+    told = await command("steer", response_id, "and now?", **url)
+    assert (told.code, told.err) == (0, "")
+    ended = await command("tail", response_id, **url)
+    assert ended.out.endswith("and now?\n")
+    items = await clients[1].responses.input_items.list(response_id)
+    assert items.data[0].id == told.out.strip()
+    late = await command("steer", response_id, "too late", **url)
+    assert late.code == 2
+    assert "has ended" in late.err
+
+
 async def test_cancel_says_which_it_could_not(url: dict[str, str]) -> None:
     said = await command("cancel", "resp_nothing", "--json", **url)
     assert said.code == 1

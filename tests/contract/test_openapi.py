@@ -80,6 +80,12 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
     await call("GET", path, 204, headers={"last-event-id": last})
     await call("GET", f"{path}/failure", 403)
     await call("POST", f"{path}/cancel")
+    late = await call("POST", f"{path}/steer", 400, json={"input": "too late"})
+    assert late["error"]["code"] == "response_already_completed"
+    holding = {**body, "background": True, "input": script(hold=1)}
+    live = f"/responses/{(await call('POST', '/responses', json=holding))['id']}"
+    await call("POST", f"{live}/steer", json={"input": "more"}, headers={"idempotency-key": "k"})
+    await call("DELETE", live)
     await call("GET", f"{path}/input_items?limit=1&order=asc")
     await call("GET", "/responses?limit=100&status=completed&metadata[k]=v")
     await call("GET", "/runs?limit=100&status=completed,failed&metadata[k]=v&q=echo")

@@ -226,3 +226,38 @@ def test_the_template_is_served_with_five_lines_changed() -> None:
     )
     changed = [line for line in difflib.ndiff(before, after) if line.startswith("+ ")]
     assert len(changed) <= 6, changed  # a blank line among them
+
+
+async def test_what_a_handler_was_told_it_is_told_again_after_a_takeover(found: Ground) -> None:
+    first, second = found.replicas
+    asked = json.dumps({"gates": ["in a", "in b", "in c"]})
+    begun = [
+        await create(first, asked, model=model, background=True) for model in ("listener", "deaf")
+    ]
+    id_, other = [each["id"] for each in begun]
+    async with AsyncOpenAI(base_url=second.base_url, api_key="none", max_retries=0) as client:
+
+        async def steer(response_id: str, text: str) -> None:
+            path = f"/responses/{response_id}/steer"
+            await client.post(path, body={"input": text}, cast_to=dict[str, Any])
+
+        await found.reach([id_, other], "in a")
+        with pytest.raises(BadRequestError) as refused:
+            await steer(other, "hello")
+        assert refused.value.code == "steering_not_supported"
+        await steer(id_, "one")
+        await steer(id_, "two")
+        found.open("in a")
+        await found.reach([id_], "in b")
+        first.signal(signal.SIGKILL)
+        await found.reach([id_], "in b", attempt=2)
+        await steer(id_, "three")
+        found.open("in b")
+        await found.reach([id_], "in c", attempt=2)
+        await steer(id_, "too late to be heard")
+        found.open("in c")
+        response = await finished(second, id_)
+        assert texts(response["output"]) == "Heard one. Heard two. Heard three. Done."
+        items = await client.responses.input_items.list(id_)
+        assert len(items.data) == 5
+    assert looked(found).count("tool a") == 2, "one for each of the two"

@@ -23,6 +23,7 @@ from longrun.store.database import Database
 from longrun.store.overview import Overview, Wanted
 from longrun.store.records import Ending, Part, Step
 from longrun.store.responses import NewResponse, Page, Responses
+from longrun.store.steers import Steers, Submission
 from longrun.store.webhooks import Document, WebhookEndpoints
 from tests.storing import REPLICA, event, log_of, request_for, writing
 
@@ -114,6 +115,9 @@ def values(theirs: Theirs, newest_first: bool) -> dict[str, Callable[[], Any]]:
         "on": lambda: theirs.finished,
         "limit": lambda: 10,
         "newest_first": lambda: newest_first,
+        "new": lambda: Submission([{"role": "user", "content": "of another"}]),
+        "kept": lambda: True,
+        "check": lambda: lambda agent: None,
         "principal": lambda: OTHER,
         "endpoint_id": lambda: theirs.endpoint,
         "event_types": lambda: ["response.failed"],
@@ -131,7 +135,7 @@ def references(theirs: Theirs) -> list[dict[str, Any]]:
 
 
 def scoped_methods() -> Iterator[tuple[type[Any], str]]:
-    for cls in (Responses, Conversations, Claims, Overview, WebhookEndpoints):
+    for cls in (Responses, Conversations, Claims, Overview, Steers, WebhookEndpoints):
         for name, method in inspect.getmembers(cls, inspect.iscoroutinefunction):
             if not name.startswith("_") and "principal" in inspect.signature(method).parameters:
                 yield cls, name
@@ -159,6 +163,7 @@ async def test_9_each_method_for_a_principal_sees_nothing_of_anothers(
         *("Responses.get", "Responses.delete", "Responses.before", "Responses.named_items"),
         *("Conversations.get", "Conversations.delete_item", "Claims.to_cancel"),
         *("WebhookEndpoints.get", "WebhookEndpoints.rotate", "WebhookEndpoints.page"),
+        *("Steers.accept", "Steers.of"),
     }
     before = await everything(store)
     for cls, name in SCOPED:
@@ -171,7 +176,7 @@ async def test_9_each_method_for_a_principal_sees_nothing_of_anothers(
             unknown = [each for each in parameters if each not in given]
             assert not unknown, f"{cls.__name__}.{name}: say what {unknown} may be in this test"
             arguments = {each: given[each]() for each in parameters}
-            if "response_id" in arguments and cls is Claims:
+            if "response_id" in arguments and cls in (Claims, Steers):
                 arguments["response_id"] = asked.live
             result = repr(await getattr(of_replica(cls, store), name)(**arguments))
             for one in (asked.finished, asked.live, asked.conversation, asked.item):
@@ -238,6 +243,9 @@ async def test_9_the_owner_is_found(store: Database, theirs: Theirs) -> None:
     assert "secret" in repr(await responses.before_on(theirs.conversation, OWNER))
     assert await conversations.get(theirs.conversation, OWNER) is not None
     assert await conversations.item(theirs.conversation, OWNER, theirs.item) is not None
+    new = Submission([{"role": "user", "content": "secret"}])
+    assert await Steers(store).accept(theirs.live, OWNER, new) is not None
+    assert "secret" in repr(await Steers(store).of(theirs.live, OWNER))
     assert await Claims(store, REPLICA).to_cancel(theirs.live, OWNER) is not None
     assert await conversations.delete_item(theirs.conversation, OWNER, theirs.item)
     assert await responses.delete(theirs.finished, OWNER)

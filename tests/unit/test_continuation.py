@@ -6,7 +6,7 @@ from typing import Any
 from longrun import ids
 from longrun.history.continuation import Stored, context_of, lost_reference, told, wanted
 from longrun.history.faces import Face
-from longrun.history.mending import unmade
+from longrun.history.mending import mended, unmade
 from longrun.protocol import Context
 
 RESPONSE = ids.new_response_id()
@@ -52,6 +52,19 @@ def test_what_nobody_answered_is_left_out_of_every_kind() -> None:
 def test_a_call_that_the_client_answers_now_stays() -> None:
     call, answer = continued([], [CALL], [ANSWER])
     assert call["call_id"] == answer["call_id"] == "c"
+
+
+def test_what_a_user_says_before_the_outputs_comes_behind_them() -> None:
+    """A message that was put into a response when its client had still to answer its calls."""
+    calls = [
+        {"type": "function_call", "call_id": id_, "name": "f", "arguments": ""} for id_ in "ab"
+    ]
+    outputs = [{"type": "function_call_output", "call_id": id_, "output": ""} for id_ in "ab"]
+    said = [{"role": "user", "content": text} for text in ("one", "two", "three")]
+    given = [*calls, said[0], outputs[0], said[1], outputs[1], said[2]]
+    assert mended(given) == [*calls, *outputs, *said]
+    unanswered = [*calls[:1], *said]
+    assert mended(unanswered) == said
 
 
 def test_an_output_before_its_call_is_left_out_with_it() -> None:

@@ -148,6 +148,11 @@ class Assembler:
         """The finished items that stay, as JSON by output index, in order."""
         return {index: self._output[index] for index in sorted(self._output)}
 
+    @property
+    def next_index(self) -> int:
+        """The output index of the next item."""
+        return self._places.upcoming
+
     # -- the response's life --------------------------------------------------------------
 
     def lifecycle(self, status: Status) -> None:

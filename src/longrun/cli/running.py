@@ -1,6 +1,7 @@
-"""What `longrun run`, `tail`, `cancel` and `retry` do. Each returns what the command exits with."""
+"""What `longrun run`, `tail`, `steer`, `cancel` and `retry` do, and what they exit with."""
 
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -61,6 +62,20 @@ def tail(url: str | None, response_id: str, after: int | None, json: bool) -> in
             yield event
 
     return _code_of(_watched(client, events, shown=not json))
+
+
+def steer(url: str | None, response_id: str, text: str, json: bool) -> None:
+    """Put a message into a live response."""
+    client = connected(url)
+    with in_words(client):
+        accepted = client.post(
+            f"/responses/{response_id}/steer",
+            body={"input": text},
+            # Its retries put the message in once.
+            options={"headers": {"Idempotency-Key": uuid.uuid4().hex}},
+            cast_to=dict[str, Any],
+        )
+    print(dumps(accepted).decode() if json else accepted["input"][0]["id"])
 
 
 def cancel(url: str | None, response_ids: list[str], json: bool) -> int:

@@ -1,4 +1,4 @@
-"""`longrun run`, `tail`, `cancel` and `retry`: runs, by the URL of a server."""
+"""`longrun run`, `tail`, `steer`, `cancel` and `retry`: runs, by the URL of a server."""
 
 import sys
 from typing import Annotated
@@ -86,6 +86,28 @@ def tail(
     from longrun.cli import running
 
     raise typer.Exit(running.tail(url, response, after, json))
+
+
+@app.command()
+def steer(
+    response: ID,
+    text: Annotated[
+        str,
+        typer.Argument(metavar="MESSAGE", help="What it is told; - reads it from standard input."),
+    ],
+    url: ServerURL = None,
+    json: AsJSON = False,
+) -> None:
+    """Put a message into a live run: its next model turn has it.
+
+    Prints the id of the message, which is input of the response from then on. Exits with 2 if the
+    response has ended.
+
+    [bold]Example:[/] longrun steer resp_01a2137d79de7cfaa8e62cf1251ceae8 "in one sentence, please"
+    """
+    from longrun.cli import running
+
+    running.steer(url, response, sys.stdin.read() if text == "-" else text, json)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The approvals of one run: what it asks for when it ends, and the answers that it goes on with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agents import Agent, RunResultStreaming
@@ -18,6 +18,7 @@ from longrun.execution.replay.journal import Journal, fingerprint
 from longrun.execution.replay.results import encode_response
 from longrun.execution.replay.steps import Steps
 from longrun.execution.run_states import NO_LONGER_FITS, PausedCall, Waiting
+from longrun.execution.steering import items_of
 from longrun.history.approvals import REQUEST, Answer, answers_to
 from longrun.history.continuation import told
 from longrun.jsontext import dumps, loads
@@ -26,6 +27,7 @@ from longrun.store.approvals import Approvals
 from longrun.store.records import Parked, Step
 from longrun.store.responses import Responses
 from longrun.store.run_log import OUTPUT_ITEMS, check_size
+from longrun.store.steers import Steers
 
 JSONObject = dict[str, Any]
 
@@ -46,6 +48,7 @@ class GoesOn:
         answers: by the output indexes of the requests.
         response_id: the response that asked.
         client_tools: those of that response.
+        said: messages that were put into that response when it was about to ask, or had asked.
     """
 
     state: JSONObject
@@ -53,6 +56,7 @@ class GoesOn:
     answers: Mapping[int, Answer]
     response_id: str
     client_tools: list[JSONObject]
+    said: list[JSONObject] = field(default_factory=list)
 
     @property
     def begins_with(self) -> str:
@@ -68,7 +72,11 @@ class GoesOn:
 
 
 async def read_parked(
-    request: RunRequest, response_id: str, approvals: Approvals, responses: Responses
+    request: RunRequest,
+    response_id: str,
+    approvals: Approvals,
+    responses: Responses,
+    steers: Steers,
 ) -> GoesOn:
     """What the run of a request goes on from, as it stands now.
 
@@ -93,12 +101,14 @@ async def read_parked(
             raise LongrunError(GONE)
         began = first
     context = (await responses.with_context(began)).context
+    put_in = await steers.of_unscoped(response_id)
     return GoesOn(
         state,
         context or Context(),
         answers_to(request.input, response_id),
         response_id,
         asked.parameters.get("tools") or [],
+        items_of(each for each in put_in if each.output_index is None),
     )
 
 
@@ -185,6 +195,8 @@ class Approving:
         run_states.answer(restored, answers | by_client)
         own = self._request.context
         more = told(Context(own.items[len(own.items) - own.own :], own.models)) if own else []
+        if self._goes_on.said:
+            run_states.add_said(restored, self._goes_on.said)
         if more:
             run_states.add_input(restored, more)
         self._assembler.answered_elsewhere(waiting[n].raw["call_id"] for n in by_client)

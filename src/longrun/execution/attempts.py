@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agents import Agent
 
 from longrun import metrics
-from longrun.errors import Fenced, Unavailable
+from longrun.errors import Fenced, Overtaken, Unavailable
 from longrun.execution.application import Application
 from longrun.execution.approving import read_parked
 from longrun.execution.ending import Ends, end_response
@@ -26,7 +27,7 @@ from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
 from longrun.execution.replays import Journals, Replays
 from longrun.execution.run import Run, Start
-from longrun.execution.run_lines import run_handed_over, run_started
+from longrun.execution.run_lines import run_handed_over, run_started, run_steered
 from longrun.execution.starts import Starts
 from longrun.execution.takeover import read_position
 from longrun.protocol import GENERATE, RunRequest
@@ -37,6 +38,7 @@ from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
 from longrun.store.log_writer import LogWriter
 from longrun.store.responses import NewResponse, Responses
+from longrun.store.steers import Steers
 
 if TYPE_CHECKING:
     from longrun.execution.tracing.tracer import Tracer
@@ -53,6 +55,7 @@ class Attempts:
     Args:
         application: gives each attempt its context, configuration, hooks and session.
         servers: connects the MCP servers of agents.
+        steers: has the messages that are put into live runs.
         tracer: makes a span of each attempt; None: nothing is traced.
 
     Attributes:
@@ -73,6 +76,7 @@ class Attempts:
         settings: Settings,
         application: Application,
         servers: MCPServers,
+        steers: Steers,
         tracer: "Tracer | None" = None,
     ) -> None:
         self._tracer = tracer
@@ -87,6 +91,7 @@ class Attempts:
         self._settings = settings
         self._application = application
         self._servers = servers
+        self._steers = steers
         self._replays = Replays()
         self._starts = Starts()
         self._leaving: dict[str, int] = {}
@@ -132,8 +137,11 @@ class Attempts:
             run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
             handle.prepared.set_result(None)
             request = await self._responses.with_context(claim.request)
+            steers = await self._steers.of_unscoped(claim.id) if claim.steered else []
             with self._replays.one() as replay:
-                start = Start(position.assembler, run_log, position.steps, replay=replay)
+                start = Start(
+                    position.assembler, run_log, position.steps, replay=replay, steers=steers
+                )
                 await self._run(handle, request, start)
 
     async def hand_over(self, held: Mapping[str, int]) -> None:
@@ -170,7 +178,9 @@ class Attempts:
             )
             start = dataclasses.replace(start, waited=waited)
         elif request.goes_on is not None:
-            goes_on = await read_parked(request, request.goes_on, self._approvals, self._responses)
+            goes_on = await read_parked(
+                request, request.goes_on, self._approvals, self._responses, self._steers
+            )
             start = dataclasses.replace(start, goes_on=goes_on, begins_with=goes_on.begins_with)
         elif not isinstance(agent, Handler) and (not isinstance(agent, Agent) or agent.handoffs):
             last = self._settings.continue_with == "last"
@@ -180,7 +190,15 @@ class Attempts:
         kind = HandlerRun if isinstance(agent, Handler) else Run
         with metrics.runs.track_inprogress(), self._traced(handle, request):
             outcome = await kind(
-                agent, request, handle, start, self._settings, self._application, self._servers
+                agent,
+                request,
+                handle,
+                start,
+                self._settings,
+                self._application,
+                self._servers,
+                self._steers,
+                functools.partial(run_steered, request, handle.attempt, self._claims.replica_id),
             ).execute()
         self._ends.ended(request, handle.attempt, outcome, start.assembler.usage)
 
@@ -208,6 +226,10 @@ class Attempts:
             elif not handle.abandoned:
                 # Not by us: an agent may cancel the task that it finds itself in.
                 await self._fail(handle, error)
+        except Overtaken as error:
+            metrics.steers.labels("overtook").inc()
+            log.info("run of %s goes on: %s", handle.response_id, error)
+            await self.hand_over({handle.response_id: handle.attempt})
         except Fenced as error:
             log.info("run of %s is another attempt's: %s", handle.response_id, error)
         except Unavailable as error:

@@ -69,7 +69,7 @@ class Compactor:
         self._registry = registry
         self._application = application
         self._settings = settings
-        self._state = state
+        self._state_now = state
         self._check_open = check_open
         self._live: Counter[str] = Counter()
         if settings.compaction_agent not in ("", *registry.names()):
@@ -123,7 +123,7 @@ class Compactor:
 
     async def _ask(self, served: Any, request: RunRequest) -> Any:
         current = dataclasses.replace(
-            Current.of(request, 1, threading.Event()), state=self._state()
+            Current.of(request, 1, threading.Event()), state=self._state_now()
         )
         with within(current):
             agent: Agent[Any] = await made(served, current)

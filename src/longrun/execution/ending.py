@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from longrun.assembly.assembler import Assembler
@@ -13,7 +13,7 @@ from longrun.errors import Fenced, LongrunError, Unreadable
 from longrun.execution.outcomes import Outcome
 from longrun.execution.run_lines import run_ended
 from longrun.execution.takeover import Position, add_recorded_usage, read_position
-from longrun.history.conversation import left_of
+from longrun.history.conversation import NO_STEERS, left_of
 from longrun.protocol import RunRequest
 from longrun.store.announcer import Announcer
 from longrun.store.claims import Claim, Claims
@@ -21,6 +21,7 @@ from longrun.store.events import EventLog
 from longrun.store.log_writer import LogWriter
 from longrun.store.records import Ending, Parked, Part
 from longrun.store.run_log import RunLog
+from longrun.store.steers import Steers
 
 log = logging.getLogger("longrun.execution.ending")
 
@@ -40,15 +41,20 @@ async def end_response(
     *,
     ran: bool,
     parked: Parked | None = None,
+    steers: Mapping[int, int | None] = NO_STEERS,
+    steered: int | None = None,
 ) -> None:
     """Close what is open, and end the response. What it said goes into its conversation with that.
 
     Args:
         ran: it did not only wait in the queue; else it leaves nothing.
         parked: what waits for the approvals that it asks for.
+        steers: where each message stands that was put into it (`Steering.places`).
+        steered: how many of them it has taken, if it would take more; see `Ending`.
 
     Raises:
         Fenced: another attempt holds the response, or somebody ended it first.
+        Overtaken: there are more messages by now.
     """
     if outcome.details is not None:
         assembler.incomplete_details = outcome.details
@@ -57,15 +63,10 @@ async def end_response(
     said: list[Part] = []
     if ran and request.conversation_id is not None and not outcome.input_refused:
         whole = outcome.status in ("completed", "incomplete")
-        left = left_of(request.response_id, request.input, assembler.output, whole=whole)
+        left = left_of(request.response_id, request.input, assembler.output, steers, whole=whole)
+        given = {-1 - place: item for place, item in enumerate(request.input)}
         said = [
-            Part(
-                place,
-                name,
-                request.input[-1 - place] if place < 0 else None,
-                place in assembler.unkept,
-            )
-            for place, name in left
+            Part(place, name, given.get(place), place in assembler.unkept) for place, name in left
         ]
     if assembler.refused:
         await run_log.flush()
@@ -79,6 +80,7 @@ async def end_response(
         parked,
         outcome.input_refused,
         assembler.unkept,
+        steered,
     )
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
     await run_log.flush()
@@ -101,11 +103,13 @@ class Ends:
         event_log: EventLog,
         writer: LogWriter,
         announcer: Announcer,
+        steers: Steers,
         tracer: "Tracer | None" = None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._tracer = tracer
         self._told = ended
+        self._steers = steers
         self.under_way: dict[str, int] = {}
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
         self._claims = claims
@@ -126,7 +130,12 @@ class Ends:
                     position = await self._position(claim)
                 run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
                 await end_response(
-                    claim.request, position.assembler, run_log, outcome, ran=claim.spent > 0
+                    claim.request,
+                    position.assembler,
+                    run_log,
+                    outcome,
+                    ran=claim.spent > 0,
+                    steers=await self._steers_of(claim),
                 )
                 self.ended(claim.request, claim.attempt, outcome, position.assembler.usage)
         finally:
@@ -143,6 +152,12 @@ class Ends:
             self._announcer.tell("work")
         if request.background:
             self._told()
+
+    async def _steers_of(self, claim: Claim) -> dict[int, int | None]:
+        """Where the messages stand that go into its conversation."""
+        if not claim.steered or claim.request.conversation_id is None:
+            return {}
+        return await self._steers.places_unscoped(claim.id)
 
     async def _position(self, claim: Claim) -> Position:
         try:

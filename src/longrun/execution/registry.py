@@ -51,6 +51,11 @@ class Registry:
         """What holds for the runs of an agent; None if it is not served here."""
         return self._served.get(name)
 
+    def is_steerable(self, name: str) -> bool:
+        """Whether the runs of an agent take messages; one that is not served here may."""
+        served = self._served.get(name)
+        return served is None or not isinstance(served.agent, Handler) or served.agent.steerable
+
     def all(self) -> list[Served]:
         return list(self._served.values())
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from agents import (
     OutputGuardrailTripwireTriggered,
     Runner,
     RunResultStreaming,
+    RunState,
 )
 
 from longrun import ids, metrics
@@ -59,11 +60,12 @@ from longrun.execution.replay.tool_calls import ToolEnds
 from longrun.execution.replays import Replay
 from longrun.execution.run_states import NO_LONGER_FITS
 from longrun.execution.served import AgentFactory, made
+from longrun.execution.steering import Steering, Store
 from longrun.execution.takeover import add_recorded_usage
 from longrun.history.continuation import told
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
-from longrun.store.records import Parked, Step
+from longrun.store.records import Parked, Steer, Step
 from longrun.store.run_log import RunLog
 from longrun.supervision import let_go
 
@@ -80,6 +82,7 @@ class Start:
     `begins_with` is the name of the agent that begins it, if that is not the one that is asked for.
     `replay` is its turn to be replayed, of one that is taken over.
     `goes_on` is what it goes on from, if it answers approvals; `waited` the same of a handler.
+    `steers` are the messages that were put into it before.
     """
 
     assembler: Assembler
@@ -89,6 +92,7 @@ class Start:
     replay: Replay | None = None
     goes_on: GoesOn | None = None
     waited: Waited | None = None
+    steers: Sequence[Steer] = ()
 
 
 class Run:
@@ -99,6 +103,8 @@ class Run:
         handle: the hold on it, by which it is stopped.
         application: gives the run its context, configuration, hooks and session.
         servers: connects the MCP servers that it needs.
+        steers: has the messages that are put into it.
+        steered: told how many of them it has taken, each time.
     """
 
     def __init__(
@@ -110,6 +116,8 @@ class Run:
         settings: Settings,
         application: Application | None = None,
         servers: MCPServers | None = None,
+        steers: Store | None = None,
+        steered: Callable[[int], None] = lambda messages: None,
     ) -> None:
         self._agent = agent
         self._request = request
@@ -142,7 +150,13 @@ class Run:
             self._assembler.usage.add,
             start.assembler.withdrawn_calls,
             self._replayed,
+            self._between_turns,
         )
+        self._steering = Steering(
+            steers, self._log, start.steers, lambda: self._assembler.next_index, steered
+        )
+        self._result: RunResultStreaming | None = None
+        self._heard_all = False
         self._assembler.given_call_ids = self._steps.call_ids.given
         self._goes_on = start.goes_on
         self._parked: Parked | None = None
@@ -178,7 +192,14 @@ class Run:
         add_recorded_usage(self._assembler, self._journal.left("model"))
         parked = self._parked if outcome is COMPLETED else None
         await end_response(
-            self._request, self._assembler, self._log, outcome, ran=True, parked=parked
+            self._request,
+            self._assembler,
+            self._log,
+            outcome,
+            ran=True,
+            parked=parked,
+            steers=self._steering.places,
+            steered=self._steering.taken if self._heard_all and outcome is COMPLETED else None,
         )
         return outcome
 
@@ -251,32 +272,65 @@ class Run:
         extended = with_client_tools(
             agent, {"tools": approving.client_tools}, approving.client_outputs
         )
+        begins: Any = items
         try:
-            begins: Any = items
             if self._goes_on is not None:
                 begins = await approving.resumed(extended, items, given.context)
-            result = self._start(extended, begins, given, session)
-            try:
-                async for event in result.stream_events():
-                    self._journal.check()
-                    self._take(event)
-                cancelled = sdk.cancellation_of(result)
-                if cancelled is not None:
-                    raise Escaped("the agent raised CancelledError") from cancelled
-                if self._assembler.incomplete_details is None:
-                    self._parked = approving.park(result, agent.name, items)
-                if self._assembler.incomplete_details is None and self._parked is None:
+            else:
+                begins = [*items, *await self._said_before(0)]
+            result = await self._ran(extended, begins, given, session)
+            while not result.interruptions and self._assembler.incomplete_details is None:
+                # What the model said last is an answer; what came meanwhile is asked, too.
+                here = place.here()
+                assert here is not None
+                said = await self._said_before(here.scope.turn + 1)
+                if not said:
                     self._demands.check_output(result)
-            except asyncio.CancelledError:
-                if being_cancelled():
-                    # What still ends while the run is stopped is not written any more.
-                    self._log.lose(LongrunError("The run was stopped."))
-                raise
-            finally:
-                await _stop(result)
+                    self._heard_all = True
+                    return
+                begins = said if session is not None else [*result.to_input_list(), *said]
+                result = await self._ran(result.last_agent, begins, given, session)
+            if self._assembler.incomplete_details is None:
+                self._parked = approving.park(result, agent.name, items)
+                if self._parked is None:
+                    self._demands.check_output(result)
         finally:
             if session is not None:
                 await session.close()
+
+    async def _ran(
+        self, agent: Agent[Any], begins: Any, given: Given, session: JournaledSession | None
+    ) -> RunResultStreaming:
+        """One call of the SDK's Runner, to its end."""
+        result = self._result = self._start(agent, begins, given, session)
+        try:
+            async for event in result.stream_events():
+                self._journal.check()
+                self._take(event)
+            cancelled = sdk.cancellation_of(result)
+            if cancelled is not None:
+                raise Escaped("the agent raised CancelledError") from cancelled
+        except asyncio.CancelledError:
+            if being_cancelled():
+                # What still ends while the run is stopped is not written any more.
+                self._log.lose(LongrunError("The run was stopped."))
+            raise
+        finally:
+            await _stop(result)
+        return result
+
+    async def _between_turns(self, result: RunResultStreaming, turn: int) -> None:
+        """What was put into the run meanwhile goes in before its next turn."""
+        if result is self._result and (said := await self._said_before(turn)):
+            sdk.put_in(result, said)
+
+    async def _said_before(self, turn: int) -> list[Any]:
+        """What is put in before a turn of the run's own, now or when it was first taken."""
+        replayed = self._journal.has("", "model", str(turn))
+        said = await self._steering.due(turn, replayed=replayed)
+        if said:
+            self._steps.models.steered.add(str(turn))
+        return said
 
     def _start(
         self, agent: Agent[Any], begins: Any, given: Given, session: JournaledSession | None
@@ -286,7 +340,7 @@ class Run:
         return Runner.run_streamed(
             agent,
             input=begins,
-            context=None if self._goes_on is not None else given.context,
+            context=None if isinstance(begins, RunState) else given.context,
             max_turns=self._settings.max_turns,
             hooks=ours if given.hooks is None else Hooks(ours, given.hooks),
             session=session,

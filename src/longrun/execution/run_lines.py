@@ -1,5 +1,5 @@
-"""The log's lines about runs: one when a run starts, is taken over, is handed over, or ends. What
-has a line here is counted here, too.
+"""The log's lines about runs: one when a run starts, is taken over, is steered, is handed over, or
+ends. What has a line here is counted here, too.
 
 Nothing of an input or an output is in them.
 """
@@ -27,6 +27,12 @@ def run_started(request: RunRequest, attempt: int, replica: str, *, alone: bool 
     metrics.runs_started.labels(request.agent, "first" if attempt == 1 else "takeover").inc()
     level = logging.WARNING if alone else logging.INFO
     _tell(what, request.response_id, request.agent, attempt, replica, level, alone=alone or None)
+
+
+def run_steered(request: RunRequest, attempt: int, replica: str, messages: int) -> None:
+    """A run has taken messages that were put into it."""
+    metrics.steers.labels("taken").inc(messages)
+    _tell("run steered", request.response_id, request.agent, attempt, replica, messages=messages)
 
 
 def run_handed_over(response_id: str, agent: str, attempt: int, replica: str) -> None:

@@ -3,6 +3,7 @@
 The shape is the SDK's (`agents/run_state.py`). It has versions, and each SDK reads the older ones.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -187,6 +188,13 @@ def add_input(state: RunState[Any, Any], items: list[Any]) -> None:
             "This agent's run may end with what its tools give: with an answer to an approval it "
             "takes no further input."
         ) from error
+
+
+def add_said(state: RunState[Any, Any], items: list[Any]) -> None:
+    """What was put into the run before it asked comes there too; where no model would read it, it
+    stays in what the response was given."""
+    with contextlib.suppress(UserError):
+        state.add_input(items)
 
 
 def as_tool_output(output: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from math import inf
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from longrun import ids
 from longrun.history.cleaning import cleaned, kind_of
@@ -14,6 +16,9 @@ Item = dict[str, Any]
 
 Exchanges = list[tuple[list[Item], list[Stored]]]
 """Inputs, each with the outputs that came of it, in order."""
+
+NO_STEERS: Final[Mapping[int, int | None]] = MappingProxyType({})
+"""Nothing was put into a response while it was made."""
 
 
 class Said(NamedTuple):
@@ -66,7 +71,12 @@ class Before:
 
 
 def left_of(
-    response_id: str, given: Sequence[Item], output: Mapping[int, str], *, whole: bool
+    response_id: str,
+    given: Sequence[Item],
+    output: Mapping[int, str],
+    steers: Mapping[int, int | None] = NO_STEERS,
+    *,
+    whole: bool,
 ) -> list[tuple[int, str]]:
     """The parts that stay, in order, each under the id that it has in the conversation.
 
@@ -75,6 +85,8 @@ def left_of(
 
     Args:
         output: the response's finished items, as JSON by output index, in order.
+        steers: before which output index each message stands that was put into it, by its number;
+            None: behind all.
         whole: its run came to its end; else what was under way is left out: calls that nobody
             answers any more, and the reasoning that led to nothing else.
     """
@@ -85,7 +97,16 @@ def left_of(
     ]
     items = {index: loads(text) for index, text in output.items()}
     left_out: frozenset[int] = frozenset() if whole else _under_way(items)
-    return parts + [(index, item["id"]) for index, item in items.items() if index not in left_out]
+    left: list[tuple[tuple[float, bool, int], tuple[int, str]]] = [
+        ((index, True, 0), (index, item["id"]))
+        for index, item in items.items()
+        if index not in left_out
+    ]
+    for number, index in steers.items():
+        place = ids.steer_place(number)
+        name = ids.input_item_id(response_id, place, "message")
+        left.append(((inf if index is None else index, False, number), (-1 - place, name)))
+    return parts + [part for _, part in sorted(left, key=lambda each: each[0])]
 
 
 def _under_way(items: Mapping[int, Item]) -> frozenset[int]:
@@ -106,3 +127,25 @@ def _under_way(items: Mapping[int, Item]) -> frozenset[int]:
             found.add(index)
         led_to = led_to | {index} if calls[index] else {index}
     return frozenset(found)
+
+
+def parted(
+    given: list[Item], output: Sequence[tuple[int, Stored]], said: Sequence[tuple[int | None, Item]]
+) -> Exchanges:
+    """A response's input and output, parted where something was said in between.
+
+    Args:
+        output: by output index, in order.
+        said: each message with the output index before which it stands; None: behind all.
+    """
+    exchanges: Exchanges = [(given, [])]
+    left = list(output)
+    for before, message in said:
+        while left and (before is None or left[0][0] < before):
+            exchanges[-1][1].append(left.pop(0)[1])
+        if exchanges[-1][1]:
+            exchanges.append(([], []))
+        last_given, last_output = exchanges[-1]
+        exchanges[-1] = ([*last_given, message], last_output)
+    exchanges[-1][1].extend(stored for _, stored in left)
+    return exchanges

@@ -59,10 +59,15 @@ def answered_by(item: Item) -> Call | None:
 def mended(items: Iterable[Item]) -> list[Item]:
     """The items without halves of calls, each with a call id of its own, and each item once.
 
-    Of several items with one id the first stays: a client may send again what it continues.
+    Of several items with one id the first stays: a client may send again what it continues. What a
+    user says between a call and its output, as one who puts a message into a live run may, stands
+    behind the output: Chat Completions takes nothing in between.
     """
     once = _each_once(items)
     pairs = _pairs(once)
+    if any(place + 1 < other for place, other in pairs.items()):
+        once = _answered_first(once, pairs)
+        pairs = _pairs(once)
     alone = {
         place
         for place, item in enumerate(once)
@@ -96,6 +101,23 @@ def _each_once(items: Iterable[Item]) -> list[Item]:
                 continue
             seen.add(key)
         kept.append(item)
+    return kept
+
+
+def _answered_first(items: list[Item], pairs: dict[int, int]) -> list[Item]:
+    """The items, what a user says between a call and its output behind that."""
+    last = -1
+    kept: list[Item] = []
+    waiting: list[Item] = []
+    for place, item in enumerate(items):
+        last = max(last, pairs.get(place, -1))
+        if place < last and item.get("role") == "user":
+            waiting.append(item)
+            continue
+        kept.append(item)
+        if place >= last and waiting:
+            kept += waiting
+            waiting = []
     return kept
 
 

@@ -29,7 +29,10 @@ class Held:
     def size(self) -> int:
         """About how many bytes it takes."""
         return sum(
-            len(each.input) + sum(map(len, each.output)) + sum(len(m or "") for m in each.models)
+            len(each.input)
+            + sum(map(len, each.output))
+            + sum(len(m or "") for m in each.models)
+            + sum(len(steer.item) for steer in each.steers)
             for each in self.exchanges
         )
 
@@ -39,7 +42,8 @@ class Held:
         said = [
             item
             for each in map(replace, self.exchanges)
-            for item in [*each.given, *(stored.item for stored in each.stored)]
+            for given, output in each.parts
+            for item in [*given, *(stored.item for stored in output)]
         ]
         given = [*said, *run_request.input]
         return replace(

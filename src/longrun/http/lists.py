@@ -27,6 +27,7 @@ from longrun.jsontext import loads
 from longrun.operations import PageOf, operation
 from longrun.protocol import Status
 from longrun.store.responses import Page, Responses
+from longrun.store.steers import Steers
 
 Item = dict[str, Any]
 
@@ -98,6 +99,7 @@ class Lists:
     """The endpoints that list."""
 
     responses: Responses
+    steers: Steers
 
     def routes(self) -> list[BaseRoute]:
         """The routes, the same at the root and under `/v1`."""
@@ -137,7 +139,7 @@ class Lists:
     @operation(PageOf[ListedItem], query=ListQuery)
     async def list_input_items(self, request: Request) -> Response:
         """`GET /responses/{id}/input_items`: what its own request brought, with what it referred
-        to in the place of references."""
+        to in the place of references, and then what was put into its run."""
         query = ListQuery.parse(request)
         response_id = request.path_params["id"]
         text = None
@@ -154,6 +156,10 @@ class Lists:
             if kind_of(item) == "item_reference" and item["id"] in found
             else as_input_item(item, response_id, place)
             for place, item in enumerate(given)
+        ]
+        items += [
+            as_input_item(loads(steer.item), response_id, ids.steer_place(steer.number))
+            for steer in await self.steers.of(response_id, reader)
         ]
         if query.order == "desc":
             items.reverse()

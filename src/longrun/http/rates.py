@@ -51,17 +51,38 @@ class RunRates:
         _check(standing, "that ask for a run")
 
 
+class OtherRates:
+    """Counts what asks for no run, however it comes.
+
+    Args:
+        most: how many a principal may send in a minute; None: no limit.
+    """
+
+    def __init__(self, rates: Rates, most: int | None) -> None:
+        self._rates = rates
+        self._most = most
+
+    async def count(self, caller: Caller) -> None:
+        """Count one.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+        if self._most is not None:
+            [standing] = await self._rates.take([Wanted(f"others {caller.limited_as}", self._most)])
+            _check(standing, "besides those that ask for a run")
+
+
 class RateLimits:
     """Counts a request before anything of it is read.
 
     Args:
         runs: counts those that ask for a run.
-        others: how many other ones a principal may send in a minute; None: no limit.
+        others: counts all others.
     """
 
-    def __init__(self, app: ASGIApp, *, rates: Rates, runs: RunRates, others: int | None) -> None:
+    def __init__(self, app: ASGIApp, *, runs: RunRates, others: OtherRates) -> None:
         self._app = app
-        self._rates = rates
         self._runs = runs
         self._others = others
 
@@ -75,13 +96,9 @@ class RateLimits:
                 if standing is not None:
                     also_say(scope, _of_requests(standing))
                     self._runs.check(standing)
-            elif self._others is not None and method != "OPTIONS":
-                await self._count_other(caller, self._others)
+            elif method != "OPTIONS":
+                await self._others.count(caller)
         await self._app(scope, receive, send)
-
-    async def _count_other(self, caller: Caller, limit: int) -> None:
-        [standing] = await self._rates.take([Wanted(f"others {caller.limited_as}", limit)])
-        _check(standing, "besides those that ask for a run")
 
 
 def _check(standing: Standing, which: str) -> None:

@@ -38,6 +38,12 @@ class Requests(Section):
     max_input_items: int = Field(
         default=10_000, ge=1, description="Maximum number of input items in a request."
     )
+    max_steers: int = Field(
+        default=32,
+        ge=1,
+        description="Maximum number of messages that may wait to be taken by one live run "
+        "(`POST /responses/{id}/steer`); beyond it, 429.",
+    )
     max_tools: int = Field(default=1000, ge=0, description="Maximum number of tools in a request.")
     max_unknown_bytes: int = Field(
         default=256 * 1024,

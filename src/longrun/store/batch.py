@@ -10,7 +10,8 @@ from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
 
 _SAID: Final = ("said_runs", "said_places", "said_ids", "said_unkept")
-_ENDINGS: Final = ("ending_statuses", "ending_documents", "ending_reasons")
+_ENDINGS: Final = ("ending_statuses", "ending_documents", "ending_reasons", "ending_steered")
+_TAKEN: Final = ("taken_runs", "taken_firsts", "taken_counts", "taken_indexes", "taken_turns")
 _SPENT: Final = ("spent_runs", "spent_tokens")
 _REFUSED: Final = ("refused_runs", "refused_indexes")
 _UNKEPT: Final = ("unkept_runs", "unkept_indexes")
@@ -145,6 +146,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
     unkept: list[Sequence[object]] = []
     spent: list[Sequence[object]] = []
     parked: list[Sequence[object]] = []
+    taken: list[Sequence[object]] = []
     input_refused: list[int] = []
     for n, share in enumerate(batch, 1):
         for piece in share.pieces:
@@ -156,9 +158,11 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
             # Most entries bring events alone.
             if entry.steps:
                 steps += [(n, *step) for step in entry.steps]
+            if entry.taken:
+                taken.append((n, *entry.taken))
             if entry.ending:
                 end = entry.ending
-                endings.append((n, end.status, end.document, end.reason))
+                endings.append((n, end.status, end.document, end.reason, end.steered))
                 said += [(n, part.place, part.id, part.unkept) for part in end.said]
                 refused += [(n, index) for index in end.refused]
                 unkept += [(n, index) for index in end.unkept]
@@ -184,6 +188,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         **(_named(refused, *_REFUSED) if refused else dict.fromkeys(_REFUSED)),
         **(_named(unkept, *_UNKEPT) if unkept else dict.fromkeys(_UNKEPT)),
         **(_named(parked, *_PARKED) if parked else dict.fromkeys(_PARKED)),
+        **(_named(taken, *_TAKEN) if taken else dict.fromkeys(_TAKEN)),
         "input_refused_runs": input_refused or None,
     }
 

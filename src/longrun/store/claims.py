@@ -34,6 +34,7 @@ class Claim:
     `spent` counts the attempts that were used up, this one included; `handovers` those in a row
     in which it did not get on; `cancelled` and `overdue` say that it is to be ended, not run, and
     so does `unreadable`: what was asked for cannot be opened here, and is not in `request`.
+    `steered` counts the messages that were put into it.
     """
 
     request: RunRequest
@@ -43,6 +44,7 @@ class Claim:
     cancelled: bool
     overdue: bool
     unreadable: bool = False
+    steered: int = 0
 
     @property
     def id(self) -> str:
@@ -304,4 +306,5 @@ def _claim_of(row: Mapping[str, Any], sealing: Sealing) -> Claim:
         cancelled=row["cancelled"],
         overdue=row["overdue"],
         unreadable=unreadable,
+        steered=row["steered"],
     )

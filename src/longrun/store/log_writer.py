@@ -14,7 +14,7 @@ from typing import Final
 
 from longrun import metrics
 from longrun.backoff import Backoff
-from longrun.errors import Fenced, LongrunError, NotStored
+from longrun.errors import Fenced, LongrunError, NotStored, Overtaken
 from longrun.store.batch import Share, append_columns, first_steps, last_chunks, share_of
 from longrun.store.connections import Lane
 from longrun.store.database import Database
@@ -243,11 +243,16 @@ class LogWriter:
         metrics.appends.inc()
         self._appends += 1
         self.failing_since = None
-        follows: dict[int, bool] = {row["n"]: row["follows"] for row in rows}
+        held = {row["n"]: row for row in rows}
         refused = {}
         for n, share in enumerate(shares, 1):
-            if follows.get(n):
+            row = held.get(n)
+            if row is not None and row["follows"]:
+                share.run.steered = row["steered"]
                 self._settle(share)
+            elif row is not None and row["early"]:
+                share.done = True
+                share.run.lose(Overtaken())
             else:
                 refused[n] = share
         metrics.append_events.observe(sum(map(_events_of, shares)))
@@ -255,7 +260,7 @@ class LogWriter:
             await self._settle_committed(lane, list(refused.values()))
             for n, share in refused.items():
                 if not share.done:
-                    self._refuse(share, held=n in follows)
+                    self._refuse(share, held=n in held)
 
     def _refuse(self, share: Share, *, held: bool) -> None:
         share.done = True

@@ -44,6 +44,29 @@ class Step(NamedTuple):
     result: str
 
 
+class Steer(NamedTuple):
+    """A message that was put into a live run (table `steers`).
+
+    `item`: an input item as JSON. `output_index`: before which output index it stands; None: the
+    run has not taken it, and it stands behind all output. `turn`: before which model turn it was
+    taken; None for a handler.
+    """
+
+    number: int
+    item: str
+    output_index: int | None = None
+    turn: int | None = None
+
+
+class Taken(NamedTuple):
+    """That a run has taken messages, `messages` of them from number `first` on; see `Steer`."""
+
+    first: int
+    messages: int
+    output_index: int
+    turn: int | None
+
+
 class Left(NamedTuple):
     """What earlier attempts left of a response.
 
@@ -61,7 +84,8 @@ class Part(NamedTuple):
     """A part of what a response leaves in its conversation, under the id that it has there.
 
     `place`: an output index; -1, -2, … are the first, the second, … item of its own input, which is
-    `given`. `unkept`: as in `Ending`.
+    `given`, and from -1 - `ids.FIRST_STEER_PLACE` on messages that were put into it, which Postgres
+    has. `unkept`: as in `Ending`.
     """
 
     place: int
@@ -93,6 +117,8 @@ class Ending(NamedTuple):
     `input_refused`: a guardrail refused its input, so nothing of it is in later contexts.
     `unkept`: the output indexes of items that their model's provider may not have kept, so that
     later contexts do not name them by its ids.
+    `steered`: how many messages that were put into it the run has taken: if there are more by now,
+    it does not end (`Overtaken`). None: it ends, whatever waits.
     """
 
     status: Status
@@ -104,3 +130,4 @@ class Ending(NamedTuple):
     parked: Parked | None = None
     input_refused: bool = False
     unkept: Sequence[int] = ()
+    steered: int | None = None

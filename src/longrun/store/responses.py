@@ -16,19 +16,21 @@ from longrun.errors import (
 from longrun.history.cleaning import cleaned, kind_of
 from longrun.history.context_compaction import Compacted, contents_of
 from longrun.history.continuation import Stored, context_of, wanted
-from longrun.history.conversation import Before, Said
+from longrun.history.conversation import Before, Exchanges, Said, parted
 from longrun.jsontext import dumps, loads
 from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.context_compactions import ContextCompactions
 from longrun.store.creation import NewResponse as NewResponse
 from longrun.store.creation_writer import CreationWriter
 from longrun.store.database import Database
+from longrun.store.records import Steer
 from longrun.store.requests import unreadable_document
 from longrun.store.sealing import (
     column_place,
     item_place,
     model_place,
     said_place,
+    steer_place,
     step_place,
 )
 from longrun.store.standby import SETTLED
@@ -67,9 +69,10 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a response was given (a JSON array of items) and gave (one JSON text an item, and what
-    is stored of its model's face).
+    """What a response was given (a JSON array of items) and gave (one JSON text an item, by its
+    output index, and what is stored of its model's face).
 
+    `steers`: the messages that were put into it while it was made, in order.
     `input_refused`: a guardrail refused what it was given, so nothing of it is continued.
     """
 
@@ -81,6 +84,8 @@ class Exchange:
     output: list[str]
     models: list[str | None]
     input_refused: bool
+    indexes: list[int] = field(default_factory=list)
+    steers: list[Steer] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
@@ -102,6 +107,14 @@ class Exchange:
         return [
             Stored(loads(item), model) for item, model in zip(self.output, self.models, strict=True)
         ]
+
+    @property
+    def parts(self) -> Exchanges:
+        """What it was given and gave, in the order in which it was said."""
+        if self.input_refused or not self.steers:
+            return [(self.given, self.stored)]
+        said = [(steer.output_index, loads(steer.item)) for steer in self.steers]
+        return parted(self.given, list(zip(self.indexes, self.stored, strict=True)), said)
 
 
 class Spoken(NamedTuple):
@@ -258,7 +271,12 @@ class Responses:
 
     def _exchange(self, row: Record) -> Exchange:
         columns = dict(row)
-        id_, indexes = columns["id"], columns.pop("indexes")
+        id_, indexes = columns["id"], columns["indexes"]
+        numbers, places = columns.pop("steer_numbers"), columns.pop("steer_indexes")
+        columns["steers"] = [
+            Steer(number, self._sealing.open_text(steer_place(id_, number), text), place)
+            for number, text, place in zip(numbers, columns["steers"], places, strict=True)
+        ]
         columns["input"] = self._sealing.open_text(column_place(id_, "input"), columns["input"])
         columns["output"] = [
             self._sealing.open_text(item_place(id_, index), item)
@@ -312,11 +330,19 @@ class Responses:
             for row in rows
             if row["input"]
         }
-        items = [self._item_in(row) for row in rows if row["item"]]
-        found = {stored.item["id"]: stored for stored in items}
+        items = {
+            (row["response_id"], row["output_index"]): self._item_in(row)
+            for row in rows
+            if row["item"]
+        }
+        found: dict[str, Stored] = {}
         for name, (response_id, index) in places.items():
-            at = ids.input_place(index)
-            if at is not None and at < len(inputs.get(response_id, ())):
+            at, stored = ids.input_place(index), items.get((response_id, index))
+            if at is None and stored is not None and stored.item["id"] == name:
+                found[name] = stored
+            elif at is not None and stored is not None:
+                found[name] = Stored(cleaned(stored.item))
+            elif at is not None and at < len(inputs.get(response_id, ())):
                 found[name] = Stored(cleaned(inputs[response_id][at]))
         return {name: found[name] for name in places if name in found}
 
@@ -389,7 +415,7 @@ class Responses:
         if on is not None:
             rows = await self._database.fetch(self._queries.read_conversation, on, principal)
         said = [self._said(row) for row in rows]
-        return Before.of(said, [(each.given, each.stored) for each in chain])
+        return Before.of(said, [part for each in chain for part in each.parts])
 
     async def before_on(self, conversation_id: str, principal: str) -> Before:
         """What a response would read of a principal's conversation now."""

@@ -187,6 +187,10 @@ def _parked(row: Record, sealing: Sealing) -> list[Any]:
     return [_again(sealing, places.parked_place(row["response_id"]), row["state"])]
 
 
+def _steer(row: Record, sealing: Sealing) -> list[Any]:
+    return [_again(sealing, places.steer_place(row["response_id"], row["number"]), row["item"])]
+
+
 def _conversation(row: Record, sealing: Sealing) -> list[Any]:
     return [_again(sealing, places.metadata_place(row["id"]), row["metadata"])]
 
@@ -235,6 +239,13 @@ TABLES: Final = (
         _parked,
         find=lambda queries, values: queries.bind("find_other_parked", **values),
         write=lambda queries: queries.rewrite_parked,
+    ),
+    Table(
+        "steers",
+        {"after_id": "", "after_number": -1},
+        _steer,
+        find=lambda queries, values: queries.bind("find_other_steers", **values),
+        write=lambda queries: queries.rewrite_steer,
     ),
     Table(
         "conversations",

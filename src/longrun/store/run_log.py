@@ -10,7 +10,7 @@ from typing import Final
 from longrun import metrics
 from longrun.errors import LongrunError, TooLarge
 from longrun.pending import Delta, Pending, lines
-from longrun.store.records import Ending, Step
+from longrun.store.records import Ending, Step, Taken
 
 ENTRY_BYTES: Final = 32 * 1024
 """What an entry has at least before events that bring nothing else begin another one. Chunks are
@@ -48,6 +48,7 @@ class Entry:
     ending: Ending | None = None
     size: int = 0
     models: Mapping[int, str] = field(default_factory=dict)
+    taken: Taken | None = None
 
 
 def check_size(what: str, text: str, limit: int) -> None:
@@ -83,6 +84,7 @@ class RunLog:
 
     Attributes:
         next_sequence: the number of the next event that is not merged with the last one.
+        steered: how many messages were put into the run, as of the last commit.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class RunLog:
         self.max_item_bytes = max_item_bytes
         self.next_sequence = next_sequence
         self.lost: LongrunError | None = None
+        self.steered = 0
         self._wake = wake
         self._buffer_bytes = buffer_bytes
         self._merge_deltas = merge_deltas
@@ -120,13 +123,14 @@ class RunLog:
         steps: Sequence[Step] = (),
         ending: Ending | None = None,
         models: Mapping[int, str] = _NONE,
+        taken: Taken | None = None,
     ) -> None:
         """Hand over events, to be numbered from `next_sequence` on, and what belongs to them.
 
         They are committed together. After an ending nothing more may come. What is too large is
         not taken, and the attempt has lost its log (`TooLarge`): nothing may be missing from it.
         """
-        alone = not (items or steps or ending)
+        alone = not (items or steps or ending or taken)
         if alone and len(events) == 1 and self._merged(events[0]):
             return
         self._encode_growing()
@@ -147,7 +151,7 @@ class RunLog:
             size += sum([len(item) for _, item in items])
             size += sum([len(step.result) for step in steps])
             size += sum([len(model) for model in models.values()])
-            self._entries.append(Entry(encoded, first, items, steps, ending, size, models))
+            self._entries.append(Entry(encoded, first, items, steps, ending, size, models, taken))
             self._appended += 1
         else:
             # Events come one by one and by the thousand: an entry for each would be most of the

@@ -76,6 +76,11 @@ def item_place(response_id: str, index: int) -> Place:
     return Place(response_id, "item", (index,))
 
 
+def steer_place(response_id: str, number: int) -> Place:
+    """A message that was put into a response while it was made: an input item of it."""
+    return item_place(response_id, ids.input_index(ids.steer_place(number)))
+
+
 def model_place(response_id: str, index: int) -> Place:
     """The model's face of an item."""
     return Place(response_id, "model", (index,))

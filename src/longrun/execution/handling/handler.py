@@ -75,10 +75,14 @@ def _text_of(content: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """An async generator as it is served. Made by `longrun.agent`."""
+    """An async generator as it is served. Made by `longrun.agent`.
+
+    `steerable`: it takes the messages that are put into its runs (`longrun.steered`).
+    """
 
     name: str
     function: HandlerFunction
+    steerable: bool = False
 
     def answer(self, request: HandlerRequest, steps: Any) -> AsyncIterator[Any]:
         """Begin to answer."""
@@ -87,7 +91,7 @@ class Handler:
         return self.function(request, steps)
 
 
-def agent(name: str) -> Callable[[HandlerFunction], Handler]:
+def agent(name: str, *, steerable: bool = False) -> Callable[[HandlerFunction], Handler]:
     """Serve an async generator as an agent, whatever framework it uses.
 
     It gets the request, and `longrun.Steps` if it has a second parameter. What it yields is what
@@ -98,6 +102,11 @@ def agent(name: str) -> Callable[[HandlerFunction], Handler]:
     `await longrun.step(…)` is not done again: the recorded result is given. What it had yielded
     before the last such step stays as clients saw it; what it yields again until there is passed
     over.
+
+    Args:
+        name: by which it is served.
+        steerable: it asks with `await longrun.steered()` for the messages that clients put into its
+            runs while they are live; else such messages are refused.
 
     Example:
         @longrun.agent(name="echo")
@@ -119,7 +128,7 @@ def agent(name: str) -> Callable[[HandlerFunction], Handler]:
                 f"{function!r} cannot be served: expected one argument, the request, or two, the "
                 "request and longrun.Steps"
             )
-        return Handler(name, function)
+        return Handler(name, function, steerable)
 
     return served
 

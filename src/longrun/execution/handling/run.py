@@ -57,6 +57,7 @@ class HandlerRun(Run):
             self._budget.check,
             told,
             waits,
+            self._steering,
         )
         steps.enter(of_run)
         began = self._request if self._waited is None else self._waited.began

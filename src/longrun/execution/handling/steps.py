@@ -27,7 +27,9 @@ from longrun.execution.replay.journal import fingerprint
 from longrun.execution.replay.once import Due, Once
 from longrun.execution.replay.results import DEEPEST, decode_response, encode_response, is_json
 from longrun.execution.replay.scope import key_of
+from longrun.execution.steering import Steering, items_of
 from longrun.jsontext import dumps, loads
+from longrun.store.records import Steer, Step
 
 LONGEST_ERROR: Final = 10_000
 """Characters that are recorded of what a step raised."""
@@ -56,6 +58,7 @@ class Steps:
         check_budget: Callable[[], None],
         told: Told,
         waits: Waits,
+        steering: Steering,
     ) -> None:
         self._once = once
         self._current = current
@@ -64,6 +67,7 @@ class Steps:
         self._check_budget = check_budget
         self._told = told
         self._waits = waits
+        self._steering = steering
         self._streams = 0
         self._times: dict[str, int] = {}
         self._causes: dict[str, Exception] = {}
@@ -211,6 +215,28 @@ class Steps:
         self._waits.passed(due.key)
         return answered
 
+    async def steered(self) -> list[dict[str, Any]]:
+        """The messages that were put into the run since this was last called, as input items. What
+        was given once is given again after a takeover. For handlers that are served as `steerable`.
+
+        What comes after the last call is not lost: it is input of the response, and whatever
+        continues the response has it, behind the output.
+        """
+        await self._sections.end()
+        due = self._due("steered", "steered")
+
+        async def keep(step: Step, found: list[Steer]) -> None:
+            await self._steering.took(found, None, [step])
+
+        given = await self._once.value(
+            due,
+            self._steering.waiting,
+            encode=lambda found: dumps([[*each[:2]] for each in found]).decode(),
+            decode=lambda recorded: [Steer(*each) for each in loads(recorded)],
+            keep=keep,
+        )
+        return items_of(given)
+
     # -- how -------------------------------------------------------------------------------
 
     def _due(self, name: str, what: str, **asked: str) -> Due:
@@ -270,6 +296,15 @@ async def wait_for(approval: Approval) -> Answer:
         LookupError: it is called elsewhere.
     """
     return await _here("wait_for").wait_for(approval)
+
+
+async def steered() -> list[dict[str, Any]]:
+    """`Steps.steered` of the handler that this is called in.
+
+    Raises:
+        LookupError: it is called elsewhere.
+    """
+    return await _here("steered").steered()
 
 
 async def sleep(seconds: float) -> None:

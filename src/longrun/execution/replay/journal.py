@@ -13,7 +13,7 @@ from longrun.errors import ReplayMismatch
 from longrun.jsontext import dumps, loads
 from longrun.store.records import Step
 
-MARKS: Final = frozenset({"call_ids"})
+MARKS: Final = frozenset({"call_ids", "steered"})
 """What a fingerprint says beyond what was asked, for versions that do not know it: they refuse."""
 
 log = logging.getLogger("longrun.execution.replay.journal")

@@ -88,6 +88,7 @@ class ModelTurns:
     Attributes:
         border: makes the input of each model.
         origin: who gives the raw events of the run's own that come now.
+        steered: the run's own turns before which messages were put in.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class ModelTurns:
         self._lead = Lead()
         self._asked: Due | None = None
         self.origin: str | None = None
+        self.steered: set[str] = set()
 
     def stream(self, call: ModelCall, do: Callable[[], AsyncIterator[Any]]) -> AsyncIterator[Any]:
         """A model's stream on its way into the SDK."""
@@ -251,7 +253,11 @@ class ModelTurns:
         calls: Mapping[str, RunningCall] = MappingProxyType({}),
     ) -> Step:
         result = encode_response(response, indexes, self.call_ids.given, calls)
-        return self._marked(due.finished(result), response)
+        step = self._marked(due.finished(result), response)
+        if not due.scope and due.key in self.steered:
+            # A version that knows nothing of the message would go on without it.
+            return marked(step, steered="taken")
+        return step
 
     def _marked(self, step: Step, turn: Response | ModelResponse) -> Step:
         """A version that knows nothing of minted call ids would execute the calls again."""

@@ -12,7 +12,8 @@ carry a `Model`. `tool_execution._invoke_function_tool_with_metadata` is the sam
 tools, MCP's too; wrapping a tool's `on_invoke_tool` instead would bypass a callable
 `needs_approval`. The other local tools (shell, computer, …) each have an action class, and
 guardrails a method. `run_loop` asks models through two functions that are given a time limit; the
-time that we take must not count in it.
+time that we take must not count in it. Between two turns it waits until the events of the first are
+taken: that is where a run is given what its client says meanwhile.
 """
 
 import asyncio
@@ -78,6 +79,9 @@ _CALLS: Final = "agents.run_internal.run_steps"
 _TURNS: Final = "agents.run_internal.turn_preparation"
 GET_MODEL: Final = _name(_RUN_LOOP, "get_model", "agent", "run_config")
 GET_HANDOFFS: Final = _name(_RUN_LOOP, "get_handoffs", "agent", "context_wrapper")
+BETWEEN_TURNS: Final = _name(
+    _RUN_LOOP, "_wait_for_streamed_turn_events_and_stop_if_cancelled", "streamed_result"
+)
 INVOKE_TOOL: Final = _name(
     _TOOL_EXECUTION,
     "_invoke_function_tool_with_metadata",
@@ -125,6 +129,7 @@ NAMES: Final = (
     _name(_TURNS, "get_model", "agent", "run_config"),
     _name(_TURNS, "get_model_settings", "agent", "run_config"),
     GET_HANDOFFS,
+    BETWEEN_TURNS,
     INVOKE_TOOL,
     *TOOL_FAILURES,
     *TIMED_REQUESTS,
@@ -152,6 +157,8 @@ NAMES: Final = (
         *("tool_call", "output", "output_json_schema", "output_type_adapter"),
     ),
     _name("agents:RunResultStreaming", "run_loop_task"),
+    _name("agents:RunResultStreaming", "_state"),
+    _name("agents.run_state:RunState", "_pending_input"),
     _name("agents.usage", "serialize_usage", "usage"),
     _name("agents.usage", "deserialize_usage", "usage_data"),
     _name(
@@ -268,6 +275,15 @@ def with_callback(handoff: Handoff[Any, Any], callback: Any) -> Handoff[Any, Any
     copied = dataclasses.replace(handoff, on_invoke_handoff=callback)
     copied._agent_ref = handoff._agent_ref
     return copied
+
+
+def put_in(result: RunResultStreaming, items: list[Any]) -> None:
+    """Give a run more input between two of its turns: it goes in before the next one, after what
+    the tools gave. As `RunState.add_input` does for a run that waits; for one that is live the SDK
+    has nothing."""
+    state = result._state
+    assert state is not None
+    state._pending_input.extend(items)
 
 
 def target_of(handoff: Handoff[Any, Any]) -> Agent[Any] | None:

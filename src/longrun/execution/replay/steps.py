@@ -26,6 +26,8 @@ class Steps:
         spent: told what each model turn of a run inside the run has used.
         shown: the call ids that clients saw of calls that do not stay.
         replayed: called before the first thing that is done and not replayed.
+        between_turns: called between two turns of the run itself, or of one that user code starts
+            within it, with its result and the number of the turn that comes.
 
     Attributes:
         once: what all steps come through.
@@ -47,7 +49,9 @@ class Steps:
         spent: Callable[[Any], None],
         shown: Iterable[str] = (),
         replayed: Callable[[], None] = lambda: None,
+        between_turns: Callable[[Any, int], Awaitable[None]] | None = None,
     ) -> None:
+        self.between_turns = between_turns or _nothing
         self.group_id = current.response_id
         self.demands = demands
         self.taken_over = current.attempt > 1
@@ -76,3 +80,7 @@ class Steps:
         await self.once.idle()
         self.tools.record_unshown()
         await self._log.flush()
+
+
+async def _nothing(result: Any, turn: int) -> None:
+    """Between two turns, where nobody says anything."""

@@ -42,6 +42,7 @@ def install(*, tracing: bool) -> None:
     for request in sdk.TIMED_REQUESTS:
         sdk.wrap(request, _untimed)
     sdk.wrap(sdk.GET_HANDOFFS, _tapped_handoffs)
+    sdk.wrap(sdk.BETWEEN_TURNS, _tapped_boundary)
     sdk.wrap(sdk.INVOKE_TOOL, _tapped_tools)
     for failure in sdk.TOOL_FAILURES:
         sdk.wrap(failure, _told_failures)
@@ -156,6 +157,20 @@ class TappedModel(Model):
             timeout=getattr(asked.get("model_settings"), "timeout", None),
             origin=sdk.origin_of(self._model),
         )
+
+
+def _tapped_boundary(original: Any) -> Any:
+    """Between two turns: where a message that was put into the run goes in."""
+
+    @functools.wraps(original)
+    async def between(streamed_result: Any) -> bool:
+        stops: bool = await original(streamed_result)
+        place = here()
+        if not stops and place is not None and not place.scope.path:
+            await place.steps.between_turns(streamed_result, place.scope.turn + 1)
+        return stops
+
+    return between
 
 
 def _untimed(original: Any) -> Any:
