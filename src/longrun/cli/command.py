@@ -8,7 +8,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from longrun.cli import deploying, doctor, encryption, keys, monitoring, prune, ps, runs, show
+from longrun.cli import (
+    deploying,
+    doctor,
+    encryption,
+    keys,
+    monitoring,
+    prune,
+    ps,
+    runs,
+    show,
+    webhooks,
+)
 from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import ConfigurationError, LongrunError
 from longrun.settings import Settings
@@ -32,6 +43,7 @@ app.add_typer(doctor.app)
 app.add_typer(prune.app)
 app.add_typer(monitoring.app)
 app.add_typer(deploying.app)
+app.add_typer(webhooks.app)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 

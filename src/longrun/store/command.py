@@ -10,6 +10,7 @@ import asyncpg
 from longrun.errors import ConfigurationError
 from longrun.settings import Settings
 from longrun.store.database import Database
+from longrun.store.deliveries import Deliveries
 from longrun.store.keys import Keys
 from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
@@ -81,6 +82,18 @@ async def opened_keys(settings: Settings) -> AsyncIterator[Keys]:
         else:
             await check_migrated(database)
         yield Keys(database)
+
+
+@contextlib.asynccontextmanager
+async def opened_deliveries(settings: Settings) -> AsyncIterator[Deliveries]:
+    """What is delivered to webhook endpoints, within the block.
+
+    Raises:
+        ConfigurationError: no database, or one that this code must not touch.
+    """
+    async with Opening(Database(settings)).opened() as database, _allowed(settings):
+        await check_migrated(database)
+        yield Deliveries(database)
 
 
 async def rewrite_now(settings: Settings, progress: Callable[[str, int], None]) -> Rewritten:

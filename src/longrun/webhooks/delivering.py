@@ -35,7 +35,7 @@ POLL: Final = 2.0
 """Seconds between looks, about. The replica on which a response ends looks at once; the others are
 for what it cannot manage, and for what is tried again."""
 
-SPARE: Final = 15.0
+SPARE: Final = 5.0
 """Seconds by which a claim is longer than an attempt."""
 
 SAMPLE_INTERVAL: Final = 10.0
