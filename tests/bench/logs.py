@@ -1,8 +1,11 @@
-"""Finished responses, made in Postgres, with logs as slow runs leave them: an event a chunk."""
+"""Responses made in Postgres, with logs as slow runs leave them: an event a chunk."""
 
+import json
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+from longrun import ids
+from longrun.assembly.kinds import ITEM_ADDED, ITEM_DONE
 from tests.bench import store
 from tests.bench.runs import query
 
@@ -47,20 +50,20 @@ _COPIES: Final = """
 
 def add(url: str, schema: str, responses: int, events: int) -> list[str]:
     """Responses that ended an hour ago, each with so many events in as many chunks."""
-    ids = store.prepare(url, schema, responses)
-    query(url, f"DELETE FROM {schema}.event_chunks WHERE response_id = ANY($1)", ids)
-    extend(url, schema, ids, 0, events)
-    query(url, _END.format(schema=schema), ids)
-    return ids
+    made = store.prepare(url, schema, responses)
+    query(url, f"DELETE FROM {schema}.event_chunks WHERE response_id = ANY($1)", made)
+    extend(url, schema, made, 0, events)
+    query(url, _END.format(schema=schema), made)
+    return made
 
 
-def extend(url: str, schema: str, ids: Sequence[str], first: int, end: int) -> None:
+def extend(url: str, schema: str, of: Sequence[str], first: int, end: int) -> None:
     """Events from `first` on to before `end`, of each of these responses; those at 0 and at
     `end - 1` begin and end a log."""
-    part = max(1, PART // len(ids))
+    part = max(1, PART // len(of))
     for start in range(first, end, part):
         stop = min(start + part, end)
-        query(url, _EVENTS.format(schema=schema), list(ids), end, start, stop)
+        query(url, _EVENTS.format(schema=schema), list(of), end, start, stop)
 
 
 _WAITING: Final = """
@@ -102,3 +105,44 @@ def size(url: str, schema: str, *tables: str) -> int:
         rows = query(url, "SELECT pg_total_relation_size($1::regclass)", f"{schema}.{table}")
         total += int(rows[0][0])
     return total
+
+
+_ROWS: Final = """
+    INSERT INTO {schema}.event_chunks (response_id, first, last, attempt, data)
+    SELECT $1, $3 + n, $3 + n, 1, convert_to(event, 'UTF8')
+    FROM unnest($2::text[]) WITH ORDINALITY AS given (event, n)
+"""
+
+_ITEMS: Final = """
+    INSERT INTO {schema}.items (response_id, output_index, item)
+    SELECT $1, index - 1, item FROM unnest($2::text[]) WITH ORDINALITY AS given (item, index)
+"""
+
+
+def add_live(url: str, schema: str, items: int, deltas: int) -> str:
+    """A response that has begun and goes on for ever: messages of so many deltas, an event a chunk,
+    the last of them not finished."""
+    response_id = max(add_waiting(url, schema, 1))  # the newest: ids sort by time
+    finished: list[str] = []
+    for index in range(items):
+        name = ids.item_id(response_id, index, "message")
+        shown = {"id": name, "type": "message", "role": "assistant", "status": "in_progress"}
+        where: dict[str, Any] = {"output_index": index}
+        events = [{"type": ITEM_ADDED, **where, "item": {**shown, "content": []}}]
+        about = {"item_id": name, "content_index": 0, "logprobs": [], **where}
+        said = [f"word{n} " for n in range(deltas)]
+        events += [{"type": "response.output_text.delta", "delta": each, **about} for each in said]
+        if index < items - 1:
+            text = {"type": "output_text", "text": "".join(said), "annotations": []}
+            item = {**shown, "status": "completed", "content": [text]}
+            events.append({"type": ITEM_DONE, **where, "item": item})
+            finished.append(json.dumps(item))
+        first = index * (deltas + 2)
+        lines = [
+            json.dumps({"type": event["type"], "sequence_number": first + n, **event})
+            for n, event in enumerate(events, 1)
+        ]
+        query(url, _ROWS.format(schema=schema), response_id, lines, first)
+    query(url, _ITEMS.format(schema=schema), response_id, finished)
+    query(url, f"VACUUM ANALYZE {schema}.event_chunks")
+    return response_id

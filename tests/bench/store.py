@@ -16,7 +16,7 @@ from longrun.store.responses import NewResponse, Responses
 from tests.bench.runs import query
 from tests.storing import request_for
 
-_FIRST: Final = b'{"type":"response.created","sequence_number":0,"response":{}}'
+_FIRST: Final = b'{"type":"response.created","sequence_number":0,"response":{"output":[]}}'
 
 
 def deltas(count: int) -> list[bytes]:

@@ -11,6 +11,7 @@ from tests.bench.figures.crowd import CROWD
 from tests.bench.figures.fanout import FANOUT
 from tests.bench.figures.faults import FAULTS
 from tests.bench.figures.insert import INSERT
+from tests.bench.figures.joining import JOINING
 from tests.bench.figures.latency import LATENCY
 from tests.bench.figures.memory import MEMORY
 from tests.bench.figures.queue import QUEUE
@@ -24,6 +25,6 @@ FIGURES: Final[dict[str, Figure]] = {
     figure.name: figure
     for figure in (
         *(LATENCY, FANOUT, CREATION, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS),
-        *(TAKEOVER, QUEUE, COMPACTION, SIZE, CROWD, MEMORY, WORKERS),
+        *(TAKEOVER, QUEUE, COMPACTION, SIZE, JOINING, CROWD, MEMORY, WORKERS),
     )
 }
