@@ -1,7 +1,8 @@
 """Behind the proxies that `longrun deploy` prints configurations for."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
@@ -28,10 +29,21 @@ def proxy(pair: list[Replica]) -> Iterator[str]:
         yield url
 
 
+async def until_ended(connection: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for event in connection:
+        yield event
+        if event.type == "response.completed":
+            return
+
+
 async def test_events_come_as_they_are_made_and_go_on_on_the_other_replica(
     pair: list[Replica], proxy: str
 ) -> None:
     async with AsyncOpenAI(base_url=f"{proxy}/v1", api_key="none", max_retries=0) as client:
+        async with client.responses.connect() as connection:
+            await connection.response.create(model="scripted", input="by WebSocket")
+            said = [event async for event in until_ended(connection)]
+            assert said[-1].response.output_text == "by WebSocket"
         made = await client.responses.create(
             model="scripted", input=script(deltas=60, pause=0.1), background=True
         )

@@ -21,6 +21,7 @@ from openai.types.responses import ResponseCreatedEvent
 
 from tests import postgres, servers
 from tests.reading import Wire, eventually
+from tests.sockets import connected
 
 README = (servers.REPOSITORY / "README.md").read_text()
 SECTION = README.split("\n## In a server of your own\n")[1].split("\n## ")[0]
@@ -142,6 +143,10 @@ async def test_a_plain_request_is_answered_before_the_server_stops(
     replica = start(*RECIPES["uvicorn"], folder, database, schema)
     try:
         servers.wait_ready(replica)
+        async with connected(replica) as socket:
+            # Its messages come whole.
+            said = await socket.ask("hello", model="researcher", generate=False)
+            assert said["type"] == "response.completed", said
         client = openai.AsyncOpenAI(base_url=replica.base_url, api_key="none", max_retries=0)
         asking = asyncio.create_task(client.responses.create(model="researcher", input=LONG))
         deadline = time.monotonic() + 20

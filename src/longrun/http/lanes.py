@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
@@ -91,8 +92,7 @@ class Lane:
         self.holder = holder
         self._socket = socket
         self._shared = shared
-        suffix = b"" if name is None else b',"stream_id":"' + name.encode() + b'"}'
-        self._suffix = suffix
+        self._suffix = b"" if name is None else b',"stream_id":"%b"}' % name.encode()
 
     async def work(self) -> None:
         """Answer what waits, until nothing does."""
@@ -161,18 +161,29 @@ class Lane:
             open_stream.callback(submitted.answered)
             self.live = run_request.response_id
             self._socket.created(time.perf_counter() - began)
+            ended = partial(self._ended, run_request, body, held)
             try:
-                failed = await self._send_all(tail, submitted)
+                failed = await self._send_all(tail, submitted, ended)
             finally:
                 self.live = None
                 if failed is None and not run_request.stored:
                     # Nobody can read it any more.
                     runs.cancel_soon(run_request.response_id, run_request.principal)
-        await self._after(run_request, body, held, failed, tail)
+        if failed is None and not tail.sent_away:
+            raise NotFound("The response was deleted before it ended.")
+        if failed is None:
+            # It goes on, and so does its client, over HTTP.
+            self._socket.leave()
 
-    async def _send_all(self, tail: Tail, submitted: Submitted) -> bool | None:
-        """Send the events. Whether the response has failed; None: they were not sent to the end."""
-        last = b""
+    async def _send_all(
+        self, tail: Tail, submitted: Submitted, ended: Callable[[bool], Awaitable[None]]
+    ) -> bool | None:
+        """Send the events. Whether the response has failed; None: they were not sent to the end.
+
+        Args:
+            ended: awaited before the last of them is sent, with whether it failed.
+        """
+        failed = False
         with tail:
             while (block := await tail.next(SILENCE)) is not None:
                 lines = [line for chunk in block for line in chunk.data.split(b"\n")]
@@ -180,37 +191,33 @@ class Lane:
                 del block
                 lines.reverse()
                 while lines:
-                    last = lines.pop()
-                    line = last[:-1] + self._suffix if self._suffix else last
+                    line = lines.pop()
+                    if tail.ended and not lines:
+                        failed = line.startswith(_FAILED)
+                        await ended(failed)
+                    line = line[:-1] + self._suffix if self._suffix else line
                     await self._socket.send(line.decode())
                 submitted.answered()
-        return last.startswith(_FAILED) if tail.ended else None
+        return failed if tail.ended else None
 
-    async def _after(
-        self,
-        run_request: RunRequest,
-        body: CreateResponse,
-        held: Held | None,
-        failed: bool | None,
-        tail: Tail,
+    async def _ended(
+        self, run_request: RunRequest, body: CreateResponse, held: Held | None, failed: bool
     ) -> None:
-        """What becomes of the lane, and of what it keeps, after a response."""
+        """What becomes of what is held when a response has ended: before its client hears of it,
+        which may continue it on any lane at once."""
         own = self.holder.held
-        if failed and own is not None and own.id == body.previous_response_id:
+        continued = own is not None and own.id == body.previous_response_id
+        if run_request.stored:
+            if continued or not failed:
+                # It is in Postgres, and the lane's latest.
+                self.holder.drop()
+            return
+        if continued and failed:
             self.holder.drop()
-        if failed is None and tail.sent_away:
-            # It goes on, and so does its client, over HTTP.
-            self._socket.leave()
-        elif failed is None:
-            raise NotFound("The response was deleted before it ended.")
-        elif not run_request.stored:
-            if not failed and run_request.conversation_id is None:
-                await self._hold(run_request, body, held)
-            with contextlib.suppress(LongrunError):
-                await self._shared.responses.delete_unscoped(run_request.response_id)
-        elif own is not None and not failed:
-            # The lane's latest response is in Postgres.
-            self.holder.drop()
+        if not failed and run_request.conversation_id is None:
+            await self._hold(run_request, body, held)
+        with contextlib.suppress(LongrunError):
+            await self._shared.responses.delete_unscoped(run_request.response_id)
 
     async def _hold(self, run_request: RunRequest, body: CreateResponse, held: Held | None) -> None:
         with contextlib.suppress(LongrunError):

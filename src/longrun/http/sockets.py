@@ -183,10 +183,11 @@ class OpenSocket:
                     return
 
     async def _act(self, frame: Frame) -> None:
-        act = self._api.acts.get(frame.said.get("type") or "")
+        kind = frame.said.get("type")
+        act = self._api.acts.get(kind) if isinstance(kind, str) else None
         try:
             if act is None:
-                raise unknown_event(frame.said.get("type"), list(self._api.acts))
+                raise unknown_event(kind, list(self._api.acts))
             await act(self, frame)
         except BaseException:
             frame.kept.close()
