@@ -29,10 +29,14 @@ import longrun
 from longrun.app import Longrun
 from longrun.errors import LongrunError
 from longrun.execution.application import Application
+from longrun.execution.forking import course_of
 from longrun.execution.registry import Registry
+from longrun.http.forks import Sources
+from longrun.http.requests import CreateResponse
 from longrun.jsontext import loads
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
+from longrun.store.forks import Forks
 from longrun.store.records import Step
 from longrun.store.run_log import Entry, RunLog
 from tests.unit import oracle, streams
@@ -118,7 +122,7 @@ def _watched(new: Fate) -> Any:
         settle(self, entries)
         for entry in entries:
             for step in entry.steps:
-                new.note(self.response_id, f"commit {_named(step)}")
+                new.note(self.response_id, f"commit {named(step)}")
             if entry.ending:
                 new.note(self.response_id, f"commit end {entry.ending.status}")
         if not any(entry.steps or entry.ending for entry in entries):
@@ -136,7 +140,7 @@ def _watched(new: Fate) -> Any:
         fate = old
 
 
-def _named(step: Step) -> str:
+def named(step: Step) -> str:
     """A step by the name that its own effects have."""
     if step.kind in ("tool", "start"):
         return f"{step.kind} {step.scope}/{step.key}"
@@ -189,6 +193,17 @@ def asked(input: Any, **body: Any) -> RunRequest:
     return streams.request(input=input, background=True, **body)
 
 
+async def forked(app: Longrun, response_id: str, step: int, **body: Any) -> RunRequest:
+    """A request that goes on from a step of a response of the one agent."""
+    longrun = {"fork": {"response_id": response_id, "step": step}}
+    parsed = CreateResponse.parse({**body, "background": True, "longrun": longrun})
+    sources = Sources(Forks(app._database), course_of)
+    source = await sources.of(parsed, "")
+    assert source is not None
+    made = parsed.run_request("", source.request.agent, None)
+    return await sources.forked(source, made, parsed, 1000)
+
+
 async def finish(app: Longrun, response_ids: Iterable[str]) -> None:
     """Wait until each of these is finished, or dead."""
     query = (
@@ -224,6 +239,7 @@ class Crash(NamedTuple):
     lives, then one for each of its effects, or for each of these `step`s. `repeat` starts so many
     for each.
     `over`: it starts none, but resumes these, each up to its last effect.
+    `fork`: the response and the step from which all that it starts goes on; `input` may be None.
     """
 
     served: Served
@@ -238,6 +254,7 @@ class Crash(NamedTuple):
     over: Mapping[str, int | str] = {}
     exits: bool = False
     step: int = 1
+    fork: tuple[str, int] | None = None
 
 
 def crash(given: Crash, timeout: float = 60) -> dict[str, int | str]:
@@ -282,12 +299,12 @@ async def _until_dead(given: Crash) -> None:
             points = list(given.points)
             plan: dict[str, int | str] = {}
             if not points:
-                request = asked(given.input)
+                request = await _asked(app, given)
                 plan[request.response_id] = 0
                 await app._admission.submit(request)
                 await finish(app, [request.response_id])
                 points = list(range(1, new.counts[request.response_id] + 1, given.step))
-            requests = [(asked(given.input), n) for n in points for _ in range(given.repeat)]
+            requests = [(await _asked(app, given), n) for n in points for _ in range(given.repeat)]
             plan.update((request.response_id, n) for request, n in requests)
             new.die_after = plan
             given.plan.write_text(json.dumps(plan))
@@ -295,6 +312,13 @@ async def _until_dead(given: Crash) -> None:
                 await app._admission.submit(request)
             await finish(app, plan)
             os._exit(CRASHED)
+
+
+async def _asked(app: Longrun, given: Crash) -> RunRequest:
+    if given.fork is None:
+        return asked(given.input)
+    body = {} if given.input is None else {"input": given.input}
+    return await forked(app, *given.fork, **body)
 
 
 def _leave_the_dead(app: Longrun) -> None:
@@ -425,6 +449,16 @@ def check_effects(effects: Sequence[str]) -> None:
             assert line not in called, f"{step} was called twice"
             if step.startswith("tool"):
                 called.add(line)
+
+
+@contextlib.asynccontextmanager
+async def living(
+    served: Served, url: str, schema: str, effects: Path, process: str = "living"
+) -> AsyncIterator[Longrun]:
+    """A replica in this very process, whose effects are written down, and which does not die."""
+    with _watched(Fate(effects, process)):
+        async with replica(served, url, schema) as app:
+            yield app
 
 
 @contextlib.asynccontextmanager

@@ -80,11 +80,12 @@ LIMIT :limit;
 
 -- name: read_conversation
 -- What a principal's response reads of its conversation: what was said when it began, and is still
--- there.
+-- there. A fork reads what the one that it was forked from did.
 SELECT item.conversation_id, item.id, item.item, item.model
 FROM longrun.responses AS response
 JOIN longrun.conversation_items AS item
-    ON item.conversation_id = response.conversation_id AND item.position < response.context_end
+    ON item.conversation_id = coalesce(response.conversation_id, response.forked_conversation_id)
+    AND item.position < coalesce(response.forked_context_end, response.context_end)
 WHERE response.id = $1 AND response.principal = $2
 ORDER BY item.position;
 

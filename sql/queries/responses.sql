@@ -8,7 +8,8 @@
 -- may each be the last. Nor where either has spent :max_tokens today (`tokens`). When the queue is
 -- full, a principal of which nothing waits may still add a first one, until twice as many wait.
 -- With the response come the answers that it brings, to requests of :asked_by: where that went on
--- already, or nothing waits (any more), all of it fails by a constraint of `answers`.
+-- already, or nothing waits (any more), all of it fails by a constraint of `answers`. With a fork come
+-- the steps that it begins with.
 WITH
 -- optional :max_tokens
 spent AS MATERIALIZED (
@@ -48,6 +49,9 @@ created AS (
 -- optional :conversation_id
         , conversation_id, turn, context_end
 -- end
+-- optional :forked_from
+        , forked_from, forked_conversation_id, forked_context_end
+-- end
         )
     SELECT :id, :principal, :agent, :status, :background, :stored, :attempt::integer, :attempt,
         :replica_id, :document, :input, :request, :previous_id, :metadata_hashes::bigint[],
@@ -55,6 +59,9 @@ created AS (
 -- optional :conversation_id
         , :conversation_id, place.turns, CASE WHEN :status <> 'queued' THEN place.length END
     FROM place
+-- end
+-- optional :forked_from
+        , :forked_from, :forked_conversation_id, :forked_context_end::bigint
 -- end
     WHERE (:status <> 'queued' OR :max_queued > (
         SELECT count(*)
@@ -83,6 +90,16 @@ created AS (
 answered AS (
     INSERT INTO longrun.answers (response_id, requests, answered_by)
     SELECT :asked_by, :answered::integer[], created.id FROM created
+),
+-- end
+-- optional :step_scopes
+copied AS (
+    INSERT INTO longrun.steps (response_id, scope, kind, key, attempt, fingerprint, result)
+    SELECT created.id, step.scope, step.kind, step.key, 0, step.fingerprint, step.result
+    FROM created CROSS JOIN unnest(
+        :step_scopes::text[], :step_kinds::text[], :step_keys::text[], :step_fingerprints::text[],
+        :step_results::text[]
+    ) AS step (scope, kind, key, fingerprint, result)
 ),
 -- end
 durable AS MATERIALIZED (
@@ -309,7 +326,7 @@ SELECT id, principal, agent, status, background, stored, attempt, spent, deaths,
     ARRAY(
         SELECT concat_ws(' ', nullif(step.scope, ''), step.kind, step.key)
         FROM longrun.steps AS step
-        WHERE step.response_id = response.id
+        WHERE step.response_id = response.id AND step.attempt > 0
         ORDER BY step.recorded_at
     ) AS steps
 FROM longrun.responses AS response
@@ -334,7 +351,8 @@ WHERE response.id = $1 AND response.principal = $2 AND response.stored;
 -- name: read_chain
 -- What a next response continues: what each response of the chain that ends with this one was given
 -- and gave, and what was put into it meanwhile, the oldest first. Where the first one continues another that is not among them, that one
--- was deleted or has expired. Of one whose input was refused nothing is continued.
+-- was deleted or has expired. Of one whose input was refused nothing is continued. `inserts`: where
+-- what was given stands among what a fork gave.
 WITH RECURSIVE chain AS (
     SELECT id, previous_id, 0 AS depth FROM longrun.responses
     WHERE id = :id AND principal = :principal AND stored
@@ -344,8 +362,13 @@ WITH RECURSIVE chain AS (
     JOIN longrun.responses AS previous ON previous.id = chain.previous_id
     WHERE previous.principal = :principal AND previous.stored
 )
-SELECT chain.id, chain.previous_id, response.conversation_id, response.status, response.input,
-    response.input_refused,
+SELECT chain.id, chain.previous_id, response.status, response.input, response.input_refused,
+    coalesce(response.conversation_id, response.forked_conversation_id) AS conversation_id,
+    CASE WHEN response.forked_from IS NOT NULL THEN ARRAY(
+        SELECT step.result FROM longrun.steps AS step
+        WHERE step.response_id = chain.id AND step.scope = '' AND step.kind = 'input'
+        ORDER BY length(step.key), step.key
+    ) END AS inserts,
     coalesce(output.items, '{}') AS output, coalesce(output.models, '{}') AS models,
     coalesce(output.indexes, '{}') AS indexes,
     coalesce(put_in.items, '{}') AS steers, coalesce(put_in.numbers, '{}') AS steer_numbers,

@@ -36,6 +36,7 @@ from longrun.execution.application import (
 from longrun.execution.attempts import Attempts
 from longrun.execution.compactor import Compactor
 from longrun.execution.ending import Ends
+from longrun.execution.forking import course_of
 from longrun.execution.host import Host
 from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.parked import check_readable
@@ -51,6 +52,7 @@ from longrun.http.asked import Asked
 from longrun.http.compact import CompactAPI
 from longrun.http.conversations import ConversationsAPI
 from longrun.http.failures import Failures
+from longrun.http.forks import Sources
 from longrun.http.intake import Intake
 from longrun.http.lanes import Shared
 from longrun.http.lists import Lists
@@ -76,6 +78,7 @@ from longrun.store.creation_writer import CreationWriter
 from longrun.store.database import Database
 from longrun.store.deliveries import Deliveries
 from longrun.store.events import EventLog
+from longrun.store.forks import Forks
 from longrun.store.grants import check_rights
 from longrun.store.interests import Interests
 from longrun.store.keys import KEYS_CHANGED, Keys
@@ -304,6 +307,7 @@ class Longrun:
         self._watch.reconnected()
 
     def _build_asgi(self, settings: Settings) -> Starlette:
+        sources = Sources(Forks(self._database), course_of)
         api = ResponsesAPI(
             runs=self._admission,
             models=self.models,
@@ -312,6 +316,7 @@ class Longrun:
             hub=self._hub,
             keys=self._keys,
             answers=Answers(self._approvals, check_readable),
+            sources=sources,
             settings=settings,
             own_limits={
                 each.name: (each.forbidden_parameters, each.parameter_limits)
@@ -383,7 +388,11 @@ class Longrun:
             *steering.routes(),
             *Failures(self._responses, bool(settings.show_errors)).routes(),
             *OverviewAPI(
-                self._overview, self._responses, settings, self.authentication.is_required
+                self._overview,
+                self._responses,
+                sources,
+                settings,
+                self.authentication.is_required,
             ).routes(),
             *ConversationsAPI(
                 self._conversations, self._responses, api.bodies, settings.cell

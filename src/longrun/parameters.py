@@ -125,6 +125,11 @@ PARAMETERS: Final = (
     _setting("prompt_cache_retention", "how long it caches it", "prompt_cache_retention"),
     _argument("service_tier", "how the provider serves it"),
     Parameter(
+        "longrun.fork",
+        "an extension: a response and the number of one of its steps, from which this one goes on "
+        "([Forks](#forks))",
+    ),
+    Parameter(
         "longrun.timeout",
         "an extension: seconds that the response may take, over all attempts and the queue",
         bounded=True,

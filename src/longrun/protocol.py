@@ -1,6 +1,7 @@
 """The Responses API's words that more than one layer needs: statuses and terminal events."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -117,6 +118,25 @@ class Allowance:
     tokens: int | None = None
 
 
+INSERTS: Final = "inserts"
+"""Beside the parameters too, of a fork: pairs of a turn, and of the place in the input from which
+on it comes behind that turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forking:
+    """What the creation of a fork brings besides its request.
+
+    Attributes:
+        steps: those that it begins with, as rows of `steps`: scope, kind, key, fingerprint, result.
+        conversation_id, context_end: what it reads of a conversation, as its source does.
+    """
+
+    steps: Sequence[tuple[str, str, str, str, str]] = ()
+    conversation_id: str | None = None
+    context_end: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """A response to be produced: what `http` understood of a request, and `execution` runs.
@@ -126,7 +146,9 @@ class RunRequest:
     where that was made already; `context` is what its run begins with, which is not stored with the
     response but read along the chain that begins at `previous_id`, or from the conversation (None:
     it was not read, and is the input alone). `parameters` are those of the request that a run acts
-    upon, by their names in the API. `allowance` is for its creation alone.
+    upon, by their names in the API. `allowance` and `forking` are for its creation alone. Of a
+    fork, `context` ends before the first part of its input that comes behind a recorded turn, and
+    `inserted` has those parts, in the order of `inserts`.
     """
 
     response_id: str
@@ -141,7 +163,9 @@ class RunRequest:
     conversation_id: str | None = None
     input_text: str | None = None
     context: Context | None = None
+    inserted: Sequence[Context] = ()
     allowance: Allowance = field(default_factory=Allowance)
+    forking: Forking | None = None
 
     @property
     def timeout(self) -> float | None:
@@ -155,3 +179,22 @@ class RunRequest:
         that one asked for; None for a run that begins anew."""
         response_id: str | None = self.parameters.get(GOES_ON)
         return response_id
+
+    @property
+    def forked_from(self) -> str | None:
+        """The response from a step of which this one goes on."""
+        response_id: str | None = (
+            self.parameters.get("longrun", {}).get("fork", {}).get("response_id")
+        )
+        return response_id
+
+    @property
+    def inserts(self) -> list[tuple[int, int]]:
+        """Of a fork: after which turns parts of its input come, and with which item each begins."""
+        return [(turn, place) for turn, place in self.parameters.get(INSERTS, ())]
+
+    @property
+    def inputs(self) -> list[list[dict[str, Any]]]:
+        """The input that the run begins with, and the parts that come behind recorded turns."""
+        places = [0, *(place for _, place in self.inserts), len(self.input)]
+        return [self.input[begin:end] for begin, end in itertools.pairwise(places)]

@@ -59,6 +59,7 @@ MATRIX: dict[tuple[str, str], Endpoint] = {
     ("GET", "/responses/{id}/failure"): Endpoint("admin", "response"),
     ("GET", "/runs"): Endpoint("read"),
     ("GET", "/runs/{id}"): Endpoint("read", "response"),
+    ("GET", "/runs/{id}/steps"): Endpoint("read", "response"),
     ("GET", "/system"): Endpoint("admin"),
     ("POST", "/chat_tokens"): Endpoint("write", body={"model": "scripted", "user": "u"}),
     ("POST", "/conversations"): Endpoint("write", body={}),

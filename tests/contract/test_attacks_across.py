@@ -133,6 +133,11 @@ def bodies(ids: dict[str, str]) -> dict[str, dict[str, Any]]:
     output = {"type": "function_call_output", "call_id": ids["call"], "output": "42"}
     return {
         "previous_response_id": {"input": "and?", "previous_response_id": ids["response"]},
+        "fork": {"longrun": {"fork": {"response_id": ids["response"], "step": 1}}},
+        "fork from its start": {
+            "input": "and?",
+            "longrun": {"fork": {"response_id": ids["response"], "step": 0}},
+        },
         "conversation": {"input": "and?", "conversation": ids["conversation"]},
         "conversation.id": {"input": "and?", "conversation": {"id": ids["conversation"]}},
         "item of its output": item(type="item_reference", id=ids["output item"]),

@@ -59,6 +59,7 @@ async def test_an_entry(client: httpx2.AsyncClient, replica: Replica) -> None:
         "waits": False,
         "previous_response_id": None,
         "conversation_id": None,
+        "forked_from": None,
         "metadata": {"k": "v"},
         "user": "ann",
         "usage": ended["usage"],

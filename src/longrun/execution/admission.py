@@ -17,6 +17,7 @@ from longrun.assembly.assembler import Assembler
 from longrun.errors import ConversationLocked
 from longrun.execution.attempts import Attempts
 from longrun.execution.ending import Ends
+from longrun.execution.forking import parted
 from longrun.execution.host import Handle, Host, logged, stopping
 from longrun.execution.lines import Lines
 from longrun.execution.outcomes import CANCELLED, instead_of_a_run
@@ -24,12 +25,12 @@ from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
 from longrun.execution.run import Start
 from longrun.pending import lines
-from longrun.protocol import RunRequest
+from longrun.protocol import Forking, RunRequest
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
 from longrun.store.claims import Claim, Claims
 from longrun.store.log_writer import LogWriter
-from longrun.store.records import Submitted
+from longrun.store.records import Step, Submitted
 from longrun.store.responses import NewResponse, Responses
 
 log = logging.getLogger("longrun.execution.admission")
@@ -155,7 +156,10 @@ class Admission:
         """Create a response in its own attempt, which from here on is like any other: a drain
         that begins meanwhile waits for it, and hands it over."""
         run_log = self._writer.open(new.request.response_id, 1, len(new.events))
-        create = functools.partial(self._attempts.create, new, Start(assembler, run_log))
+        forking = new.request.forking or Forking()
+        _, copied = parted(Step(*step) for step in forking.steps)
+        start = Start(assembler, run_log, copied=copied)
+        create = functools.partial(self._attempts.create, new, start)
         handle = self._host.begin(new.request, 1, create)
         await asyncio.shield(handle.prepared)
         return handle

@@ -281,6 +281,15 @@ class Approving:
         indexes = [index for index in requests if index is not None]
         return Parked(indexes, FORMAT, WRITTEN_BY, text)
 
+    def leave_out(self, result: RunResultStreaming) -> None:
+        """The calls that a run waits for do not stay: it goes on as if they had not been made."""
+        raws = [each.raw_item for each in result.interruptions]
+        calls = [raw if isinstance(raw, dict) else raw.model_dump() for raw in raws]
+        names = {tool["name"] for tool in self.client_tools}
+        self._assembler.withdraw(
+            {call["call_id"] for call in calls if call.get("call_id") and call["name"] not in names}
+        )
+
     def _is_for_client(self, each: Waiting) -> bool:
         return not each.nested and any(tool["name"] == each.name for tool in self.client_tools)
 

@@ -16,6 +16,7 @@ from longrun.execution.application import Application
 from longrun.execution.approving import read_parked
 from longrun.execution.ending import Ends, end_response
 from longrun.execution.failures import of_failure
+from longrun.execution.forking import parted
 from longrun.execution.handling.approvals import read_waited
 from longrun.execution.handling.handler import Handler
 from longrun.execution.handling.run import HandlerRun
@@ -114,7 +115,11 @@ class Attempts:
             request = new.request
             if request.conversation_id is not None or request.context is None:
                 request = await self._responses.with_context(request)
-            await self._run(handle, request, start)
+            if not start.copied:
+                await self._run(handle, request, start)
+                return
+            with self._replays.one() as replay:
+                await self._run(handle, request, dataclasses.replace(start, replay=replay))
 
     def journals(self, claims: Sequence[Claim]) -> Journals:
         """What is left of these, to be resumed in this order."""
@@ -139,8 +144,9 @@ class Attempts:
             request = await self._responses.with_context(claim.request)
             steers = await self._steers.of_unscoped(claim.id) if claim.steered else []
             with self._replays.one() as replay:
+                steps, copied = parted(position.steps)
                 start = Start(
-                    position.assembler, run_log, position.steps, replay=replay, steers=steers
+                    position.assembler, run_log, steps, copied, replay=replay, steers=steers
                 )
                 await self._run(handle, request, start)
 
@@ -184,7 +190,8 @@ class Attempts:
             start = dataclasses.replace(start, goes_on=goes_on, begins_with=goes_on.begins_with)
         elif not isinstance(agent, Handler) and (not isinstance(agent, Agent) or agent.handoffs):
             last = self._settings.continue_with == "last"
-            name = await who_begins(request, start.steps, self._responses, last=last)
+            recorded = [*start.steps, *start.copied]
+            name = await who_begins(request, recorded, self._responses, last=last)
             start = dataclasses.replace(start, begins_with=name)
         handle.current = dataclasses.replace(handle.current, state=self.state)
         kind = HandlerRun if isinstance(agent, Handler) else Run

@@ -36,6 +36,7 @@ from longrun.execution.handling.approvals import Waited
 from longrun.execution.handling.handler import Handler
 from longrun.execution.hooks import Hooks
 from longrun.execution.host import Handle
+from longrun.execution.inserted import NO_SESSION, Inserted
 from longrun.execution.last_word import reached
 from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.outcomes import (
@@ -82,12 +83,14 @@ class Start:
     `begins_with` is the name of the agent that begins it, if that is not the one that is asked for.
     `replay` is its turn to be replayed, of one that is taken over.
     `goes_on` is what it goes on from, if it answers approvals; `waited` the same of a handler.
+    `copied` are the steps that it was forked with.
     `steers` are the messages that were put into it before.
     """
 
     assembler: Assembler
     run_log: RunLog
     steps: Sequence[Step] = ()
+    copied: Sequence[Step] = ()
     begins_with: str | None = None
     replay: Replay | None = None
     goes_on: GoesOn | None = None
@@ -132,19 +135,23 @@ class Run:
         self._replay = start.replay
         self._waited = start.waited
         earlier = start.waited.recorded if start.waited is not None else ()
-        self._journal = Journal([*earlier, *start.steps])
+        self._journal = Journal([*earlier, *start.steps], start.copied)
         self._budget = Budget(request.parameters, self._assembler.usage)
         self._demands = Demands(request.parameters, self._budget)
         context = begun = context_of_run(request)
         if start.goes_on is not None:
             begun, context = start.goes_on.context, start.goes_on.with_more(request)
         self._items = told(begun)
+        self._inserted = Inserted(request)
         self._steps = Steps(
             self._journal,
             self._log,
             handle.current,
             self._demands,
-            Border(context, told(context) if start.goes_on else self._items),
+            Border(
+                self._inserted.with_all(context),
+                self._inserted.behind(told(context) if start.goes_on else self._items),
+            ),
             self._at_boundary,
             self._display,
             self._assembler.usage.add,
@@ -161,6 +168,7 @@ class Run:
         self._goes_on = start.goes_on
         self._parked: Parked | None = None
         self._heard = False
+        self._turns = 0
         self._approving = Approving(
             request,
             self._assembler,
@@ -278,6 +286,8 @@ class Run:
                 begins = await approving.resumed(extended, items, given.context)
             else:
                 begins = [*items, *await self._said_before(0)]
+            if self._inserted:
+                extended, begins = await self._forked(extended, begins, given, session)
             result = await self._ran(extended, begins, given, session)
             while not result.interruptions and self._assembler.incomplete_details is None:
                 # What the model said last is an answer; what came meanwhile is asked, too.
@@ -298,15 +308,43 @@ class Run:
             if session is not None:
                 await session.close()
 
+    async def _forked(
+        self, agent: Agent[Any], items: list[Any], given: Given, session: JournaledSession | None
+    ) -> tuple[Agent[Any], list[Any]]:
+        """Pass what a fork begins with, up to the turn behind which its own input comes. Gives the
+        agent that goes on, and what it goes on with."""
+        if session is not None:
+            raise LongrunError(NO_SESSION)
+        for insert in self._inserted:
+            result = await self._ran(agent, items, given, None, until=insert.turn)
+            if self._turns != insert.turn + 1:
+                self._journal.refuse(f"its turn {insert.turn} was never reached")
+            self._approving.leave_out(result)
+            await insert.record(self._steps.once, self._assembler.next_index)
+            said = await self._said_before(insert.turn + 1)
+            agent, items = result.last_agent, [*insert.behind(result), *said]
+        return agent, items
+
     async def _ran(
-        self, agent: Agent[Any], begins: Any, given: Given, session: JournaledSession | None
+        self,
+        agent: Agent[Any],
+        begins: Any,
+        given: Given,
+        session: JournaledSession | None,
+        until: int | None = None,
     ) -> RunResultStreaming:
-        """One call of the SDK's Runner, to its end."""
+        """One call of the SDK's Runner, to its end.
+
+        Args:
+            until: the model turn after whose calls it is to stop.
+        """
         result = self._result = self._start(agent, begins, given, session)
         try:
             async for event in result.stream_events():
                 self._journal.check()
                 self._take(event)
+                if until is not None and self._turns > until:
+                    result.cancel(mode="after_turn")
             cancelled = sdk.cancellation_of(result)
             if cancelled is not None:
                 raise Escaped("the agent raised CancelledError") from cancelled
@@ -381,6 +419,7 @@ class Run:
                 steps = self._steps.models.finished(event.response, indexes, calls)
         self._display.write(steps)
         if event.type == "response.completed":
+            self._turns += 1
             # The model's turn ends when this is taken; only then is anything executed.
             self._budget.took(event.response.output or ())
         self._steps.models.taken()

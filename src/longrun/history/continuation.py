@@ -115,7 +115,12 @@ def responses_in(context: Context, most: int = 10) -> list[str]:
 
 def told(context: Context) -> list[Item]:
     """The items as they go into a run: each in a model's shape, none without its other half."""
-    return mended(item for each in context.items for item in _told(each, context.models))
+    return mended(shaped(context))
+
+
+def shaped(context: Context) -> Iterator[Item]:
+    """The items in a model's shape, also those whose other half is elsewhere."""
+    return (item for each in context.items for item in _told(each, context.models))
 
 
 def _told(item: Item, models: Mapping[str, str]) -> Iterator[Item]:

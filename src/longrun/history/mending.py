@@ -77,6 +77,18 @@ def mended(items: Iterable[Item]) -> list[Item]:
     return [item for place, item in enumerate(kept) if place not in alone]
 
 
+def paired(items: Iterable[Item]) -> list[Item]:
+    """The items of a run without halves of calls. They are its own, and each is there once,
+    whatever ids their models gave them."""
+    all_ = list(items)
+    pairs = _pairs(all_)
+    return [
+        item
+        for place, item in enumerate(all_)
+        if place in pairs or not (call_of(item) or answered_by(item))
+    ]
+
+
 def unmade(items: Sequence[Item], own: int) -> tuple[int, Call] | None:
     """The first call that an output among the last `own` items answers and nobody made, with the
     place of that output among them."""

@@ -14,6 +14,7 @@ from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.approvals import Answers
 from longrun.http.contexts import Contexts
+from longrun.http.forks import Sources
 from longrun.http.held import Held
 from longrun.http.limits import Limits
 from longrun.http.problems import shortened
@@ -61,6 +62,7 @@ class Creations:
     Args:
         models: the names of the served agents, the default one first.
         answers: looks at the answers to requests for approvals.
+        sources: looks at what requests go on from, that are forks.
         streams: counts the open streams of each principal.
         own_limits: of some agents, the parameters that are forbidden, and the bounds of others.
 
@@ -78,6 +80,7 @@ class Creations:
         hub: Hub,
         keys: Keys,
         answers: Answers,
+        sources: Sources,
         streams: OpenStreams,
         settings: Settings,
         own_limits: Mapping[str, tuple[Collection[str], Mapping[str, float]]],
@@ -89,6 +92,7 @@ class Creations:
         self._hub = hub
         self._keys = keys
         self._answers = answers
+        self._sources = sources
         self._streams = streams
         self._settings = settings
         self.limits = Limits.of(settings)
@@ -131,8 +135,12 @@ class Creations:
         Raises:
             LongrunError: what it asks for, continues or refers to is not there, or not theirs.
         """
-        agent = self.agent(body.model, caller)
         principal = caller.principal
+        source = await self._sources.of(body, principal)
+        if source is not None and body.model is None:
+            of = source.request.agent
+            body = body.of_model(of, self._own_limits.get(of, self.limits))
+        agent = self.agent(body.model, caller)
         on = body.conversation_id
         if on is not None and not ids.is_conversation_id(on):
             raise ConversationNotFound(shortened(on))
@@ -142,6 +150,9 @@ class Creations:
         run_request = body.run_request(
             principal, agent, context, headers, goes_on, self._settings.cell
         )
+        if source is not None:
+            most = self.limits.input_items
+            run_request = await self._sources.forked(source, run_request, body, most)
         if held is not None:
             run_request = held.continued_by(run_request)
         run_request = replace(run_request, allowance=self._allowance(caller))

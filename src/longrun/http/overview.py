@@ -19,6 +19,7 @@ from longrun import ids
 from longrun.errors import BadRequest, Forbidden, NotFound
 from longrun.http.access import caller_of, for_everybody, principal_of, reader_of
 from longrun.http.answers import JSONAnswer
+from longrun.http.forks import Sources
 from longrun.http.lists import ByMetadata
 from longrun.http.problems import shortened
 from longrun.http.query import Text
@@ -38,6 +39,13 @@ class RunError(BaseModel):
     message: str
 
 
+class ForkedFrom(BaseModel):
+    """What a fork goes on from."""
+
+    response_id: str
+    step: int
+
+
 class Run(BaseModel):
     """A response with how it was run.
 
@@ -51,6 +59,7 @@ class Run(BaseModel):
         replica_id: who executes it now.
         events: how many events its log has.
         waits: it asked for approvals that nobody has answered.
+        forked_from: the response from a step of which it went on, if it is a fork.
         reason: of one that is incomplete.
     """
 
@@ -71,6 +80,7 @@ class Run(BaseModel):
     waits: bool
     previous_response_id: str | None
     conversation_id: str | None
+    forked_from: ForkedFrom | None
     metadata: dict[str, str]
     user: str | None
     usage: ResponseUsage | None
@@ -109,6 +119,29 @@ class WholeRun(Run):
 
     attempts: list[Attempt]
     times: list[tuple[int, int | None]]
+
+
+class RunStep(BaseModel):
+    """A model turn of a run, or a call of one that the server executes.
+
+    Attributes:
+        step: its number, by which `longrun.fork` names it: from 1, turns in their order, each with
+            its calls behind it. It stays the same while others of the turn are still under way.
+        turn: the model turn that it is, or is a call of; from 0.
+        name: the agent of a turn; the tool of a call.
+        arguments: what a call asks for, or a turn has said: the beginning.
+        finished: it can be forked.
+        recorded_at: in seconds since the epoch.
+    """
+
+    step: int
+    kind: Literal["model", "tool", "handoff"]
+    turn: int
+    name: str
+    call_id: str | None
+    arguments: str
+    finished: bool
+    recorded_at: float | None
 
 
 class Replica(BaseModel):
@@ -209,6 +242,7 @@ class OverviewAPI:
 
     overview: Overview
     responses: Responses
+    sources: Sources
     settings: Settings
     keys_asked_for: Callable[[], Awaitable[bool]]
 
@@ -220,6 +254,7 @@ class OverviewAPI:
             for path, endpoint in (
                 ("/runs", self.list_runs),
                 ("/runs/{id}", self.get_run),
+                ("/runs/{id}/steps", self.list_steps),
                 ("/system", self.get_system),
             )
         ]
@@ -258,6 +293,16 @@ class OverviewAPI:
         if current is not None and attempts and attempts[-1]["replica_id"] is None:
             attempts[-1]["replica_id"] = current
         return JSONAnswer({**as_run(found), "attempts": attempts, "times": course.times})
+
+    @operation(ListOf[RunStep])
+    async def list_steps(self, request: Request) -> Response:
+        """`GET /runs/{id}/steps`: the numbered steps of a response, from which it can be forked."""
+        response_id = request.path_params["id"]
+        reader = principal_of(request)
+        if ids.is_response_id(response_id):
+            reader = await reader_of(request, response_id, self.responses.owner_unscoped)
+        steps = await self.sources.steps(response_id, reader)
+        return JSONAnswer({"object": "list", "data": [each._asdict() for each in steps]})
 
     @operation(System)
     async def get_system(self, request: Request) -> Response:
@@ -298,6 +343,7 @@ def as_run(ran: Ran) -> dict[str, Any]:
         "model": columns["agent"],
         "input": ran.words,
         "previous_response_id": columns["previous_id"],
+        "forked_from": (document.get("longrun") or {}).get("fork"),
         "metadata": document.get("metadata") or {},
         "user": document.get("user") or document.get("safety_identifier"),
         "usage": document.get("usage"),

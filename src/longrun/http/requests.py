@@ -39,6 +39,8 @@ from longrun.settings import YEAR
 MOST_PAIRS: Final = 16
 """Of metadata, as with OpenAI."""
 
+MOST_STEPS: Final = 2**31 - 1
+
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
@@ -115,11 +117,21 @@ class TextOptions(Options):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
+class ForkOptions(BaseModel):
+    """The response to go on from, and the last of its steps that counts; 0 is before its input."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    response_id: str
+    step: Annotated[int, Field(ge=0, le=MOST_STEPS)]
+
+
 class LongrunOptions(Options):
     """Our own: a name that is not known is a mistake."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    fork: ForkOptions | None = None
     timeout: Annotated[float, Field(gt=0, le=YEAR)] | None = None
     max_total_tokens: Annotated[int, Field(ge=1)] | None = None
 
@@ -173,6 +185,7 @@ class CreateResponse(Options):
     _echoed: dict[str, Any] = PrivateAttr()
     _tools: list[dict[str, Any]] = PrivateAttr()
     _format: dict[str, Any] | None = PrivateAttr()
+    _body: dict[str, Any] = PrivateAttr()
 
     @classmethod
     def parse(cls, body: Any, limits: Limits = DEFAULT_LIMITS) -> "CreateResponse":
@@ -189,6 +202,7 @@ class CreateResponse(Options):
             parsed = cls.model_validate({k: v for k, v in body.items() if v is not None})
         except ValidationError as error:
             raise bad_request(error, body) from None
+        parsed._body = body if parsed.fork is not None else {}
         parsed._check_allowed(limits)
         parsed._check_together()
         if isinstance(parsed.input, list):
@@ -243,12 +257,40 @@ class CreateResponse(Options):
                 "previous_response_id and conversation cannot be used together.",
                 param="previous_response_id",
             )
-        if not self.input and not self.previous_response_id and not self.conversation:
+        if self.fork is not None:
+            for name in ("previous_response_id", "conversation"):
+                if getattr(self, name):
+                    raise BadRequest(
+                        f"longrun.fork and {name} cannot be used together: a fork continues what "
+                        "the response that it goes on from continues.",
+                        param=name,
+                    )
+        elif not self.input and not self.previous_response_id and not self.conversation:
             raise BadRequest(
                 "input is required: a non-empty string or a list of input items.",
                 param="input",
                 code="missing_required_parameter",
             )
+
+    def of_model(self, agent: str, limits: Limits) -> "CreateResponse":
+        """This request of a fork, had it named an agent.
+
+        Raises:
+            BadRequest: as `parse`, by the limits of that agent.
+        """
+        return self.parse({**self._body, "model": agent}, limits)
+
+    def names(self, parameter: str) -> bool:
+        """Whether the body of a fork itself has a parameter, or a part of one: the operator's
+        bounds may have given it one that it does not name."""
+        whole, _, part = parameter.partition(".")
+        value = self._body.get(whole)
+        return (value.get(part) if part and isinstance(value, dict) else value) is not None
+
+    @property
+    def fork(self) -> ForkOptions | None:
+        """What it goes on from."""
+        return self.longrun.fork if self.longrun is not None else None
 
     @property
     def conversation_id(self) -> str | None:

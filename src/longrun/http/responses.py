@@ -30,6 +30,7 @@ from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.approvals import Answers
 from longrun.http.bodies import Bodies
 from longrun.http.creations import Creations, Runs
+from longrun.http.forks import Sources
 from longrun.http.problems import response_not_found
 from longrun.http.query import GetResponse
 from longrun.http.rates import say_tokens
@@ -82,6 +83,7 @@ class ResponsesAPI:
         hub: Hub,
         keys: Keys,
         answers: Answers,
+        sources: Sources,
         settings: Settings,
         own_limits: Mapping[str, tuple[Collection[str], Mapping[str, float]]] | None = None,
     ) -> None:
@@ -98,6 +100,7 @@ class ResponsesAPI:
             hub=hub,
             keys=keys,
             answers=answers,
+            sources=sources,
             streams=self._streams,
             settings=settings,
             own_limits=own_limits or {},

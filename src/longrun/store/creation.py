@@ -15,11 +15,11 @@ from longrun.errors import (
     TooManyRequests,
 )
 from longrun.history.approvals import answers_to
-from longrun.protocol import RunRequest, Status
+from longrun.protocol import Forking, RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.records import Chunk
 from longrun.store.requests import columns_of
-from longrun.store.sealing import Sealing, chunk_place
+from longrun.store.sealing import Sealing, chunk_place, step_place
 
 _OF_BATCHES: Final = {
     "id": "ids",
@@ -40,6 +40,14 @@ _OF_BATCHES: Final = {
     "events": "events",
 }
 """The parameters of `create_responses` that are those of `create_response` as lists."""
+
+_OF_STEPS: Final = (
+    "step_scopes",
+    "step_kinds",
+    "step_keys",
+    "step_fingerprints",
+    "step_results",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,27 @@ def columns_of_one(new: NewResponse, settings: Settings, sealing: Sealing) -> di
         "account": allowance.account,
         "asked_by": request.goes_on,
         "answered": answered and list(answered),
+        **_columns_of_fork(request, sealing),
+    }
+
+
+def _columns_of_fork(request: RunRequest, sealing: Sealing) -> dict[str, Any]:
+    """Those that only a fork has, and the steps that it begins with."""
+    forking = request.forking or Forking()
+    steps: dict[str, list[str]] = {name: [] for name in _OF_STEPS}
+    for step in forking.steps:
+        place = (request.response_id, *step[:3])
+        sealed = (
+            sealing.seal_text(step_place(*place, column), text)
+            for column, text in zip(("fingerprint", "result"), step[3:], strict=True)
+        )
+        for name, value in zip(_OF_STEPS, (*step[:3], *sealed), strict=True):
+            steps[name].append(value)
+    return {
+        "forked_from": request.forked_from if request.forking else None,
+        "forked_conversation_id": forking.conversation_id,
+        "forked_context_end": forking.context_end,
+        **{name: values or None for name, values in steps.items()},
     }
 
 

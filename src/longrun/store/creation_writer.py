@@ -97,6 +97,7 @@ class CreationWriter:
             and self._database.silent_since is None
             and request.conversation_id is None
             and request.goes_on is None
+            and request.forking is None
             and size <= SMALL_BYTES
         )
 

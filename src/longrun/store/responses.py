@@ -1,7 +1,7 @@
 """Responses: the rows that polls read, and what starts and ends them."""
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -74,6 +74,8 @@ class Exchange:
 
     `steers`: the messages that were put into it while it was made, in order.
     `input_refused`: a guardrail refused what it was given, so nothing of it is continued.
+    `inserts`: of a fork, pairs of a place in the input and of an output index, before which the
+    input from there on was given. `conversation_id`: the one that it reads.
     """
 
     id: str
@@ -86,6 +88,7 @@ class Exchange:
     input_refused: bool
     indexes: list[int] = field(default_factory=list)
     steers: list[Steer] = field(default_factory=list)
+    inserts: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
@@ -111,10 +114,19 @@ class Exchange:
     @property
     def parts(self) -> Exchanges:
         """What it was given and gave, in the order in which it was said."""
-        if self.input_refused or not self.steers:
+        if self.input_refused or not (self.steers or self.inserts):
             return [(self.given, self.stored)]
-        said = [(steer.output_index, loads(steer.item)) for steer in self.steers]
-        return parted(self.given, list(zip(self.indexes, self.stored, strict=True)), said)
+        given = self.given
+        first = self.inserts[0][0] if self.inserts else len(given)
+        ends = [*(begin for begin, _ in self.inserts[1:]), len(given)]
+        said: list[tuple[int | None, dict[str, Any]]] = [
+            (index, item)
+            for (begin, index), end in zip(self.inserts, ends, strict=False)
+            for item in given[begin:end]
+        ]
+        said += [(steer.output_index, loads(steer.item)) for steer in self.steers]
+        said.sort(key=lambda each: (each[0] is None, each[0]))
+        return parted(given[:first], list(zip(self.indexes, self.stored, strict=True)), said)
 
 
 class Spoken(NamedTuple):
@@ -278,6 +290,10 @@ class Responses:
             for number, text, place in zip(numbers, columns["steers"], places, strict=True)
         ]
         columns["input"] = self._sealing.open_text(column_place(id_, "input"), columns["input"])
+        columns["inserts"] = [
+            (insert["input"], insert["output"])
+            for insert in self._inserts(id_, columns["inserts"] or ())
+        ]
         columns["output"] = [
             self._sealing.open_text(item_place(id_, index), item)
             for index, item in zip(indexes, columns["output"], strict=True)
@@ -287,6 +303,11 @@ class Responses:
             for index, model in zip(indexes, columns["models"], strict=True)
         ]
         return Exchange(**columns)
+
+    def _inserts(self, response_id: str, results: Iterable[str]) -> Iterator[dict[str, int]]:
+        for number, result in enumerate(results, 1):
+            place = step_place(response_id, "", "input", str(number), "result")
+            yield loads(self._sealing.open_text(place, result))
 
     async def named_items(
         self, before: Before, own: Sequence[dict[str, Any]], principal: str
@@ -362,12 +383,17 @@ class Responses:
         chain: list[Exchange] = []
         if request.previous_id is not None:
             chain = await self.chain(request.previous_id, request.principal)
-        on = request.response_id if request.conversation_id is not None else None
+        reads = request.conversation_id is not None or request.forked_from is not None
+        on = request.response_id if reads else None
         before = await self.before(chain, request.principal, on)
         found = await self.named_items(before, request.input, request.principal)
         compacted = await self.compacted(before, request.input, found, request.principal)
-        context = context_of(before.exchanges, request.input, found, compacted)
-        return replace(request, context=context)
+        first, *rest = request.inputs
+        return replace(
+            request,
+            context=context_of(before.exchanges, first, found, compacted),
+            inserted=[context_of((), part, found, compacted) for part in rest],
+        )
 
     async def compacted(
         self,

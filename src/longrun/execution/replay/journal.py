@@ -30,10 +30,18 @@ def marked(step: Step, **marks: str) -> Step:
 
 
 class Journal:
-    """The recorded steps of one response."""
+    """The recorded steps of one response.
 
-    def __init__(self, recorded: Iterable[Step] = ()) -> None:
+    Args:
+        recorded: those of its earlier attempts.
+        copied: those of the response that it was forked from, which it has not shown yet.
+    """
+
+    def __init__(self, recorded: Iterable[Step] = (), copied: Iterable[Step] = ()) -> None:
         self._steps = {(step.scope, step.kind, step.key): step for step in recorded}
+        taken = {(step.scope, step.kind, step.key): step for step in copied}
+        self._copied = taken.keys() - self._steps.keys()
+        self._steps = {**taken, **self._steps}
         self._used: set[tuple[str, str, str]] = set()
         self.mismatch: ReplayMismatch | None = None
 
@@ -47,6 +55,10 @@ class Journal:
     def has(self, scope: str, kind: str, key: str) -> bool:
         """Whether a step is recorded."""
         return (scope, kind, key) in self._steps
+
+    def is_copied(self, scope: str, kind: str, key: str) -> bool:
+        """Whether a step is recorded as another response's alone."""
+        return (scope, kind, key) in self._copied
 
     def left(self, kind: str) -> list[Step]:
         """The recorded steps of a kind that this attempt has not passed."""
@@ -76,6 +88,9 @@ class Journal:
     def _compare(self, place: tuple[str, str, str], was: Any, now: Any) -> None:
         for name in was.keys() | now.keys():
             if name in MARKS or was.get(name) == now.get(name):
+                continue
+            if name.endswith("_digest") and place in self._copied:
+                # A fork may be given other instructions.
                 continue
             if name.endswith("_digest"):
                 # Time in dynamic instructions, say. The recorded result still stands.

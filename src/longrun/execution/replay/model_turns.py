@@ -159,13 +159,20 @@ class ModelTurns:
         """Ends when all of it is taken, and its record committed (`finished`)."""
         due = _due(call)
         async with self._once.passage(due) as recorded:
-            if recorded is not None:
+            if recorded is not None and not self._once.is_copied(due):
                 self._lead.yielded += 1
                 yield self._replayed(recorded, call)
                 await self._lead.ended()
                 return
             self._before()
             self._asked = due
+            if recorded is not None:
+                # As a model that says all at once: it is shown, and recorded, as this response's.
+                self._lead.yielded += 1
+                yield _said_at_once(self._replayed(recorded, call))
+                await self._lead.ended()
+                await self._log.flush()
+                return
             try:
                 async with _closing(do()) as events:
                     async for event in events:
@@ -273,6 +280,12 @@ class ModelTurns:
         """A guardrail has refused: the SDK reads no more of the model's events, but waits for
         the model's turn, which so must not wait for them to be read."""
         self._lead.unread()
+
+
+def _said_at_once(turn: ReplayedTurn) -> ResponseCompletedEvent:
+    return ResponseCompletedEvent(
+        type="response.completed", sequence_number=0, response=turn.response
+    )
 
 
 def _due(call: ModelCall) -> Due:

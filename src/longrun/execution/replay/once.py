@@ -105,7 +105,10 @@ class Once:
         """
         async with self.passage(due, counted=counted) as recorded:
             if recorded is not None:
-                return decode(recorded)
+                value = decode(recorded)
+                if keep is not None and due.scope == "" and self.is_copied(due):
+                    await keep(due.finished(recorded), value)
+                return value
             value = await do()
             result = encode(value)
             if result is not None:
@@ -116,6 +119,11 @@ class Once:
     def is_recorded(self, due: Due) -> bool:
         """Whether a step has been done."""
         return self._journal.has(due.scope, due.kind, due.key)
+
+    def is_copied(self, due: Due) -> bool:
+        """Whether a step is another response's, from which this one was forked: it is to be shown,
+        and recorded, as this one's."""
+        return self._journal.is_copied(due.scope, due.kind, due.key)
 
     async def may_begin(self, due: Due) -> bool:
         """Note that a step is begun that must not be done twice. False: it was begun before."""

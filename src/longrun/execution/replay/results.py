@@ -195,6 +195,14 @@ def recorded_call_ids(result: str) -> tuple[set[str], dict[str, Any]]:
     return {item["call_id"] for item in output or () if item.get("call_id")}, given
 
 
+def recorded_output(result: str) -> list[dict[str, Any]]:
+    """What a recorded turn gave, with the call ids that the SDK had."""
+    recorded = loads(result)
+    output = recorded.get("response", recorded).get("output") or []
+    _as_minted(recorded, output)
+    return output
+
+
 def _as_given(output: list[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Put back what the model gave as call ids. What was minted is recorded beside, by the place
     in the output; nothing if nothing was."""
