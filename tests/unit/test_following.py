@@ -232,8 +232,40 @@ def test_giving_up_says_where_to_go_on(collect: Collect, pauses: list[float]) ->
 def test_a_response_is_never_created_twice(collect: Collect, pauses: list[float]) -> None:
     server = Server(httpx2.ReadError("reset"))
     with pytest.raises(openai.APIConnectionError):
-        collect(server, create_and_follow, model="m")
+        collect(
+            server, create_and_follow, model="m", extra_headers={"idempotency-key": openai.omit}
+        )
     assert server.asked == ["create"]
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"x-user": "ann"}, {"idempotency-key": "mine"}], ids=["none", "other", "own"]
+)
+def test_with_a_key_creating_is_tried_again(
+    collect: Collect, pauses: list[float], given: dict[str, str]
+) -> None:
+    """The same key each time, another one for each response; and not with what asks for events."""
+    keys: list[str | None] = []
+
+    class Asking(Server):
+        def __call__(self, request: httpx2.Request) -> httpx2.Response:
+            assert request.headers.get("x-user") == given.get("x-user")
+            keys.append(request.headers.get("idempotency-key"))
+            return super().__call__(request)
+
+    for _ in range(2):
+        lost = (httpx2.ReadError("reset"), httpx2.Response(502), httpx2.Response(504), b"")
+        server = Asking(*lost, frames(0, 2), frames(3, done=True))
+        numbers, text = collect(server, create_and_follow, model="m", extra_headers=given)
+        assert server.asked == ["create"] * 5 + ["2"]
+        assert (numbers, text) == (list(range(7)), "Hello world")
+    mine = given.get("idempotency-key")
+    assert len(set(keys[:5])) == len(set(keys[6:11])) == 1
+    assert keys[5] == keys[11] == mine
+    assert (keys[0] == keys[6]) is (mine is not None)
+    refused = httpx2.Response(503, headers={"x-should-retry": "false"})
+    with pytest.raises(openai.InternalServerError):
+        collect(Asking(refused), create_and_follow, model="m", extra_headers=given)
 
 
 def test_headers_are_sent_with_each_request(collect: Collect, pauses: list[float]) -> None:

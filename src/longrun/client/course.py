@@ -57,12 +57,15 @@ class Course:
         cursor: the last event that is not wanted any more; -1: all are.
         give_up_after: seconds without a working connection; None: never.
         catch_up: how the first connection is to begin that brings something.
+        repeatable: creating it may be tried again whatever became of the last try, since the
+            request has an Idempotency-Key.
     """
 
     response_id: str | None
     cursor: int = -1
     give_up_after: float | None = None
     catch_up: str | None = None
+    repeatable: bool = False
     ended: bool = False
     """The terminal event was there, or everything up to it had been taken before."""
     _backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE))
@@ -112,7 +115,7 @@ class Course:
         """
         if failure is not None and not self._may_pass(failure):
             raise failure
-        if self.response_id is None and failure is None:
+        if self.response_id is None and failure is None and not self.repeatable:
             raise self._gave_up("The stream that was to create a response ended without an event")
         self._look_back(failure)
         self._note_trouble(now)
@@ -133,14 +136,16 @@ class Course:
         if isinstance(failure, APIStatusError):
             status = failure.status_code
             passing = status in PASSING or status >= 500
-            if self.response_id is None:
+            if self.response_id is None and not self.repeatable:
                 # Only these say that nothing was created.
                 passing = status in (429, 503)
             return passing and failure.response.headers.get("x-should-retry") != "false"
         if not isinstance(failure, APIConnectionError):
             return False
+        if self.response_id is not None or self.repeatable:
+            return True
         # To create it again without knowing whether it is there would make two.
-        return self.response_id is not None or type(failure.__cause__).__name__ in _UNSENT
+        return type(failure.__cause__).__name__ in _UNSENT
 
     def _look_back(self, failure: APIError | None) -> None:
         """Ask for what is known, too, after a clean end without an event.

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, Final, Literal, overload
 
@@ -16,6 +17,8 @@ GIVE_UP_AFTER: Final = 300.0
 TIMEOUT: Final = Timeout(60.0, connect=5.0)
 """Of a request. Servers send something every `LONGRUN_KEEPALIVE_INTERVAL` (15 s): a connection that
 is silent for longer leads nowhere."""
+
+_KEY: Final = "Idempotency-Key"
 
 _Events = Generator[ResponseStreamEvent, None, None] | AsyncGenerator[ResponseStreamEvent, None]
 
@@ -101,19 +104,26 @@ def create_and_follow(
 ) -> _Events:
     """Create a response, in the background unless said otherwise, and `follow` it from its start.
 
-    It is created when the first event is asked for. Creating it is tried again where the server
-    cannot be reached, or says 429 or 503: where it is certain that there is none yet.
+    It is created when the first event is asked for, and once, however often that has to be tried:
+    each try has the same `Idempotency-Key`, a new one, or the one in `extra_headers`. With
+    `openai.omit` there, none is sent; then creating it is tried again only where it is certain that
+    there is none yet: where the server cannot be reached, or says 429 or 503.
 
     Args:
         create: the arguments of `client.responses.create`.
 
     Raises:
-        openai.APIConnectionError: the connection broke before the first event. The response may
-            be there: look for it, or create another.
-        GaveUp: as `follow`; with `response_id` None, the stream ended before its first event.
+        openai.APIConnectionError: without a key, the connection broke before the first event. The
+            response may be there: look for it, or create another.
+        GaveUp: as `follow`; with `response_id` None, there was no first event.
     """
-    course = Course(None, give_up_after=give_up_after)
+    headers = create.get("extra_headers") or {}
+    told = [value for name, value in headers.items() if name.lower() == _KEY.lower()]
+    repeatable = not told or isinstance(told[0], str)
+    course = Course(None, give_up_after=give_up_after, repeatable=repeatable)
     shared = {name: create[name] for name in _OF_BOTH & create.keys()}
+    if not told:
+        create = {**create, "extra_headers": {**headers, _KEY: str(uuid.uuid4())}}
     return _followed(client, course, {"background": True, **create}, shared)
 
 
