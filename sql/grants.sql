@@ -95,6 +95,8 @@ BEGIN
     GRANT SELECT, INSERT ON longrun.parked TO "longrun_runtime";
     GRANT UPDATE (requests, format, written_by, state) ON longrun.parked TO "longrun_runtime";
     GRANT SELECT, INSERT ON longrun.answers TO "longrun_runtime";
+    GRANT SELECT, INSERT, DELETE ON longrun.idempotency_keys TO "longrun_runtime";
+    GRANT UPDATE (response_id, created_at, awaited) ON longrun.idempotency_keys TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.conversations TO "longrun_runtime";
     GRANT UPDATE (metadata, length, turns, used_at) ON longrun.conversations TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.conversation_items TO "longrun_runtime";

@@ -54,6 +54,9 @@ UPDATE longrun.keys SET runs_left = runs_left - 1
 WHERE prefix = $1 AND runs_left > 0
 RETURNING runs_left;
 
+-- name: give_run_back
+UPDATE longrun.keys SET runs_left = runs_left + 1 WHERE prefix = $1 AND runs_left IS NOT NULL;
+
 -- name: forget_chat_tokens
 DELETE FROM longrun.keys WHERE agent IS NOT NULL AND expires_at < now() - interval '1 day';
 

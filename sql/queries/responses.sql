@@ -10,7 +10,18 @@
 -- With the response come the answers that it brings, to requests of :asked_by: where that went on
 -- already, or nothing waits (any more), all of it fails by a constraint of `answers`. With a fork come
 -- the steps that it begins with.
+-- With :key_hashes, of an Idempotency-Key, nothing is inserted where the principal has used that key in
+-- the last :key_seconds (`repeated`): of two at once the second waits for the first one's commit. What
+-- is refused for another reason leaves no key. The key is claimed behind the conversation, and keys in
+-- their order, so that no two creations wait for each other.
 WITH
+-- optional :key_hashes
+known AS MATERIALIZED (
+    SELECT FROM longrun.idempotency_keys
+    WHERE principal = :principal AND hash = ANY(:key_hashes::bytea[])
+        AND created_at > now() - make_interval(secs => :key_seconds)
+),
+-- end
 -- optional :max_tokens
 spent AS MATERIALIZED (
     SELECT coalesce(max(whose.tokens), 0)::bigint AS tokens
@@ -42,26 +53,11 @@ conversation AS (
     SELECT turns, length, longrun.is_busy(id) AS busy FROM conversation
 ),
 -- end
-created AS (
-    INSERT INTO longrun.responses
-        (id, principal, agent, status, background, stored, attempt, spent, replica_id,
-         document, input, request, previous_id, metadata_hashes, account, deadline_at
+fitting AS MATERIALIZED (
+    SELECT
 -- optional :conversation_id
-        , conversation_id, turn, context_end
--- end
--- optional :forked_from
-        , forked_from, forked_conversation_id, forked_context_end
--- end
-        )
-    SELECT :id, :principal, :agent, :status, :background, :stored, :attempt::integer, :attempt,
-        :replica_id, :document, :input, :request, :previous_id, :metadata_hashes::bigint[],
-        :account, now() + make_interval(secs => :run_timeout)
--- optional :conversation_id
-        , :conversation_id, place.turns, CASE WHEN :status <> 'queued' THEN place.length END
+        place.turns, place.length
     FROM place
--- end
--- optional :forked_from
-        , :forked_from, :forked_conversation_id, :forked_context_end::bigint
 -- end
     WHERE (:status <> 'queued' OR :max_queued > (
         SELECT count(*)
@@ -83,6 +79,52 @@ created AS (
 -- end
 -- optional :max_tokens
     AND :max_tokens::bigint > (SELECT spent.tokens FROM spent)
+-- end
+-- optional :key_hashes
+    AND NOT EXISTS (SELECT FROM known)
+-- end
+),
+-- optional :key_hashes
+claimed AS (
+    INSERT INTO longrun.idempotency_keys AS used (principal, hash, response_id)
+    SELECT :principal, key.hash, :id
+    FROM fitting CROSS JOIN unnest(:key_hashes::bytea[]) AS key (hash)
+    ORDER BY key.hash
+    ON CONFLICT (principal, hash) DO UPDATE
+    SET response_id = excluded.response_id, created_at = excluded.created_at, awaited = 1
+    WHERE used.created_at <= now() - make_interval(secs => :key_seconds)
+    RETURNING hash
+),
+-- end
+created AS (
+    INSERT INTO longrun.responses
+        (id, principal, agent, status, background, stored, attempt, spent, replica_id,
+         document, input, request, previous_id, metadata_hashes, account, deadline_at
+-- optional :conversation_id
+        , conversation_id, turn, context_end
+-- end
+-- optional :forked_from
+        , forked_from, forked_conversation_id, forked_context_end
+-- end
+-- optional :key_hashes
+        , body_hash
+-- end
+        )
+    SELECT :id, :principal, :agent, :status, :background, :stored, :attempt::integer, :attempt,
+        :replica_id, :document, :input, :request, :previous_id, :metadata_hashes::bigint[],
+        :account, now() + make_interval(secs => :run_timeout)
+-- optional :conversation_id
+        , :conversation_id, fitting.turns, CASE WHEN :status <> 'queued' THEN fitting.length END
+-- end
+-- optional :forked_from
+        , :forked_from, :forked_conversation_id, :forked_context_end::bigint
+-- end
+-- optional :key_hashes
+        , :body_hash
+-- end
+    FROM fitting
+-- optional :key_hashes
+    WHERE (SELECT count(*) FROM claimed) = cardinality(:key_hashes::bytea[])
 -- end
     RETURNING id, attempt
 ),
@@ -121,13 +163,18 @@ SELECT EXISTS (SELECT FROM logged) AS created
 -- optional :max_tokens
     , (SELECT spent.tokens FROM spent) AS tokens
 -- end
+-- optional :key_hashes
+    , EXISTS (SELECT FROM known) OR (EXISTS (SELECT FROM fitting) AND NOT EXISTS (SELECT FROM created))
+        AS repeated
+-- end
 ;
 
 -- name: create_responses
 -- create_response for many at once, in one commit: of those that are on no conversation and bring no
 -- answers. Created is what is certain to be within its limits though all that come before it in the
 -- batch count, too; the others are left for create_response, but for those of a principal that is
--- `crowded`, or has spent its `tokens`, already. One row each, in their order.
+-- `crowded`, or has spent its `tokens`, already. One row each, in their order. No two have the same
+-- key: :key_hashes are those of all creations that have one, :key_places whose they are.
 WITH
 asked AS MATERIALIZED (
     SELECT *
@@ -192,9 +239,25 @@ waiting AS MATERIALIZED (
     FROM asked WHERE asked.status = 'queued'
 ),
 -- end
+-- optional :key_hashes
+given AS MATERIALIZED (
+    SELECT asked.n, asked.id, asked.principal, key.hash
+    FROM unnest(:key_places::bigint[], :key_hashes::bytea[]) AS key (n, hash)
+    JOIN asked ON asked.n = key.n
+), known AS MATERIALIZED (
+    SELECT given.n
+    FROM given
+    JOIN longrun.idempotency_keys AS used
+        ON used.principal = given.principal AND used.hash = given.hash
+    WHERE used.created_at > now() - make_interval(secs => :key_seconds)
+),
+-- end
 fitting AS MATERIALIZED (
     SELECT asked.* FROM asked
     WHERE true
+-- optional :key_hashes
+        AND asked.n NOT IN (SELECT known.n FROM known)
+-- end
 -- optional :most_tokens
         AND asked.n NOT IN (SELECT spent.n FROM spent WHERE spent.tokens >= spent.most)
 -- end
@@ -210,24 +273,53 @@ fitting AS MATERIALIZED (
             WHERE waiting.count + queued.place > :max_queued
         )
 -- end
+),
+-- optional :key_hashes
+claimed AS (
+    INSERT INTO longrun.idempotency_keys AS used (principal, hash, response_id)
+    SELECT given.principal, given.hash, given.id
+    FROM given JOIN fitting ON fitting.n = given.n
+    ORDER BY given.principal, given.hash
+    ON CONFLICT (principal, hash) DO UPDATE
+    SET response_id = excluded.response_id, created_at = excluded.created_at, awaited = 1
+    WHERE used.created_at <= now() - make_interval(secs => :key_seconds)
+    RETURNING response_id
+), beaten AS MATERIALIZED (
+    SELECT fitting.n FROM fitting
+    WHERE (SELECT count(*) FROM given WHERE given.n = fitting.n)
+        > (SELECT count(*) FROM claimed WHERE claimed.response_id = fitting.id)
+),
+-- end
+chosen AS MATERIALIZED (
+    SELECT fitting.* FROM fitting
+-- optional :key_hashes
+    WHERE fitting.n NOT IN (SELECT beaten.n FROM beaten)
+-- end
 ), created AS (
     INSERT INTO longrun.responses
         (id, principal, agent, status, background, stored, attempt, spent, replica_id,
-         document, input, request, previous_id, metadata_hashes, account, deadline_at)
+         document, input, request, previous_id, metadata_hashes, account, deadline_at
+-- optional :key_hashes
+        , body_hash
+-- end
+        )
     SELECT id, principal, agent, status, background, stored, attempt, attempt, replica_id,
         document, input, request, previous_id, hashes::bigint[], account,
         now() + make_interval(secs => run_timeout)
-    FROM fitting
+-- optional :key_hashes
+        , (:body_hashes::bytea[])[n]
+-- end
+    FROM chosen
 ), durable AS MATERIALIZED (
     -- As in append_log.
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END
 ), logged AS (
     INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
-    SELECT fitting.id, 0, fitting.last, fitting.attempt, fitting.events
-    FROM durable CROSS JOIN fitting
+    SELECT chosen.id, 0, chosen.last, chosen.attempt, chosen.events
+    FROM durable CROSS JOIN chosen
 )
-SELECT asked.n IN (SELECT fitting.n FROM fitting) AS created
+SELECT asked.n IN (SELECT chosen.n FROM chosen) AS created
 -- optional :max_lives
     , (
         SELECT live.count >= allowed.most FROM allowed JOIN live ON live.whose = allowed.whose
@@ -236,6 +328,9 @@ SELECT asked.n IN (SELECT fitting.n FROM fitting) AS created
 -- end
 -- optional :most_tokens
     , (SELECT spent.tokens FROM spent WHERE spent.n = asked.n AND spent.most IS NOT NULL) AS tokens
+-- end
+-- optional :key_hashes
+    , asked.n IN (SELECT known.n FROM known UNION SELECT beaten.n FROM beaten) AS repeated
 -- end
 FROM asked
 ORDER BY asked.n;

@@ -80,6 +80,7 @@ from longrun.store.deliveries import Deliveries
 from longrun.store.events import EventLog
 from longrun.store.forks import Forks
 from longrun.store.grants import check_rights
+from longrun.store.idempotency import IdempotencyKeys
 from longrun.store.interests import Interests
 from longrun.store.keys import KEYS_CHANGED, Keys
 from longrun.store.lease import Lease
@@ -157,6 +158,7 @@ class Longrun:
         self._steers = Steers(self._database)
         self._conversations = Conversations(self._database)
         self._keys = Keys(self._database)
+        self._idempotency_keys = IdempotencyKeys(self._database)
         self._known_keys = KnownKeys(self._keys, settings.key_cache_seconds)
         self._stream_tokens = StreamTokens(self._keys, settings.stream_token_seconds)
         self._shared_limits = SharedLimits(self._database)
@@ -280,6 +282,7 @@ class Longrun:
                 None
                 if settings.event_retention is None
                 else Abridging(self._database, settings.event_retention),
+                self._idempotency_keys,
             ).run,
         )
         compaction = Compaction(self._database, fit=lambda: self._ring_check.problem is None)
@@ -315,6 +318,7 @@ class Longrun:
             event_log=self._event_log,
             hub=self._hub,
             keys=self._keys,
+            idempotency_keys=self._idempotency_keys,
             answers=Answers(self._approvals, check_readable),
             sources=sources,
             settings=settings,

@@ -16,6 +16,7 @@
     ├── RequestTimeout           408  the request did not arrive in time
     ├── BodyTooLarge             413
     ├── UnsupportedMediaType     415  not JSON
+    ├── KeyReused                422  an Idempotency-Key that came with another body
     ├── HeadersTooLarge          431
     ├── TooManyRequests          429  with Retry-After
     │   ├── RateLimited          429  more requests in a minute than are allowed
@@ -23,6 +24,7 @@
     ├── Unavailable              503  with Retry-After: Postgres is away, or all replicas drain
     │   ├── NotRunning           503  the application was not started, or has stopped
     │   └── StillRunning         503  draining, while the run continues elsewhere: do not retry
+    │       └── AskAgain         503  do, since the Idempotency-Key leads to the same response
     ├── Unreadable               500  what is stored cannot be decrypted
     ├── ConfigurationError       the command cannot do its work; a server does not start
     ├── ReplayMismatch           the agent's code no longer matches what was recorded of the run
@@ -31,6 +33,7 @@
     ├── NotStored                what a run wrote cannot be stored; the run fails with this message
     │   └── TooLarge             one of its events, items or steps exceeds the limit
     ├── Overtaken                a message came as a run was to end; never leaves the server
+    ├── Repeated                 its Idempotency-Key has created a response; never leaves the server
     └── Fenced                   another attempt holds the response; never leaves the server
 
 Every response that is not 2xx has the body
@@ -221,6 +224,21 @@ class UnsupportedMediaType(LongrunError):
     default_code = "unsupported_media_type"
 
 
+class KeyReused(LongrunError):
+    """Never 409, which OpenAI's SDKs would retry at once."""
+
+    status = 422
+    type = "invalid_request_error"
+    default_code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was sent before, with another body: send the same body, or "
+            "another key.",
+            param="Idempotency-Key",
+        )
+
+
 class HeadersTooLarge(LongrunError):
     status = 431
     type = "invalid_request_error"
@@ -294,13 +312,24 @@ class StillRunning(Unavailable):
     """
 
     default_code = "still_running"
-    should_retry = False
+    should_retry: ClassVar[bool | None] = False
 
-    def __init__(self, response_id: str) -> None:
+    def __init__(self, response_id: str, *, retry_after: float | None = None) -> None:
         super().__init__(
             "The server is stopping. The run continues elsewhere: fetch the response with "
-            f"GET /responses/{response_id}."
+            f"GET /responses/{response_id}.",
+            retry_after=retry_after,
         )
+
+
+class AskAgain(StillRunning):
+    """The same for a request with an Idempotency-Key, which leads to the same response when it is
+    repeated."""
+
+    should_retry = None
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(response_id, retry_after=1)
 
 
 class Unreadable(LongrunError):
@@ -356,6 +385,15 @@ class ServerAway(LongrunError):
 
     def __init__(self, agent: str) -> None:
         super().__init__(f"An MCP server of the agent {agent!r} cannot be reached.")
+
+
+class Repeated(LongrunError):
+    """The Idempotency-Key of a request has created a response already: that is the answer."""
+
+    default_code = "repeated"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key has created a response.")
 
 
 class Fenced(LongrunError):

@@ -138,6 +138,15 @@ class Forking:
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """What creates a response once: the client's key, and what stands for the body that it came
+    with."""
+
+    key: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """A response to be produced: what `http` understood of a request, and `execution` runs.
 
@@ -146,7 +155,8 @@ class RunRequest:
     where that was made already; `context` is what its run begins with, which is not stored with the
     response but read along the chain that begins at `previous_id`, or from the conversation (None:
     it was not read, and is the input alone). `parameters` are those of the request that a run acts
-    upon, by their names in the API. `allowance` and `forking` are for its creation alone. Of a
+    upon, by their names in the API. `allowance`, `forking` and `once` are for its creation
+    alone. Of a
     fork, `context` ends before the first part of its input that comes behind a recorded turn, and
     `inserted` has those parts, in the order of `inserts`.
     """
@@ -166,6 +176,7 @@ class RunRequest:
     inserted: Sequence[Context] = ()
     allowance: Allowance = field(default_factory=Allowance)
     forking: Forking | None = None
+    once: Once | None = None
 
     @property
     def timeout(self) -> float | None:

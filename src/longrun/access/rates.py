@@ -101,6 +101,10 @@ class _Bucket:
         self.level += 1
         self.untold += 1
 
+    def give_back(self) -> None:
+        self.level = max(0.0, self.level - 1)
+        self.untold -= 1
+
     def heard(self, level: float, now: float) -> None:
         """All replicas together have taken so much, this one's of just now not included."""
         self.level, self.at, self.telling = level + self.untold, now, 0
@@ -137,6 +141,13 @@ class Rates:
             bucket.take()
             self._note(each.subject, bucket)
         return [bucket.standing(now)._replace(wait=0.0) for bucket in buckets]
+
+    def give_back(self, wanted: Sequence[Wanted]) -> None:
+        """A request that was counted for these subjects was none of that kind."""
+        for each in wanted:
+            bucket = self._bucket(each)
+            bucket.give_back()
+            self._note(each.subject, bucket)
 
     def _bucket(self, wanted: Wanted) -> _Bucket:
         bucket = self._buckets.get(wanted.subject)

@@ -10,8 +10,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from longrun.assembly.assembler import Assembler
 from longrun.errors import ConversationLocked
@@ -198,6 +198,14 @@ class Admission:
         when it may be on its way to another one."""
         if not self.draining:
             self._host.spawn(self._cancel(response_id, principal))
+
+    def soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for a caller that cannot wait. It must not raise; a replica that stops does
+        not do it."""
+        if self.draining:
+            work.close()
+        else:
+            self._host.spawn(work)
 
     # -- what the watch calls -------------------------------------------------------------
 

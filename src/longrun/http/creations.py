@@ -1,7 +1,7 @@
 """How a response is created, whatever its request came by: what is checked, counted and read."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from longrun import ids
 from longrun.access.callers import Caller
-from longrun.errors import ConversationNotFound, Forbidden, NotFound
+from longrun.errors import ConversationNotFound, Forbidden, NotFound, Repeated
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
 from longrun.http.approvals import Answers
@@ -47,6 +47,8 @@ class Runs(Protocol):
     async def cancel(self, response_id: str, principal: str) -> bool: ...
 
     def cancel_soon(self, response_id: str, principal: str) -> None: ...
+
+    def soon(self, work: Coroutine[Any, Any, None]) -> None: ...
 
 
 class Created(NamedTuple):
@@ -180,6 +182,7 @@ class Creations:
         Raises:
             LongrunError: the caller may start no more runs, or have no more streams; and what
                 `Runs.submit` raises.
+            Repeated: the request's Idempotency-Key has created a response.
         """
         if streams:
             open_stream.enter_context(self._streams.one_more(caller.limited_as))
@@ -187,7 +190,11 @@ class Creations:
         tail = self.tail(run_request.response_id, patient=not streams, coming=True)
         if reads:
             open_stream.enter_context(tail)
-        return Created(tail, await self._runs.submit(run_request))
+        try:
+            return Created(tail, await self._runs.submit(run_request))
+        except Repeated:
+            await self._give_run_back(caller)
+            raise
 
     def tail(
         self,
@@ -196,6 +203,7 @@ class Creations:
         *,
         patient: bool = False,
         coming: bool = False,
+        finished: bool = False,
     ) -> Tail:
         """A reader of a response's log; see `Tail`."""
         return Tail(
@@ -206,6 +214,7 @@ class Creations:
             page_bytes=self._settings.page_bytes,
             patient=patient,
             coming=coming,
+            finished=finished,
         )
 
     async def take_run(self, caller: Caller) -> None:
@@ -218,6 +227,10 @@ class Creations:
             return
         if not await self._keys.use_run(caller.key):
             raise Forbidden("This token may start no more runs.", code="no_runs_left")
+
+    async def _give_run_back(self, caller: Caller) -> None:
+        if caller.agent is not None and caller.key is not None:
+            await self._keys.give_run_back(caller.key)
 
     def _allowance(self, caller: Caller) -> Allowance:
         settings = self._settings

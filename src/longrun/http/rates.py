@@ -1,7 +1,7 @@
 """Requests are counted for whoever sent them, and those beyond a rate are refused (contract,
 "Limits"). Answers say how the caller stands as OpenAI's do, in `x-ratelimit-…`."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,6 +16,11 @@ _CREATE: Final = frozenset(
     f"{prefix}/responses{rest}" for prefix in ("", "/v1") for rest in ("", "/compact")
 )
 """Where a model is asked."""
+
+_KEY: Final = b"idempotency-key"
+
+_COUNTED: Final = "longrun.counted"
+"""Where a request's ASGI scope has how it was counted, if it has such a header."""
 
 
 class RunRates:
@@ -32,6 +37,17 @@ class RunRates:
     async def take(self, caller: Caller) -> Standing | None:
         """Count one; how its caller stands to the limit that is closest. None: there is no limit.
         Whoever takes has to `check` it."""
+        wanted = self._wanted(caller)
+        if not wanted:
+            return None
+        standings = await self._rates.take(wanted)
+        return min(standings, key=lambda standing: (standing.remaining, -standing.wait))
+
+    def give_back(self, caller: Caller) -> None:
+        """What was counted has asked for no run."""
+        self._rates.give_back(self._wanted(caller))
+
+    def _wanted(self, caller: Caller) -> list[Wanted]:
         wanted = []
         if self._most is not None:
             wanted.append(Wanted(f"runs {caller.limited_as}", self._most))
@@ -39,10 +55,7 @@ class RunRates:
             # Of the key, for whomever it is used; without a key, of whom the application names.
             subject = f"key {caller.key or caller.limited_as}"
             wanted.append(Wanted(subject, caller.max_requests))
-        if not wanted:
-            return None
-        standings = await self._rates.take(wanted)
-        return min(standings, key=lambda standing: (standing.remaining, -standing.wait))
+        return wanted
 
     def check(self, standing: Standing) -> None:
         """Raises:
@@ -92,13 +105,62 @@ class RateLimits:
             # A WebSocket has no method; what is asked on it is counted there.
             method = scope.get("method", "GET")
             if method == "POST" and path_of(scope) in _CREATE:
-                standing = await self._runs.take(caller)
-                if standing is not None:
-                    also_say(scope, _of_requests(standing))
-                    self._runs.check(standing)
+                await self._count_run(caller, scope)
             elif method != "OPTIONS":
                 await self._others.count(caller)
         await self._app(scope, receive, send)
+
+    async def _count_run(self, caller: Caller, scope: Scope) -> None:
+        standing = await self._runs.take(caller)
+        if standing is not None:
+            also_say(scope, _of_requests(standing))
+        if any(name == _KEY for name, _ in scope["headers"]):
+            # It may be a repeated one, which the endpoint finds out.
+            scope[_COUNTED] = _Counted(self, caller, standing)
+        elif standing is not None:
+            self._runs.check(standing)
+
+    def check_run(self, standing: Standing | None) -> None:
+        """A request that was counted is no repeated one.
+
+        Raises:
+            RateLimited: there are too many of those that ask for a run.
+        """
+        if standing is not None:
+            self._runs.check(standing)
+
+    async def count_repeated(self, caller: Caller, standing: Standing | None) -> None:
+        """A request that was counted among those that ask for a run is one of the others.
+
+        Raises:
+            RateLimited: there are too many of those.
+        """
+        if standing is not None and not standing.wait:
+            self._runs.give_back(caller)
+        await self._others.count(caller)
+
+
+class _Counted(NamedTuple):
+    """A request with an Idempotency-Key, as it was counted before it was known whether it is a
+    repeated one."""
+
+    limits: RateLimits
+    caller: Caller
+    standing: Standing | None
+
+
+def check_run(scope: Scope) -> None:
+    """See `RateLimits.check_run`."""
+    counted: _Counted | None = scope.get(_COUNTED)
+    if counted is not None:
+        counted.limits.check_run(counted.standing)
+
+
+async def count_repeated(scope: Scope) -> None:
+    """See `RateLimits.count_repeated`."""
+    counted: _Counted | None = scope.get(_COUNTED)
+    if counted is not None:
+        await counted.limits.count_repeated(counted.caller, counted.standing)
 
 
 def _check(standing: Standing, which: str) -> None:

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from openai.types import Model
 from openai.types.responses import Response as ResponseObject
@@ -13,18 +14,23 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive
+from starlette.types import ASGIApp
 
 from longrun import ids
 from longrun.errors import (
+    AskAgain,
     BadRequest,
+    KeyReused,
     LongrunError,
     NotFound,
+    Repeated,
     StillRunning,
+    Unavailable,
 )
 from longrun.fanout import catch_up
 from longrun.fanout.hub import Hub
 from longrun.fanout.tail import Tail
+from longrun.http import idempotency
 from longrun.http.access import caller_of, principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.approvals import Answers
@@ -33,20 +39,26 @@ from longrun.http.creations import Creations, Runs
 from longrun.http.forks import Sources
 from longrun.http.problems import response_not_found
 from longrun.http.query import GetResponse
-from longrun.http.rates import say_tokens
+from longrun.http.rates import count_repeated, say_tokens
 from longrun.http.requests import CreateResponse
-from longrun.http.streams import EventStream, OpenStreams, until_disconnected
+from longrun.http.streams import EventStream, OpenStreams
+from longrun.http.waiting import WaitedAnswer
+from longrun.jsontext import loads
 from longrun.operations import ListOf, operation
-from longrun.protocol import RunRequest, is_terminal
+from longrun.protocol import Once, RunRequest, is_terminal
 from longrun.settings import Settings
 from longrun.store.abridged import end_before
 from longrun.store.events import Begun, EventLog
+from longrun.store.idempotency import Created, IdempotencyKeys
 from longrun.store.keys import Keys
-from longrun.store.records import Submitted
 from longrun.store.responses import Responses, StoredResponse
 
 BEGIN_WAIT: Final = 0.5
 """Seconds that a stream waits for its first page before it begins without."""
+
+TRIES: Final = 3
+"""How often it is tried to create a response, or to find what its key has created: the second is
+enough, unless the key's time is over just then."""
 
 CANCEL_WAIT: Final = 10.0
 """Seconds that the answer to a cancel waits for the terminal event."""
@@ -58,6 +70,39 @@ class Deleted(BaseModel):
     id: str
     object: Literal["response"]
     deleted: Literal[True]
+
+
+class _Asked(NamedTuple):
+    """A response, as whoever asked for it waits for it.
+
+    Attributes:
+        key: its Idempotency-Key, by which it may be asked for again; None: there is none.
+        document: the Response object as far as it is known, without status and output.
+    """
+
+    response_id: str
+    principal: str
+    background: bool
+    stored: bool
+    key: str | None
+    document: dict[str, Any]
+
+    @classmethod
+    def of(cls, request: RunRequest) -> "_Asked":
+        return cls(
+            request.response_id,
+            request.principal,
+            request.background,
+            request.stored,
+            None if request.once is None else request.once.key,
+            request.document,
+        )
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it is deleted once its client has all of it. What may be asked for again goes a
+        minute after its end, as all that was not to be stored does."""
+        return not self.stored and self.key is None
 
 
 class ResponsesAPI:
@@ -82,6 +127,7 @@ class ResponsesAPI:
         event_log: EventLog,
         hub: Hub,
         keys: Keys,
+        idempotency_keys: IdempotencyKeys,
         answers: Answers,
         sources: Sources,
         settings: Settings,
@@ -89,6 +135,8 @@ class ResponsesAPI:
     ) -> None:
         self._runs = runs
         self._responses = responses
+        self._idempotency_keys = idempotency_keys
+        self._awaited = idempotency.Awaited(idempotency_keys, runs, settings.retry_window)
         self._log = event_log
         self._settings = settings
         self._streams = OpenStreams(settings.max_principal_streams)
@@ -126,12 +174,47 @@ class ResponsesAPI:
 
     # -- create ---------------------------------------------------------------------------
 
-    @operation(ResponseObject, body=CreateResponse, streams=True, errors=(404, 421, 429))
+    @operation(
+        ResponseObject,
+        body=CreateResponse,
+        streams=True,
+        headers={"idempotency-key": idempotency.DOES},
+        errors=(404, 421, 422, 429),
+    )
     async def create(self, request: Request) -> ASGIApp:
         """`POST /responses`: create a response, which an agent produces."""
+        caller, key = caller_of(request), idempotency.key_of(request)
+        keys = self._idempotency_keys
+        found = None if key is None else await idempotency.earlier(request, key, keys)
+        parse = partial(self.creations.parse, caller)
+        body, once = await self.bodies.read(request, partial(idempotency.parsed, parse, key))
+        if once is None:
+            return await self._create(request, body)
+        for _ in range(TRIES):
+            if found is not None:
+                return await self._again(request, body, once, found)
+            try:
+                return await self._create(request, body, once)
+            except LongrunError as error:
+                # What refuses it may be what its own key has created meanwhile.
+                found = await keys.find(caller.principal, once.key)
+                if found is None and not isinstance(error, Repeated):
+                    raise
+            if found is not None:
+                await count_repeated(request.scope)
+        raise Unavailable("The server could not finish this; try again.", retry_after=1)
+
+    async def _create(
+        self, request: Request, body: CreateResponse, once: Once | None = None
+    ) -> ASGIApp:
+        """Create a response, and answer as the request wants.
+
+        Raises:
+            Repeated: its key has created one.
+        """
         caller = caller_of(request)
-        body = await self.bodies.read(request, partial(self.creations.parse, caller))
         run_request = await self.creations.request_of(body, caller, request)
+        run_request = replace(run_request, once=once)
         reads = body.stream or not body.background
         with contextlib.ExitStack() as open_stream:
             try:
@@ -142,27 +225,70 @@ class ResponsesAPI:
                 say_tokens(request.scope, run_request.allowance)
             if body.stream:
                 open_stream.callback(submitted.answered)
-                closed = open_stream.pop_all().close
-                return self._stream_of_creation(run_request, tail, submitted, closed)
-            if reads:
-                submitted.answered()
-                return await self._wait_for_end(run_request, tail, request.receive)
+            closed = open_stream.pop_all().close
+        asked = _Asked.of(run_request)
+        if body.stream:
+            return self._streamed(asked, tail, submitted.answered, closed)
+        if reads:
+            submitted.answered()
+            return self._waited(asked, tail)
         # Sent by then, since nothing in between waits.
         asyncio.get_running_loop().call_soon(submitted.answered)
         return JSONAnswer({**run_request.document, "status": submitted.status, "output": []})
 
-    def _stream_of_creation(
+    async def _again(
+        self, request: Request, body: CreateResponse, once: Once, created: Created
+    ) -> ASGIApp:
+        """Answer a request that was sent before with what it has created.
+
+        Raises:
+            KeyReused: it was another request.
+            NotFound: that is gone.
+        """
+        caller, response_id = caller_of(request), created.response_id
+        stored = None
+        if created.status is not None:
+            if not self._idempotency_keys.is_same(created, once):
+                raise KeyReused()
+            stored = await self._responses.get_unscoped(response_id)
+        if stored is None:
+            raise NotFound(
+                f"The response {response_id!r}, which was created with this Idempotency-Key, is "
+                "not stored any more.",
+                param=idempotency.HEADER,
+            )
+        if not body.stream and (stored.finished or stored.background):
+            return JSONAnswer(as_response(stored))
+        document = loads(stored.document)
+        asked = _Asked(
+            response_id, caller.principal, body.background, body.store, once.key, document
+        )
+        if not (stored.background or stored.finished):
+            await self._awaited.joined(caller.principal, once.key, response_id)
+        with contextlib.ExitStack() as open_stream:
+            if body.stream:
+                open_stream.enter_context(self._streams.one_more(caller.limited_as))
+            tail = self.creations.tail(
+                response_id, patient=not body.stream, finished=stored.finished
+            )
+            open_stream.enter_context(tail)
+            closed = open_stream.pop_all().close
+        if body.stream:
+            return self._streamed(asked, tail, lambda: None, closed)
+        return self._waited(asked, tail)
+
+    def _streamed(
         self,
-        run_request: RunRequest,
+        asked: "_Asked",
         tail: Tail,
-        submitted: Submitted,
+        begun: Callable[[], object],
         closed: Callable[[], object],
     ) -> EventStream:
-        response_id = run_request.response_id
+        """The answer to a request with a stream: all events of the response."""
 
         def disconnected() -> None:
-            if not run_request.background and self._settings.cancel_on_disconnect:
-                self._runs.cancel_soon(response_id, run_request.principal)
+            if self._is_over_with_client(asked):
+                self._runs.cancel_soon(asked.response_id, asked.principal)
 
         return EventStream(
             tail,
@@ -170,34 +296,37 @@ class ResponsesAPI:
             with_ids=False,
             send_timeout=self._settings.send_timeout,
             disconnected=disconnected,
-            ended=None if run_request.stored else partial(self._forget, response_id),
-            begun=submitted.answered,
+            ended=partial(self._forget, asked.response_id) if asked.is_forgotten else None,
+            begun=begun,
             closed=closed,
         )
 
-    async def _wait_for_end(
-        self, run_request: RunRequest, tail: Tail, receive: Receive
-    ) -> Response:
-        """A foreground request without a stream: answer when the run has ended."""
-        response_id = run_request.response_id
-        async with asyncio.TaskGroup() as group:
-            ending = group.create_task(self._until_ended(tail))
-            leaving = group.create_task(until_disconnected(receive))
-            await asyncio.wait((ending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            gone = not ending.done()
-            leaving.cancel()
-            ending.cancel()
-        if gone and self._settings.cancel_on_disconnect and not self._runs.draining:
-            # A client that has closed only its half of the connection reads what became of it.
-            await self._cancel(response_id, run_request.principal)
-        stored = await self._responses.get_unscoped(response_id)
-        if not run_request.stored and stored is not None and stored.finished:
-            await self._forget(response_id)
-        if stored is None:
-            raise NotFound("The response was deleted before it ended.")
-        if not stored.finished and not gone:
-            raise StillRunning(response_id)
-        return JSONAnswer(as_response(stored))
+    def _waited(self, asked: "_Asked", tail: Tail) -> WaitedAnswer:
+        """The answer to a foreground request without a stream: when the run has ended."""
+        response_id = asked.response_id
+
+        async def left() -> None:
+            if self._is_over_with_client(asked):
+                await self._cancel(response_id, asked.principal)
+
+        return WaitedAnswer(
+            tail,
+            keepalive_interval=self._settings.keepalive_interval,
+            document=asked.document,
+            read=partial(self._responses.get_unscoped, response_id),
+            left=left,
+            ended=partial(self._forget, response_id) if asked.is_forgotten else None,
+            unfinished=AskAgain(response_id) if asked.key else StillRunning(response_id),
+        )
+
+    def _is_over_with_client(self, asked: "_Asked") -> bool:
+        """Whether nobody wants the run any more, whose client has gone just now."""
+        if asked.background or self._runs.draining or not self._settings.cancel_on_disconnect:
+            return False
+        if asked.key is None:
+            return True
+        self._awaited.left(asked.principal, asked.key, asked.response_id)
+        return False
 
     async def _forget(self, response_id: str) -> None:
         """Delete what was not to be stored. If Postgres is away, the retention does it later."""

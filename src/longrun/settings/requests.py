@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from longrun.parameters import BOUNDED, NAMES
-from longrun.settings.sections import Section, Strings
+from longrun.settings.sections import YEAR, Section, Strings
 
 
 class Requests(Section):
@@ -56,6 +56,13 @@ class Requests(Section):
         ge=1024,
         description="Maximum total size of the request parameters that a response echoes "
         "(instructions, tools, …), as JSON.",
+    )
+    idempotency_key_seconds: float = Field(
+        default=86_400.0,
+        ge=1,
+        le=YEAR,
+        description="How long an `Idempotency-Key` leads to the response that was created with "
+        "it; after that it creates another.",
     )
     forbidden_parameters: Strings = Field(
         default=(),

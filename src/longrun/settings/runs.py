@@ -53,6 +53,13 @@ class Runs(Section):
         default=True,
         description="Cancel the run of a foreground request when its client disconnects.",
     )
+    retry_window: float = Field(
+        default=60.0,
+        ge=0,
+        le=YEAR,
+        description="How long after that it goes on where the request has an `Idempotency-Key`: "
+        "its client, or a proxy, may send it again.",
+    )
     server_tools: Literal["mcp_call", "function_call"] = Field(
         default="mcp_call",
         description="How calls that the server executes are shown: as one `mcp_call` item each, or "

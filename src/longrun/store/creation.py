@@ -11,12 +11,14 @@ from longrun.errors import (
     ConversationLocked,
     ConversationNotFound,
     LongrunError,
+    Repeated,
     TokensSpent,
     TooManyRequests,
 )
 from longrun.history.approvals import answers_to
 from longrun.protocol import Forking, RunRequest, Status
 from longrun.settings import Settings
+from longrun.store.idempotency import columns_of_key
 from longrun.store.records import Chunk
 from longrun.store.requests import columns_of
 from longrun.store.sealing import Sealing, chunk_place, step_place
@@ -98,6 +100,8 @@ def columns_of_one(new: NewResponse, settings: Settings, sealing: Sealing) -> di
         "asked_by": request.goes_on,
         "answered": answered and list(answered),
         **_columns_of_fork(request, sealing),
+        **columns_of_key(request, sealing),
+        "key_seconds": settings.idempotency_key_seconds,
     }
 
 
@@ -127,8 +131,17 @@ def columns_of_many(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         plural: [each[name] for each in columns] for name, plural in _OF_BATCHES.items()
     }
     queued = any(each["status"] == "queued" for each in columns)
+    claims = [
+        (place, key_hash)
+        for place, each in enumerate(columns, 1)
+        for key_hash in each["key_hashes"] or ()
+    ]
     return {
         **many,
+        "key_places": [place for place, _ in claims],
+        "key_hashes": [key_hash for _, key_hash in claims] or None,
+        "body_hashes": [each["body_hash"] for each in columns],
+        "key_seconds": columns[0]["key_seconds"],
         # A list for each, which Postgres takes as one list only if all are of one length.
         "hashes": [_as_array(each["metadata_hashes"]) for each in columns],
         "max_queued": columns[0]["max_queued"] if queued else None,
@@ -147,6 +160,8 @@ def _unless_none(values: list[int | None]) -> list[int | None] | None:
 
 def refusal(new: NewResponse, row: Record, settings: Settings) -> LongrunError:
     """Why `create_response` created nothing, by its answer."""
+    if row.get("repeated"):
+        return Repeated()
     conversation_id, allowance = new.request.conversation_id, new.request.allowance
     if conversation_id is not None and row["busy"] is None:
         return ConversationNotFound(conversation_id)

@@ -163,11 +163,12 @@ class CreationWriter:
                         *self._database.queries.bind("create_response", **batch[0].columns)
                     )
                     return self._settle(batch, rows, certain=True)
+                batch, later = _one_for_each_key(batch)
                 columns = columns_of_many([each.columns for each in batch])
                 rows = await self._lane.fetch(
                     *self._database.queries.bind("create_responses", **columns)
                 )
-                return self._settle(batch, rows, certain=False)
+                return [*self._settle(batch, rows, certain=False), *later]
         except Exception as error:
             if len(batch) > 1 and _is_rolled_back(error):
                 log.warning(
@@ -191,11 +192,31 @@ class CreationWriter:
             if row["created"]:
                 self._tell(new)
                 waiting.settle()
-            elif certain or row.get("crowded") or _is_spent(spent, allowance.max_tokens):
+            elif (
+                certain
+                or row.get("repeated")
+                or row.get("crowded")
+                or _is_spent(spent, allowance.max_tokens)
+            ):
                 waiting.settle(refusal(new, row, self._database.settings))
             else:
                 left.append(waiting)
         return left
+
+
+def _one_for_each_key(batch: Sequence[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
+    """The first of those that have the same Idempotency-Key, with those that have none; and the
+    others, for which the first has to be there, or refused, before."""
+    first: list[Waiting] = []
+    later: list[Waiting] = []
+    keys: set[tuple[str, bytes]] = set()
+    for each in batch:
+        hashes = each.columns["key_hashes"]
+        key = (each.new.request.principal, hashes[0]) if hashes else None
+        (later if key in keys else first).append(each)
+        if key is not None:
+            keys.add(key)
+    return first, later
 
 
 def _is_spent(spent: int | None, most: int | None) -> bool:

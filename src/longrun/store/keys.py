@@ -125,6 +125,10 @@ class Keys:
         """Take one of a chat token's runs. False: there are none left."""
         return await self._database.fetch_row(self._queries.use_run, prefix) is not None
 
+    async def give_run_back(self, prefix: str) -> None:
+        """A run that was taken of a chat token's was not started."""
+        await self._database.execute(self._queries.give_run_back, prefix)
+
     async def secrets(self, fresh: str) -> list[str]:
         """What stream tokens are signed with, the newest last; `fresh` is that where there is none
         of the last day."""

@@ -16,6 +16,7 @@ from longrun.backoff import jittered, sleep_unless
 from longrun.settings import Settings
 from longrun.store.abridging import Abridging
 from longrun.store.conversations import Conversations
+from longrun.store.idempotency import IdempotencyKeys
 from longrun.store.keys import Keys
 from longrun.store.limits import SharedLimits
 from longrun.store.responses import Responses
@@ -50,12 +51,14 @@ class Retention:
         settings: Settings,
         reading: Callable[[], Iterable[str]],
         abridging: Abridging | None = None,
+        idempotency_keys: IdempotencyKeys | None = None,
     ) -> None:
         self._responses = responses
         self._abridging = abridging
         self._conversations = conversations
         self._unused_seconds = settings.conversation_retention
         self._keys = keys
+        self._idempotency_keys = idempotency_keys
         self._limits = limits
         self._seconds = settings.retention_days * 86_400
         # Whichever comes first is to wait for readers.
@@ -79,6 +82,8 @@ class Retention:
                 abridged = await self._abridging.abridge_due(stop)
                 log.debug("the deltas of %d finished responses are gone", abridged)
             await self._keys.forget_chat_tokens()
+            if self._idempotency_keys is not None:
+                await in_batches(self._idempotency_keys.expire, stop)
             await self._limits.forget(self._seconds)
 
     async def _expire(self, stop: asyncio.Event) -> None:

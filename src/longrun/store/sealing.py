@@ -206,6 +206,15 @@ class Sealing:
         found = list(pairs)
         return [_hashes(found, _hash_key(key)) for key in (*self.ring.keys, None)]
 
+    def keyed_hashes(self, purpose: str, owner: str, text: str) -> list[bytes]:
+        """What a text of somebody's is known by (32 bytes each), without telling it: a hash by each
+        key of the ring, and one without a key only where new values are not sealed."""
+        said = f"{len(owner)} {owner} {text}".encode("utf-8", "surrogatepass")
+        hashes = [hmac.digest(_derived(key, purpose), said, "sha256") for key in self.ring.keys]
+        if not self.writes:
+            hashes.append(hmac.digest(purpose.encode(), said, "sha256"))
+        return hashes
+
     # -- how -------------------------------------------------------------------------------
 
     def _envelope(self, key: RingKey, place: Place, plain: bytes) -> bytes:
