@@ -636,19 +636,28 @@ class TestDrain:
     async def test_connections_end_between_events_and_go_on_elsewhere(
         self, database: Server
     ) -> None:
-        environment = {"LONGRUN_DRAIN_SECONDS": "5"}
+        """Those with nothing under way at once; the others after the end of their response, or when
+        its stream is cut."""
+        environment = {"LONGRUN_DRAIN_SECONDS": "2"}
         options: dict[str, Any] = {"schema": "sockets_drained", "environment": environment}
         with servers.replicas(2, database.url, **options) as (first, second):
-            async with connected(first) as idle, connected(first) as busy:
+            async with (
+                connected(first) as idle,
+                connected(first) as brief,
+                connected(first) as busy,
+            ):
                 await idle.ask("hello")
-                await busy.create(script(deltas=60, pause=0.05))
-                event = await busy.next()
-                response_id = event["response"]["id"]
-                while event["type"] != "response.output_text.delta":
-                    event = await busy.next()
+                await brief.create(script(deltas=10, pause=0.03))
+                await busy.create(script(deltas=100, pause=0.05))
+                response_id = (await busy.next())["response"]["id"]
+                await brief.next()
+                while busy.last["type"] != "response.output_text.delta":
+                    await busy.next()
                 first.signal(signal.SIGTERM)
-                assert [await idle.close_code(), await busy.close_code()] == [1012, 1012]
-                assert busy.last["type"] == "response.output_text.delta"
+                ends = [await each.close_code() for each in (idle, brief, busy)]
+                assert ends == [1012, 1012, 1012]
+                assert brief.last["type"] == "response.completed"
+                assert busy.last["type"] != "response.completed"
                 seen = busy.last["sequence_number"]
             rest = parse(await read(stream_url(second, response_id, seen)))
             assert rest.numbers[0] == seen + 1
