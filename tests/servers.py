@@ -67,15 +67,21 @@ def start(
     agents: str = AGENTS,
     arguments: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
+    port: int | None = None,
+    tree: Path | None = None,
     wait: bool = True,
 ) -> Replica:
-    """Start a replica on a free port; wait until it is ready."""
+    """Start a replica, on a free port unless it is given; wait until it is ready.
+
+    Args:
+        tree: where the code is, of another version than this one.
+    """
     handle, name = tempfile.mkstemp(prefix="longrun-serve-", suffix=".log")
     given = {"LONGRUN_SCHEMA": schema, **SEALED, **(environment or {})}
     if database_url:
         given["LONGRUN_DATABASE_URL"] = database_url
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LONGRUN_", "OPENAI_"))}
-    port = free_port()
+    port = port or free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "longrun", "serve", *agents.split()),
@@ -83,8 +89,8 @@ def start(
         ],
         stdout=handle,
         stderr=handle,
-        cwd=REPOSITORY,
-        env={**inherited, **given},
+        cwd=tree or REPOSITORY,
+        env={**inherited, **given, **({"PYTHONPATH": str(tree / "src")} if tree else {})},
     )
     os.close(handle)
     replica = Replica(f"http://127.0.0.1:{port}", process, Path(name), given)

@@ -107,6 +107,9 @@ log = logging.getLogger("longrun")
 READERS_LEAVE_WITHIN = 0.9
 """The part of a drain by whose end all readers are gone."""
 
+TAKES_WITHIN = 0.5
+"""The part of a drain in which connections are taken; who comes last has the rest for an answer."""
+
 STORE_WAIT = 2.0
 """Seconds after a drain in which the log is written to its end. What does not get into it is
 done again by whoever carries the run on, as if this process had been killed."""
@@ -469,10 +472,11 @@ class Longrun:
             self._hub.send_away(self.settings.drain_seconds * READERS_LEAVE_WITHIN)
             self._sockets.send_away(self.settings.drain_seconds * READERS_LEAVE_WITHIN)
 
-    async def work_done(self) -> None:
-        """Wait until a drain has left no run here, or its time is over."""
+    async def taken_all(self) -> None:
+        """Wait until a drain is so far that others are to take what comes: no run is left here, or
+        there would soon be too little time for an answer."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(self._drained_by):
+            async with asyncio.timeout(self.settings.drain_seconds * TAKES_WITHIN):
                 await self._work_done.wait()
 
     async def drained(self) -> None:

@@ -72,7 +72,14 @@ class Ground:
 
     # -- replicas -------------------------------------------------------------------------
 
-    def start(self, count: int = 1, *, wait: bool = True, **environment: str) -> list[Replica]:
+    def start(
+        self,
+        count: int = 1,
+        *,
+        wait: bool = True,
+        tree: Path | None = None,
+        **environment: str,
+    ) -> list[Replica]:
         given = {
             **ENVIRONMENT,
             "GATES": str(self.folder),
@@ -86,6 +93,7 @@ class Ground:
                 schema=self.schema,
                 agents=self.agents,
                 environment=given,
+                tree=tree,
                 wait=False,
             )
             for _ in range(count)

@@ -117,12 +117,12 @@ async def _until_stopped(
         started()
         await stop.wait()
         log.info("stopping")
-        # As long as runs end here, new connections are taken: a load balancer has to hear from
-        # /readyz, and whoever comes meanwhile gets an answer and not a closed port. Then a closed
-        # port is what tells those that ask nobody.
+        # For some time new connections are taken: a load balancer has to hear from /readyz, and
+        # whoever comes meanwhile gets an answer and not a closed port. Then a closed port is what
+        # tells those that ask nobody.
         app.drain()
         connections.leave()
-        await app.work_done()
+        await app.taken_all()
 
 
 @contextlib.asynccontextmanager
