@@ -204,6 +204,34 @@ SELECT
     ) AS taken_over,
     pg_notification_queue_usage() AS notifications;
 
+-- name: measure_rates_unscoped
+-- How many events a second were committed in the last five, by replica, of 1,000 responses that run
+-- and 1,000 that have ended since. Of each no more than its newest 200 commits are looked at: where
+-- these are all of that time, they say how fast it was meanwhile.
+WITH recent AS MATERIALIZED (
+    (
+        SELECT id, replica_id FROM longrun.responses WHERE status = 'in_progress' LIMIT 1000
+    ) UNION ALL (
+        SELECT id, split_part(ran_on[array_upper(ran_on, 1)], ' ', 2) FROM longrun.responses
+        WHERE finished_at > now() - interval '5 seconds' ORDER BY finished_at DESC LIMIT 1000
+    )
+)
+SELECT recent.replica_id, sum(
+    committed.events / CASE WHEN committed.commits < 200 THEN 5
+        ELSE greatest(committed.seconds, 0.001) END
+)::double precision AS rate
+FROM recent
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(newest.last - newest.first + 1), 0) AS events, count(*) AS commits,
+        extract(epoch FROM now() - min(newest.committed_at)) AS seconds
+    FROM (
+        SELECT chunk.first, chunk.last, chunk.committed_at FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = recent.id ORDER BY chunk.last DESC LIMIT 200
+    ) AS newest
+    WHERE newest.committed_at > now() - interval '5 seconds'
+) AS committed
+GROUP BY recent.replica_id;
+
 -- name: size_tables
 SELECT class.relname AS name, pg_total_relation_size(class.oid) AS bytes,
     greatest(class.reltuples, 0)::bigint AS rows

@@ -147,6 +147,28 @@ async def test_retry_asks_the_same(url: dict[str, str], clients: list[AsyncOpenA
             assert after[name] == getattr(before, name), name
 
 
+async def test_retry_from_a_step(url: dict[str, str], clients: list[AsyncOpenAI]) -> None:
+    before = await clients[0].responses.create(
+        model="scripted", input=script(turns=[[["echo", {"text": "a"}]]], deltas=1)
+    )
+    said = await command("retry", before.id, "--from-step", "2", "-i", "instead", "--json", **url)
+    assert said.code == 0
+    assert [item["type"] for item in said.json["output"]] == ["mcp_call", "message"]
+    assert said.json["output"][1]["content"][0]["text"] == "instead"
+    assert said.json["longrun"] == {"fork": {"response_id": before.id, "step": 2}}
+    wrong = await command("retry", before.id, "--from-step", "9", **url)
+    assert (wrong.code, "There is no step 9" in wrong.err) == (2, True)
+
+
+async def test_ps_says_what_there_is_none_of(url: dict[str, str]) -> None:
+    for arguments, words in (
+        (("--all", "--agent", "nobody"), "there are no runs of nobody"),
+        (("--agent", "nobody"), "nothing of nobody is queued or in progress"),
+        (("--status", "failed", "--agent", "nobody"), "no run of nobody is failed"),
+    ):
+        assert words in (await command("ps", *arguments, **url)).out
+
+
 async def test_ps_of_a_server_and_of_its_database(
     two: list[Replica], url: dict[str, str], clients: list[AsyncOpenAI]
 ) -> None:

@@ -101,6 +101,8 @@ async def test_longrun_show_of_one_that_completed(replica: Replica) -> None:
     assert (told["status"], told["reason"]) == ("completed", None)
     assert told["items"] == len(response["output"])
     assert len(told["steps"]) == 3
+    numbered = [(each["step"], each["kind"], each["name"]) for each in told["numbered_steps"]]
+    assert numbered == [(1, "model", "scripted"), (2, "tool", "echo"), (3, "model", "scripted")]
     [attempt] = told["attempts"]
     assert (attempt["attempt"], attempt["how"]) == (1, "completed")
     assert attempt["replica_id"].startswith("replica_")

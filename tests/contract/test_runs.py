@@ -218,6 +218,15 @@ async def test_the_course_over_a_takeover(database: Server) -> None:
 
 async def test_the_system(client: httpx2.AsyncClient, replica: Replica) -> None:
     held = await in_background(replica, deltas=1, hold=60)
+    paced = await in_background(replica, deltas=4000, pause=0.02)
+
+    async def is_paced() -> bool:
+        told = (await client.get("/system")).json()
+        rates = [each["events_per_second"] for each in told["replicas"]]
+        return bool(3 < sum(rates) <= told["events_per_second"] < 200)
+
+    await eventually(is_paced)
+    await client.post(f"/responses/{paced}/cancel")
     system = (await client.get("/system")).json()
     assert system["live"] >= 1
     assert (system["waiting"], system["queue"]) == (0, [])

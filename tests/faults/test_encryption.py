@@ -191,5 +191,6 @@ async def test_a_run_whose_key_is_lost_ends_in_words(found: Ground) -> None:
         assert "cannot be read" in ended.error.message
         shown = await inspect_response(settings, response_id)
         assert shown is not None
-        assert "cannot be read" in shown["document"]
+        assert "cannot be read" in shown[0]["document"]
+        assert shown[1] is None
         await client.responses.delete(response_id)

@@ -122,3 +122,36 @@ async def test_killed_when_its_source_is_gone(found: Ground) -> None:
         if replica.process.poll() is not None:
             found.replicas.remove(replica)
             replica.log.unlink(missing_ok=True)
+
+
+async def test_messages_that_were_put_in(found: Ground) -> None:
+    """A source that was steered is forked from before that; a fork is steered as any other."""
+    text = json.dumps({"turns": TURNS, "deltas": 2, "gates": ["in c"]})
+    source = (await create(found.replicas[0], text, model="gated", background=True))["id"]
+    await found.reach([source], "in c")
+    said = {"input": json.dumps({"turns": [], "show": True})}
+    async with httpx2.AsyncClient(base_url=found.replicas[1].base_url, timeout=30) as client:
+        answer = await client.post(f"/responses/{source}/steer", json=said)
+        assert answer.status_code == 200, answer.text
+        found.open("in c")
+        await found.all_finished([source])
+        longrun = {"fork": {"response_id": source, "step": 6}}
+        answer = await client.post("/responses", json={"longrun": longrun})
+        assert answer.json()["error"]["code"] == "fork_of_steered"
+        made = await fork(found, source, 5)
+        assert calls_in(made) == ["a", "b", "c"]
+        assert made["output"][-1]["content"][0]["text"] == "word0 word1 "
+        more = {"turns": [[["work", {"name": "d"}]]], "deltas": 2, "gates": ["in d"]}
+        live = await fork(found, source, 3, more, background=True)
+        await found.reach([live["id"]], "in d")
+        answer = await client.post(f"/responses/{live['id']}/steer", json=said)
+        assert answer.status_code == 200, answer.text
+        found.open("in d")
+        await found.all_finished([live["id"]])
+        ended = (await client.get(f"/responses/{live['id']}")).json()
+        assert calls_in(ended) == ["a", "b", "d"]
+        given = json.loads(ended["output"][-1]["content"][0]["text"])
+        assert [item["content"] for item in given if item.get("role") == "user"][1:] == [
+            json.dumps(more),
+            said["input"],
+        ]

@@ -53,10 +53,12 @@ Columns = dict[str, Callable[[Run], str | tuple[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where runs are looked for. `of_everybody`: whose they are is shown."""
+    """Where runs are looked for. `of_everybody`: whose they are is shown. `nothing`: what is said
+    where there are none."""
 
     opened: AbstractAsyncContextManager[Look]
     of_everybody: bool
+    nothing: str
 
 
 def source_of(
@@ -76,11 +78,20 @@ def source_of(
     """
     wanted = Wanted(principal="", limit=limit, statuses=statuses, agent=agent)
     if database_url is None and data_dir is None:
-        return Source(_server(connected(url), wanted, everybody), everybody)
+        return Source(_server(connected(url), wanted, everybody), everybody, _nothing(wanted))
     if url is not None:
         raise ConfigurationError("--url and --database-url or --data-dir cannot be used together")
     settings = Settings.load(database_url=database_url, data_dir=data_dir)
-    return Source(_database(settings, wanted), True)
+    return Source(_database(settings, wanted), True, _nothing(wanted))
+
+
+def _nothing(wanted: Wanted) -> str:
+    of = f" of {wanted.agent}" if wanted.agent else ""
+    if wanted.statuses is None:
+        return f"there are no runs{of}"
+    if wanted.statuses == list(LIVE):
+        return f"nothing{of} is queued or in progress (--all lists what has ended)"
+    return f"no run{of} is {' or '.join(wanted.statuses)}"
 
 
 def show(source: Source, watch: bool, json: bool) -> None:
@@ -142,11 +153,11 @@ async def _show(source: Source, watch: bool, json: bool) -> None:
                     return
                 await asyncio.sleep(INTERVAL)
         if not watch:
-            console.print(_table(await look(), columns))
+            console.print(_table(await look(), columns, source.nothing))
             return
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
-                live.update(_table(await look(), columns), refresh=True)
+                live.update(_table(await look(), columns, source.nothing), refresh=True)
                 await asyncio.sleep(INTERVAL)
 
 
@@ -169,9 +180,9 @@ def _columns(of_everybody: bool, wide: bool) -> Columns:
     return shown if wide else {name: shown[name] for name in shown if name not in _OF_WIDE}
 
 
-def _table(runs: list[Run], columns: Columns) -> Table | Text:
+def _table(runs: list[Run], columns: Columns, nothing: str) -> Table | Text:
     if not runs:
-        return Text("nothing is queued or in progress (--all lists what has ended)", style="dim")
+        return Text(nothing, style="dim")
     table = Table(box=None, pad_edge=False, expand=True)
     for title in columns:
         right = title in _NUMBERS

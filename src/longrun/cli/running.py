@@ -20,28 +20,6 @@ from longrun.jsontext import dumps
 INTERRUPTED: Final = 130
 """What a shell says of a command that Ctrl-C ended."""
 
-_AGAIN: Final[dict[str, Any]] = {
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "previous_response_id": None,
-    "prompt_cache_key": None,
-    "reasoning": None,
-    "safety_identifier": None,
-    "service_tier": "auto",
-    "temperature": 1.0,
-    "text": {"format": {"type": "text"}},
-    "tool_choice": "auto",
-    "tools": [],
-    "top_logprobs": 0,
-    "top_p": 1.0,
-    "truncation": "disabled",
-    "user": None,
-}
-"""Parameters that a response shows, with what it shows for one that its request did not have."""
-
 
 def run(url: str | None, asked: dict[str, Any], detach: bool, json: bool) -> int:
     """Create a response from the parameters that are not None, and follow it."""
@@ -99,27 +77,15 @@ def cancel(url: str | None, response_ids: list[str], json: bool) -> int:
     return 1 if refused else 0
 
 
-def retry(url: str | None, response_id: str, detach: bool, json: bool) -> int:
-    """Create a response with another's input and parameters, and follow it."""
-    client = connected(url)
-    with in_words(client):
-        before = client.responses.retrieve(response_id)
-        items = client.responses.input_items.list(response_id, order="asc", limit=100)
-        given = [item.model_dump(exclude_none=True, exclude={"id", "status"}) for item in items]
+def retry(
+    url: str | None, response_id: str, step: int, given: str | None, detach: bool, json: bool
+) -> int:
+    """Create a response with another's request as it is stored, or one that goes on from a step of
+    that one, and follow it."""
+    fork = {"response_id": response_id, "step": step}
     return _create(
-        client, {"model": before.model, "input": given, **_parameters(before)}, detach, json
+        connected(url), {"input": given, "extra_body": {"longrun": {"fork": fork}}}, detach, json
     )
-
-
-def _parameters(before: Response) -> dict[str, Any]:
-    shown = before.model_dump()
-    again = {name: shown[name] for name, default in _AGAIN.items() if shown.get(name) != default}
-    if again.get("text") is not None:
-        again["text"] = {n: v for n, v in again["text"].items() if v is not None}
-    if before.conversation is not None:
-        again["conversation"] = before.conversation.id
-        again.pop("previous_response_id", None)
-    return again
 
 
 def _create(client: openai.OpenAI, asked: dict[str, Any], detach: bool, json: bool) -> int:

@@ -130,20 +130,36 @@ def cancel(
 @app.command()
 def retry(
     response: ID,
+    from_step: Annotated[
+        int,
+        typer.Option(min=0, help="Number of the last step that is kept; longrun show lists them."),
+    ] = 0,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="INPUT",
+            help="What is said behind that step; from step 0, in place of the input.",
+        ),
+    ] = None,
     detach: Detach = False,
     url: ServerURL = None,
     json: AsJSON = False,
 ) -> None:
     """Run a response's request again, as a new response, and show what that says.
 
-    It is given the same input and the parameters that the response shows, and goes on from the
-    same response or conversation. Exits with 1 if it does not complete.
+    It is the same request as it is stored, and continues what that one continued. With --from-step
+    the recorded steps up to that one are kept: no model is asked and no tool called again for them.
+    Exits with 1 if it does not complete.
 
     [bold]Example:[/] longrun retry resp_01a2137d79de7cfaa8e62cf1251ceae8
+
+    [bold]Example:[/] longrun retry resp_01a2137d79de7cfaa8e62cf1251ceae8 --from-step 3 -i "French"
     """
     from longrun.cli import running
 
-    raise typer.Exit(running.retry(url, response, detach, json))
+    raise typer.Exit(running.retry(url, response, from_step, input_, detach, json))
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:

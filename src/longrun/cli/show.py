@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from longrun.cli.options import AsJSON, DatabaseURL, DataDir
-from longrun.errors import ConfigurationError
+from longrun.errors import BadRequest, ConfigurationError
 from longrun.jsontext import dumps, loads
 from longrun.settings import Settings
+from longrun.store.forks import Source
 from longrun.store.overview import attempt_in
 
 app = typer.Typer()
@@ -35,7 +36,8 @@ def show(
     found = asyncio.run(inspect_response(settings, response))
     if found is None:
         raise ConfigurationError(f"there is no response {response!r}")
-    told = _as_json(found)
+    columns, source = found
+    told = {**_as_json(columns), "numbered_steps": _numbered(source)}
     print(dumps(told).decode() if json else _as_text(told), end="\n" if json else "")
 
 
@@ -61,6 +63,18 @@ def _as_json(found: dict[str, Any]) -> dict[str, Any]:
     return {**told, **ended, "reason": loads(reason) if reason else None}
 
 
+def _numbered(source: Source | None) -> list[dict[str, Any]]:
+    """The steps as they can be forked; none of a handler's."""
+    from longrun.execution.forking import course_of
+
+    if source is None:
+        return []
+    try:
+        return [step._asdict() for step in course_of(source).steps]
+    except BadRequest:
+        return []
+
+
 def _as_text(told: dict[str, Any]) -> str:
     """A line for each thing that is known; the traceback at the end."""
     reason = told["reason"] or {}
@@ -75,7 +89,11 @@ def _as_text(told: dict[str, Any]) -> str:
         (f"attempt {each['attempt']}", f"{each['how']} at {each['until']} on {each['replica_id']}")
         for each in told["attempts"]
     ]
-    rows += [("steps", ", ".join(told["steps"]))]
+    numbered = told["numbered_steps"]
+    if numbered:
+        rows += [(f"step {each['step']}", _step_words(each)) for each in numbered]
+    else:
+        rows += [("steps", ", ".join(told["steps"]))]
     rows += [("told", (told["error"] or {}).get("message"))]
     rows += [("incomplete", (told["incomplete_details"] or {}).get("reason"))]
     rows += [(name, reason.get(name)) for name in ("exception", "message", "step")]
@@ -83,3 +101,9 @@ def _as_text(told: dict[str, Any]) -> str:
         rows += [("failed in", f"attempt {reason['attempt']}")]
     lines = [f"{name:<12} {value}" for name, value in rows if value not in (None, "")]
     return "\n".join([*lines, "", reason["traceback"]] if reason else lines) + "\n"
+
+
+def _step_words(step: dict[str, Any]) -> str:
+    kind = "turn of" if step["kind"] == "model" else step["kind"]
+    words = " ".join(step["arguments"].split())[:60]
+    return f"{kind} {step['name']} {words}".rstrip() + ("" if step["finished"] else " (running)")

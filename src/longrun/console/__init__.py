@@ -14,6 +14,7 @@ The files beside this one are what the browser gets, as they are:
     timeline.js     its turns and tools over time; times.js knows when events came
     log.js          its events, and the way back to any of them
     approvals.js    buttons that answer what a run asks
+    forks.js        its steps, and forks from them
     again.js        a run's request, to ask it again
     links.js        the same with curl
     system.js       replicas, queue and database

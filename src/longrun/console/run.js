@@ -5,6 +5,7 @@ import { inputOf, runAgain, textIn } from "./again.js";
 import { ask, BASE, get, key, pathOf, post, Problem, remove } from "./api.js";
 import { offerAnswers } from "./approvals.js";
 import { $, ago, count, element, FINISHED, lasting, perFrame, say, setText, statusWords, when } from "./dom.js";
+import { showSteps, stepsOf } from "./forks.js";
 import { showLinks } from "./links.js";
 import { Log } from "./log.js";
 import { Follower } from "./longrun.js";
@@ -27,6 +28,7 @@ export function show(id) {
   for (const each of ["verdict", "facts", "waterfall", "connections"]) $(each).replaceChildren();
   lastState = "";
   shown = id ? { id, timeline: new Timeline(), times: new Times(id) } : null;
+  stepsOf(shown);
   if (!id) return;
   log.timeOf = shown.times.of;
   if (/^resp_[0-9a-f]{32}$/.test(id)) {
@@ -81,6 +83,7 @@ async function about() {
     if (run.asked) showLinks(run.id, { model: entry.model, items: run.asked });
     drawFacts();
     drawWaterfall();
+    showSteps();
     if (log.replayed === null) output.showTimes(run.times.of);
     log.redraw();
   } catch (problem) {
@@ -206,6 +209,7 @@ function drawFacts() {
     ["User", entry.user],
     ["Principal", entry.principal],
     ["Conversation", entry.conversation_id],
+    ["Forked from", entry.forked_from && forkedFrom(entry.forked_from)],
     ["Continues", entry.previous_response_id && linkTo(entry.previous_response_id)],
     ...Object.entries(entry.metadata).map(([name, value]) => [name, value]),
   ];
@@ -223,6 +227,10 @@ function attemptWords({ attempt, deaths, handovers }) {
     handovers && `${handovers} handed over`,
   ].filter(Boolean);
   return String(attempt) + (also.length ? ` (${also.join(", ")})` : "");
+}
+
+function forkedFrom({ response_id: id, step }) {
+  return element("span", "", "", linkTo(id), `, step ${step}`);
 }
 
 function linkTo(id) {

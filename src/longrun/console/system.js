@@ -1,7 +1,7 @@
 /* The system, for those who run it: replicas, the queue, takeovers, the database. */
 
 import { get, Problem } from "./api.js";
-import { $, ago, bytes, count, element, lasting, setText } from "./dom.js";
+import { $, ago, button, bytes, count, element, lasting, say, setText } from "./dom.js";
 
 const EVERY = 3000; // ms
 
@@ -39,6 +39,7 @@ function draw(found) {
   const figures = [
     ["Running", count(live)],
     ["Waiting", count(waiting)],
+    ["Events a second", count(Math.round(found.events_per_second))],
     ["Taken over in the last hour", count(found.taken_over)],
     ["Database", bytes(tables.reduce((sum, each) => sum + each.bytes, 0))],
     ["Kept after its end", `${days} ${days === 1 ? "day" : "days"}`],
@@ -56,7 +57,9 @@ function draw(found) {
     each.lease_seconds > 0 ? `${lasting(each.lease_seconds * 1000)} left` : "ran out",
     each.has_room === null ? "" : each.has_room ? "yes" : "no",
     count(each.runs),
+    count(Math.round(each.events_per_second)),
     ago(Date.now() - each.started_at * 1000),
+    drain(each),
   ]);
   table("queue", queue, (each) => [
     each.model,
@@ -67,12 +70,25 @@ function draw(found) {
   table("tables", tables, (each) => [each.name, bytes(each.bytes), count(each.rows)]);
 }
 
+/** What drains a replica, to be copied, and run where it is. */
+function drain({ hostname, pid }) {
+  const command = `kill -TERM ${pid}`;
+  const shown = element("code", "", command);
+  if (!navigator.clipboard) return shown; // only on https and localhost
+  const copy = button("Copy", "quiet", async () => {
+    await navigator.clipboard.writeText(command);
+    say(`Copied: ${command}, for ${hostname}.`);
+  });
+  copy.setAttribute("aria-label", `Copy what drains process ${pid} of ${hostname}`);
+  return element("span", "", "", shown, " ", copy);
+}
+
 function table(id, rows, cellsOf) {
   const names = [...$(id).closest("table").querySelectorAll("th")].map((each) => each.textContent);
   $(id).replaceChildren(
     ...rows.map((row) =>
       element("tr", "", "", ...cellsOf(row).map((text, place) => {
-        const cell = element("td", "", text);
+        const cell = element("td", "", ...(text instanceof Node ? ["", text] : [text]));
         cell.dataset.name = names[place];
         return cell;
       })),

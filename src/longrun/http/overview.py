@@ -145,7 +145,8 @@ class RunStep(BaseModel):
 
 
 class Replica(BaseModel):
-    """A server process. `has_room`: whether it would take more runs; null: it does not say."""
+    """A server process. `has_room`: whether it would take more runs; null: it does not say.
+    `events_per_second`: committed in the last five seconds, as of the system."""
 
     id: str
     hostname: str
@@ -155,6 +156,7 @@ class Replica(BaseModel):
     started_at: float
     lease_seconds: float
     runs: int
+    events_per_second: float
 
 
 class Line(BaseModel):
@@ -180,6 +182,8 @@ class System(BaseModel):
     Attributes:
         taken_over: responses that ended in the last hour and had more than one attempt.
         notifications: how full the queue of NOTIFY is, from 0 to 1.
+        events_per_second: how many were committed in the last five seconds, of the responses that
+            run, or ended meanwhile; of no more than 1,000 of each.
     """
 
     object: Literal["system"]
@@ -187,6 +191,7 @@ class System(BaseModel):
     waiting: int
     taken_over: int
     notifications: float
+    events_per_second: float
     retention_days: float
     replicas: list[Replica]
     queue: list[Line]

@@ -7,10 +7,11 @@ from typing import Any
 
 import asyncpg
 
-from longrun.errors import ConfigurationError
+from longrun.errors import ConfigurationError, Unreadable
 from longrun.settings import Settings
 from longrun.store.database import Database
 from longrun.store.deliveries import Deliveries
+from longrun.store.forks import Forks, Source
 from longrun.store.keys import Keys
 from longrun.store.migrate import check_migrated, migrate
 from longrun.store.opening import Opening
@@ -46,15 +47,24 @@ async def migrate_now(settings: Settings) -> list[str]:
         return [f"{m.version:04d}_{m.name}" for m in await migrate(database)]
 
 
-async def inspect_response(settings: Settings, response_id: str) -> dict[str, Any] | None:
-    """A response as it stands, for its operator (query `show_response`); None if there is none.
+async def inspect_response(
+    settings: Settings, response_id: str
+) -> tuple[dict[str, Any], Source | None] | None:
+    """A response as it stands, for its operator (query `show_response`), and its steps where they
+    can be read; None if there is none.
 
     Raises:
         ConfigurationError: no database, or one that this code must not touch.
     """
     async with Opening(Database(settings)).opened() as database, _allowed(settings):
         await check_migrated(database)
-        return await Responses(database).inspect_unscoped(response_id)
+        found = await Responses(database).inspect_unscoped(response_id)
+        if found is None:
+            return None
+        source = None
+        with contextlib.suppress(Unreadable):
+            source = await Forks(database).source(response_id, found["principal"])
+        return found, source
 
 
 @contextlib.asynccontextmanager

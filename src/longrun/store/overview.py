@@ -148,9 +148,14 @@ class Overview:
         """What there is of all principals: for those who run it."""
         queries = self._queries
         [figures] = await self._database.fetch(queries.measure_unscoped)
+        rates = await self._database.fetch(queries.measure_rates_unscoped)
+        by_replica = {row["replica_id"]: row["rate"] for row in rates}
+        replicas = await self._dicts(queries.list_replicas_unscoped)
         return System(
-            figures=dict(figures),
-            replicas=await self._dicts(queries.list_replicas_unscoped),
+            figures={**figures, "events_per_second": sum(by_replica.values())},
+            replicas=[
+                {**each, "events_per_second": by_replica.get(each["id"], 0.0)} for each in replicas
+            ],
             queue=await self._dicts(queries.count_queue_unscoped),
             tables=await self._dicts(queries.size_tables),
         )
