@@ -90,6 +90,7 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
     await call("GET", "/responses?limit=100&status=completed&metadata[k]=v")
     await call("GET", "/runs?limit=100&status=completed,failed&metadata[k]=v&q=echo")
     await call("GET", f"/runs/{started['id']}")
+    await call("GET", f"/runs/{started['id']}/steps")
     await call("GET", "/system")
     await call("POST", f"{path}/stream_token")
     await call("POST", "/chat_tokens", json={"model": "scripted", "user": "u"})

@@ -118,9 +118,14 @@ async def test_from_each_step(scenario: str, database: postgres.Server, tmp_path
             raise
 
 
-@pytest.mark.parametrize("given", [None, "and now this"], ids=["as before", "with other input"])
 @pytest.mark.parametrize(
-    ("scenario", "step"), [("parallel tools", 3), ("handoffs", 5), ("agents as tools", 1)]
+    ("scenario", "step", "given"),
+    [
+        ("parallel tools", 3, "and now this"),
+        ("handoffs", 5, None),
+        ("agents as tools", 1, "and now this"),
+    ],
+    ids=["parallel tools", "handoffs", "agents as tools"],
 )
 async def test_every_crash_point(
     scenario: str, step: int, given: str | None, database: postgres.Server, tmp_path: Path
@@ -129,7 +134,7 @@ async def test_every_crash_point(
     made = await made_of(served, before, database.url, tmp_path / "source")
     files = (tmp_path / "effects", tmp_path / "plan")
     fork = (made.source, step)
-    crashed = Crash(served, database.url, SCHEMA, *files, given, "first", fork=fork)
+    crashed = Crash(served, database.url, SCHEMA, *files, given, "first", step=2, fork=fork)
     plan = crash(crashed)
     await resume_all(crashed, plan)
     effects = effects_of(crashed.effects)
