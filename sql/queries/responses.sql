@@ -445,17 +445,18 @@ WHERE response.id = $1 AND response.principal = $2 AND response.stored;
 
 -- name: read_chain
 -- What a next response continues: what each response of the chain that ends with this one was given
--- and gave, and what was put into it meanwhile, the oldest first. Where the first one continues another that is not among them, that one
--- was deleted or has expired. Of one whose input was refused nothing is continued. `inserts`: where
--- what was given stands among what a fork gave.
+-- and gave, and what was put into it meanwhile, the oldest first. Where the first one continues
+-- another that is not among them, that one was deleted or has expired. Of one whose input was refused
+-- nothing is continued. `inserts`: where what was given stands among what a fork gave. Alone: this one
+-- without those before it, whether or not it is kept: a connection continues what is not kept beyond it.
 WITH RECURSIVE chain AS (
     SELECT id, previous_id, 0 AS depth FROM longrun.responses
-    WHERE id = :id AND principal = :principal AND stored
+    WHERE id = :id AND principal = :principal AND (stored OR :alone::boolean)
     UNION ALL
     SELECT previous.id, previous.previous_id, chain.depth + 1
     FROM chain
     JOIN longrun.responses AS previous ON previous.id = chain.previous_id
-    WHERE previous.principal = :principal AND previous.stored
+    WHERE NOT :alone::boolean AND previous.principal = :principal AND previous.stored
 )
 SELECT chain.id, chain.previous_id, response.status, response.input, response.input_refused,
     coalesce(response.conversation_id, response.forked_conversation_id) AS conversation_id,
@@ -488,35 +489,6 @@ CROSS JOIN LATERAL (
     WHERE item.response_id = chain.id
 ) AS output
 ORDER BY chain.depth DESC;
-
--- name: read_exchange
--- What one response was given and gave, as in read_chain, kept or not: a connection that it is not
--- kept beyond may continue it.
-SELECT response.id, response.previous_id, response.conversation_id, response.status,
-    response.input, response.input_refused,
-    coalesce(output.items, '{}') AS output, coalesce(output.models, '{}') AS models,
-    coalesce(output.indexes, '{}') AS indexes,
-    coalesce(put_in.items, '{}') AS steers, coalesce(put_in.numbers, '{}') AS steer_numbers,
-    coalesce(put_in.indexes, '{}') AS steer_indexes
-FROM longrun.responses AS response
-CROSS JOIN LATERAL (
-    SELECT array_agg(steer.item ORDER BY steer.number) AS items,
-        array_agg(steer.number ORDER BY steer.number) AS numbers,
-        array_agg(steer.output_index ORDER BY steer.number) AS indexes
-    FROM longrun.steers AS steer
-    WHERE response.steered > 0 AND steer.response_id = response.id
-) AS put_in
-CROSS JOIN LATERAL (
-    SELECT array_agg(item.item ORDER BY item.output_index) AS items,
-        array_agg(
-            CASE WHEN item.output_index = ANY(response.unkept) THEN NULL ELSE item.model END
-            ORDER BY item.output_index
-        ) AS models,
-        array_agg(item.output_index ORDER BY item.output_index) AS indexes
-    FROM longrun.items AS item
-    WHERE item.response_id = response.id
-) AS output
-WHERE response.id = :id AND response.principal = :principal;
 
 -- name: find_last_spoken
 -- Of these responses of a principal's, in this order, the first in which a model has spoken: what

@@ -269,7 +269,7 @@ class Responses:
         that response was deleted or has expired.
         """
         rows = await self._database.fetch(
-            *self._queries.bind("read_chain", id=response_id, principal=principal)
+            *self._queries.bind("read_chain", id=response_id, principal=principal, alone=False)
         )
         return [self._exchange(row) for row in rows]
 
@@ -277,7 +277,7 @@ class Responses:
         """What a response was given and gave, also of one that is not kept; None if it is not
         there, or not theirs."""
         row = await self._database.fetch_row(
-            *self._queries.bind("read_exchange", id=response_id, principal=principal)
+            *self._queries.bind("read_chain", id=response_id, principal=principal, alone=True)
         )
         return self._exchange(row) if row else None
 
