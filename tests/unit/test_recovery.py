@@ -43,6 +43,29 @@ WHOLE = [
     "message",
 ]
 
+RICH = turn(
+    reasoning("First, tea.", content=["Boil it."]),
+    message("one", refusal_part("two"), index=1),
+    custom_call(index=2),
+    hosted(
+        {
+            "type": "code_interpreter_call",
+            "id": "ci_1",
+            "status": "completed",
+            "code": "print(1)",
+            "container_id": "c",
+            "outputs": None,
+        },
+        {"type": "code_interpreter_call_code.delta", "delta": "print("},
+        {"type": "code_interpreter_call_code.delta", "delta": "1)"},
+        {"type": "code_interpreter_call_code.done", "code": "print(1)"},
+        index=3,
+        code="",
+    ),
+    call("nothing", index=4),
+)
+"""Each kind of item that is streamed piece by piece."""
+
 AS_CALLS = ["mcp_call", "mcp_call", "mcp_call", "message"]
 
 _call_ids = itertools.count()
@@ -186,29 +209,8 @@ class TestWhatWasLeftOpen:
     """Every event of a rich turn may be the last of its attempt."""
 
     async def test_is_closed_with_what_was_streamed_of_it(self) -> None:
-        told = turn(
-            reasoning("First, tea.", content=["Boil it."]),
-            message("one", refusal_part("two"), index=1),
-            custom_call(index=2),
-            hosted(
-                {
-                    "type": "code_interpreter_call",
-                    "id": "ci_1",
-                    "status": "completed",
-                    "code": "print(1)",
-                    "container_id": "c",
-                    "outputs": None,
-                },
-                {"type": "code_interpreter_call_code.delta", "delta": "print("},
-                {"type": "code_interpreter_call_code.delta", "delta": "1)"},
-                {"type": "code_interpreter_call_code.done", "code": "print(1)"},
-                index=3,
-                code="",
-            ),
-            call("nothing", index=4),
-        )
         given = request()
-        whole = await runs.run(Agent(name="agent", model=Played(told)), given)
+        whole = await runs.run(Agent(name="agent", model=Played(RICH)), given)
         last = max(n for n, e in enumerate(whole.entries) if not e.ending and not e.steps)
         for commit in range(1, last):
             commits = whole.died_after(commit)

@@ -12,18 +12,8 @@ from longrun.assembly.snapshot import Snapshot
 from longrun.jsontext import Encoded, dumps, loads
 from tests.unit import runs
 from tests.unit.runs import Played
-from tests.unit.streams import (
-    JSONObject,
-    call,
-    custom_call,
-    hosted,
-    message,
-    reasoning,
-    refusal_part,
-    request,
-    turn,
-)
-from tests.unit.test_recovery import SCRIPT, scripted
+from tests.unit.streams import JSONObject, request
+from tests.unit.test_recovery import RICH, SCRIPT, scripted
 
 KEYS = {
     "response.output_text.delta": ("content", "content_index", "text"),
@@ -103,29 +93,6 @@ def check(commits: runs.Commits) -> None:
             assert output == whole
         rest = [loads(line) for line in commits.lines[len(lines) :]]
         assert replayed(rest, whole) == replayed([loads(line) for line in commits.lines])
-
-
-RICH = turn(
-    reasoning("First, tea.", content=["Boil it."]),
-    message("one", refusal_part("two"), index=1),
-    custom_call(index=2),
-    hosted(
-        {
-            "type": "code_interpreter_call",
-            "id": "ci_1",
-            "status": "completed",
-            "code": "print(1)",
-            "container_id": "c",
-            "outputs": None,
-        },
-        {"type": "code_interpreter_call_code.delta", "delta": "print("},
-        {"type": "code_interpreter_call_code.delta", "delta": "1)"},
-        {"type": "code_interpreter_call_code.done", "code": "print(1)"},
-        index=3,
-        code="",
-    ),
-    call("nothing", index=4),
-)
 
 
 async def test_every_commit_of_a_rich_turn() -> None:
