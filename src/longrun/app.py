@@ -42,6 +42,7 @@ from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.parked import check_readable
 from longrun.execution.registry import Registry
 from longrun.execution.replay import taps
+from longrun.execution.token_counter import TokenCounter
 from longrun.execution.tracing.opening import sent_at_end, tracer_of
 from longrun.execution.watch import Watch
 from longrun.fanout.hub import Hub
@@ -53,6 +54,7 @@ from longrun.http.compact import CompactAPI
 from longrun.http.conversations import ConversationsAPI
 from longrun.http.failures import Failures
 from longrun.http.forks import Sources
+from longrun.http.input_tokens import InputTokensAPI
 from longrun.http.intake import Intake
 from longrun.http.lanes import Shared
 from longrun.http.lists import Lists
@@ -239,6 +241,15 @@ class Longrun:
             state=lambda: self._attempts.state,
             check_open=self._host.check_open,
         )
+        self._token_counter = TokenCounter(
+            served,
+            self._application,
+            settings,
+            self._responses,
+            self._servers,
+            state=lambda: self._attempts.state,
+            check_open=self._host.check_open,
+        )
         self._watch = Watch(
             self._admission,
             self._host,
@@ -344,8 +355,9 @@ class Longrun:
             settings,
             {"response.steer": SteerEvents(steering, other_rates)},
         )
+        asked = Asked(api.bodies, api.creations, self._responses)
         compact = CompactAPI(
-            asked=Asked(api.bodies, api.creations, self._responses),
+            asked=asked,
             models=self._compactor,
             compactions=self._responses.compactions,
             limits=self._shared_limits,
@@ -391,6 +403,7 @@ class Longrun:
             *api.routes(),
             *self._sockets.routes(),
             *compact.routes(),
+            *InputTokensAPI(asked, self._token_counter).routes(),
             *Lists(self._responses, self._steers).routes(),
             *steering.routes(),
             *Failures(self._responses, bool(settings.show_errors)).routes(),

@@ -47,6 +47,7 @@ HOOK = {"name": "n", "url": "http://127.0.0.1:9/", "event_types": ["response.com
 MATRIX: dict[tuple[str, str], Endpoint] = {
     ("POST", "/responses"): Endpoint("write", body={"input": "hello"}),
     ("POST", "/responses/compact"): Endpoint("write", body={"input": "hello"}),
+    ("POST", "/responses/input_tokens"): Endpoint("write", body={"input": "hello"}),
     ("GET", "/responses"): Endpoint("read"),
     ("GET", "/responses/{id}"): Endpoint("read", "response"),
     ("DELETE", "/responses/{id}"): Endpoint("write", "response"),

@@ -32,6 +32,15 @@ _ECHOED = (
 )
 
 
+_COUNTED = frozenset(
+    {
+        *("conversation", "input", "instructions", "model", "parallel_tool_calls", "personality"),
+        *("previous_response_id", "reasoning", "text", "tool_choice", "tools", "truncation"),
+    }
+)
+"""What a request to count may have: `openai.types.responses.input_token_count_params`."""
+
+
 @dataclass
 class Answer:
     """What a request gets: a response with its output, and how its turn ends."""
@@ -91,6 +100,20 @@ def answer(body: dict[str, Any], memory: Memory, asked: Asked) -> Answer:
         memory.contexts[response["id"]] = [*context, *output]
     asked.output, asked.usage = output, _usage(context, output)
     return Answer(response, output, turn, asked.usage)
+
+
+def count(body: dict[str, Any], memory: Memory) -> dict[str, Any]:
+    """`POST /v1/responses/input_tokens`: as usage tells it, and a hundred for each tool.
+
+    Raises:
+        Refused: what the request says is not taken.
+    """
+    unknown = body.keys() - _COUNTED
+    if unknown:
+        raise Refused(f"Unknown parameter: '{min(unknown)}'.", min(unknown), "unknown_parameter")
+    tokens = _usage(_context(body, memory), [])["input_tokens"]
+    tokens += 100 * len(body.get("tools") or ()) + 10 * bool(body.get("instructions"))
+    return {"object": "response.input_tokens", "input_tokens": tokens}
 
 
 async def frames(given: Answer) -> AsyncIterator[bytes]:

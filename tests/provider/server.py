@@ -99,6 +99,7 @@ class Provider:
         return Starlette(
             routes=[
                 Route("/v1/responses", self._responses, methods=["POST"]),
+                Route("/v1/responses/input_tokens", self._count, methods=["POST"]),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/_requests", self._requests),
                 Route("/_gates/{name}", self._open, methods=["POST"]),
@@ -107,6 +108,17 @@ class Provider:
 
     async def _responses(self, request: Request) -> Response:
         return await self._answer(request, responses)
+
+    async def _count(self, request: Request) -> Response:
+        body = await request.json()
+        asked = Asked(request.url.path, body, dict(request.headers))
+        self.memory.asked.append(asked)
+        try:
+            _check_key(request)
+            return JSONResponse(responses.count(body, self.memory))
+        except Refused as refused:
+            asked.refusal = refused.message
+            return JSONResponse(refused.body(), refused.status)
 
     async def _chat(self, request: Request) -> Response:
         return await self._answer(request, chat)

@@ -24,7 +24,7 @@ import importlib
 import inspect
 import sys
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import requires, version
 from typing import Any, Final
@@ -39,6 +39,7 @@ from agents import (
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     RunConfig,
+    RunContextWrapper,
     RunResultStreaming,
     UserError,
 )
@@ -128,6 +129,14 @@ NAMES: Final = (
     GET_MODEL,
     _name(_TURNS, "get_model", "agent", "run_config"),
     _name(_TURNS, "get_model_settings", "agent", "run_config"),
+    _name(_TURNS, "get_output_schema", "agent"),
+    _name(_TURNS, "get_handoffs", "agent", "context_wrapper"),
+    _name(
+        "agents:OpenAIResponsesModel",
+        "_build_response_create_kwargs",
+        *("system_instructions", "input", "model_settings", "tools", "output_schema", "handoffs"),
+    ),
+    _name("agents:OpenAIResponsesModel", "_get_client"),
     GET_HANDOFFS,
     BETWEEN_TURNS,
     INVOKE_TOOL,
@@ -257,6 +266,47 @@ def model_of(agent: Agent[Any], config: RunConfig | None) -> tuple[Model, ModelS
     turns: Any = importlib.import_module(_TURNS)
     config = config or RunConfig()
     return turns.get_model(agent, config), turns.get_model_settings(agent, config)
+
+
+def with_settings(config: RunConfig | None, settings: ModelSettings | None) -> RunConfig:
+    """A configuration, with settings that win over its own."""
+    config = config or RunConfig()
+    own = config.model_settings
+    both = settings if own is None else own.resolve(settings)
+    return dataclasses.replace(config, model_settings=both)
+
+
+async def first_turn(
+    agent: Agent[Any], context: RunContextWrapper[Any], settings: ModelSettings
+) -> dict[str, Any]:
+    """What the model of an agent is asked in a first turn, but for the input, by the names of
+    `Model.stream_response`."""
+    turns: Any = importlib.import_module(_TURNS)
+    return {
+        "system_instructions": await agent.get_system_prompt(context),
+        "model_settings": settings,
+        "tools": await agent.get_all_tools(context),
+        "output_schema": turns.get_output_schema(agent),
+        "handoffs": await turns.get_handoffs(agent, context),
+    }
+
+
+_COUNTED: Final = frozenset(
+    {
+        *("input", "instructions", "model", "parallel_tool_calls", "reasoning", "text"),
+        *("tool_choice", "tools", "truncation", "extra_headers", "extra_query"),
+    }
+)
+"""What `input_tokens.count` takes of the arguments of `responses.create`."""
+
+
+async def counted_by_provider(model: OpenAIResponsesModel, asked: Mapping[str, Any]) -> int:
+    """How many tokens the provider of a model counts in what it would be asked. Raises what
+    `openai` raises."""
+    arguments = model._build_response_create_kwargs(**asked)
+    given = {name: value for name, value in arguments.items() if name in _COUNTED}
+    counted = await model._get_client().responses.input_tokens.count(**given)
+    return counted.input_tokens
 
 
 def is_at_openai(model: OpenAIChatCompletionsModel) -> bool:
