@@ -112,6 +112,12 @@ PARAMETERS: Final = (
         "`none`, `required`, a tool, or `allowed_tools`; a hosted tool for the first turn",
         "all",
     ),
+    Parameter(
+        "context_management",
+        "`compaction` once the context has over `compact_threshold` tokens: by the provider of "
+        "models that get it, else by longrun",
+        "Responses",
+    ),
     _setting("truncation", "what becomes of an input that is too long", "truncation", "Responses"),
     Parameter(
         "include",

@@ -1,16 +1,31 @@
-"""The agents of the provider of the tests, and three more: one with a name that OpenAI's SDKs take
-for a model of its, one that is made for each run, and one that is a handler."""
+"""The agents of the provider of the tests, and more: one with a name that OpenAI's SDKs take for a
+model of its, one that is made for each run, one that is a handler, and those that read a lot."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
+from agents import Agent, ModelSettings, function_tool
+
 import longrun
 from longrun import Served
 from tests.provider.agents import agents as of_provider
+from tests.provider.agents import look
 
 AGENTS = "tests.compacting.agents:agents"
 
 SUMMARY = "The user likes blue, and the order is number 4711."
+
+
+@function_tool
+async def read(size: int) -> str:
+    """Read a lot."""
+    return "x" * size
+
+
+def reading(family: str, model: Any) -> Agent[Any]:
+    """An agent whose provider does not tell how many tokens its turns take."""
+    settings = ModelSettings(include_usage=False)
+    return Agent(name=f"{family}-reading", model=model, tools=[read, look], model_settings=settings)
 
 
 def agents() -> list[Any]:
@@ -29,4 +44,5 @@ def agents() -> list[Any]:
         Served(found["responses-tools"], "gpt-test"),
         Served(made, "made"),
         handling,
+        *(reading(each, found[f"{each}-plain"].model) for each in ("chat", "litellm")),
     ]

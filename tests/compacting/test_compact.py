@@ -13,8 +13,9 @@ from agents.memory import OpenAIResponsesCompactionSession
 from openai import AsyncOpenAI
 from openai.types.responses import CompactedResponse
 
+from longrun import ConfigurationError, Settings, create_app
 from longrun.history.context_compaction import INTRODUCTION
-from tests.compacting.agents import SUMMARY
+from tests.compacting.agents import SUMMARY, agents
 from tests.provider.agents import LOOK, script
 from tests.provider.server import Provider
 from tests.servers import SEALED, Replica
@@ -233,6 +234,18 @@ async def test_an_agent_that_is_made_for_the_run(pair: list[Replica]) -> None:
     async with client_of(pair[0]) as client:
         compacted = await client.responses.compact(model="made", input="I like blue.")
     assert compacted.output[-1].type == "compaction"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("none", "no such agent is served"), ("handling", "it is a handler")]
+)
+def test_an_agent_that_cannot_compact_is_a_mistake_at_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, why: str
+) -> None:
+    monkeypatch.setenv("PROVIDER_URL", "http://127.0.0.1:1/v1")
+    settings = Settings.load(compaction_agent=name)
+    with pytest.raises(ConfigurationError, match=f"LONGRUN_COMPACTION_AGENT={name}: {why}"):
+        create_app(agents(), settings)
 
 
 async def test_the_session_of_the_agents_sdk(pair: list[Replica], provider: Provider) -> None:

@@ -71,7 +71,7 @@ async def test_an_estimate_says_so(pair: list[Replica], provider: Provider) -> N
 
 async def test_what_is_refused(pair: list[Replica]) -> None:
     async with client_of(pair[0]) as client:
-        with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+        with pytest.raises(openai.BadRequestError, match="resp_none' not found"):
             await client.responses.input_tokens.count(
                 model="chat-plain", input="x", previous_response_id="resp_none"
             )

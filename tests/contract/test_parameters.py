@@ -80,6 +80,11 @@ SAMPLES: dict[str, tuple[Any, str, Any]] = {
     "text.verbosity": ("low", "text.verbosity verbosity", "low"),
     "tools": ([{"type": "function", "name": "mine", "parameters": {}}], "tools", None),
     "tool_choice": ("required", "tool_choice", "required"),
+    "context_management": (
+        [{"type": "compaction", "compact_threshold": 50_000}],
+        "context_management",
+        [{"type": "compaction", "compact_threshold": 50_000}],
+    ),
     "truncation": ("auto", "truncation", "auto"),
     "include": (["file_search_call.results"], "include", ["file_search_call.results"]),
     "store": (False, "store", False),

@@ -288,6 +288,13 @@ class Assembler:
         self._emit_finished(item.finish(raw), by_model=False)
         return item.output_index
 
+    def compaction(self, content: str) -> int:
+        """A `compaction` item of ours, with this `encrypted_content`. Gives its output index."""
+        raw: JSONObject = {"type": "compaction", "encrypted_content": content}
+        item = Item(raw, self._places)
+        self._emit_finished(item.finish(raw), by_model=False)
+        return item.output_index
+
     def provider_request(self, raw: JSONObject) -> int | None:
         """The output index of the `mcp_approval_request` that a model's provider made, as the SDK
         has it; of several alike, the first that was not asked for yet."""

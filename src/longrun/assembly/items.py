@@ -261,6 +261,8 @@ def _opened(raw: JSONObject, item_id: str) -> JSONObject:
         opened.pop("content", None)
     elif kind in CALL_KEYS:
         opened[CALL_KEYS[kind][0]] = ""
+    elif kind == "compaction":
+        opened["encrypted_content"] = ""
     elif is_output(opened) and opened.get("output"):
         # `done` follows at once: a long output would be sent, and stored, twice as often.
         opened["output"] = _emptied(opened["output"])

@@ -14,6 +14,7 @@ from longrun import metrics
 from longrun.errors import Fenced, Overtaken, Unavailable
 from longrun.execution.application import Application
 from longrun.execution.approving import read_parked
+from longrun.execution.compacting import Compacting
 from longrun.execution.ending import Ends, end_response
 from longrun.execution.failures import of_failure
 from longrun.execution.forking import parted
@@ -93,6 +94,7 @@ class Attempts:
         self._application = application
         self._servers = servers
         self._steers = steers
+        self._compacting = Compacting(registry, application, settings, responses.compactions)
         self._replays = Replays()
         self._starts = Starts()
         self._leaving: dict[str, int] = {}
@@ -206,6 +208,7 @@ class Attempts:
                 self._servers,
                 self._steers,
                 functools.partial(run_steered, request, handle.attempt, self._claims.replica_id),
+                self._compacting,
             ).execute()
         self._ends.ended(request, handle.attempt, outcome, start.assembler.usage)
 

@@ -54,7 +54,7 @@ class Compactor:
         check_open: raises where nothing may begin here.
 
     Raises:
-        ConfigurationError: LONGRUN_COMPACTION_AGENT is not served.
+        ConfigurationError: LONGRUN_COMPACTION_AGENT is not served, or has no model.
     """
 
     def __init__(
@@ -76,6 +76,11 @@ class Compactor:
             raise ConfigurationError(
                 f"LONGRUN_COMPACTION_AGENT={settings.compaction_agent}: no such agent is served; "
                 f"served are {', '.join(registry.names())}"
+            )
+        if settings.compaction_agent in registry.handlers():
+            raise ConfigurationError(
+                f"LONGRUN_COMPACTION_AGENT={settings.compaction_agent}: it is a handler, which has "
+                "no model"
             )
 
     async def summarize(self, request: RunRequest) -> Summary:

@@ -56,7 +56,7 @@ class Demands:
         if not own or not self._given:
             return {}
         first = turn == "0"
-        families = _families(model)
+        families = families_of(model)
         changed: dict[str, Any] = {}
         settings: ModelSettings = asked["model_settings"]
         extra = {
@@ -74,6 +74,8 @@ class Demands:
             changes["store"] = False
         if "Responses" in families:
             changes |= self._included(model, settings)
+            if self._given.get("context_management"):
+                changes["context_management"] = self._given["context_management"]
             if self._budget.tool_calls is not None:
                 extra["max_tool_calls"] = self._budget.tool_calls
         changes |= self._chosen(families, asked, settings, first, extra, changed)
@@ -162,7 +164,7 @@ class Demands:
             checked(text, self._format)
 
 
-def _families(model: Model) -> frozenset[str]:
+def families_of(model: Model) -> frozenset[str]:
     """Which of `parameters.Models` a model is of."""
     if isinstance(model, OpenAIResponsesModel):
         return frozenset({"Responses", "OpenAI"})

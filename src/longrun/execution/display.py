@@ -25,10 +25,14 @@ class Display:
         self._got_on = got_on
         self.first: Callable[[], None] | None = None
 
-    def write(self, steps: Sequence[Step] = ()) -> None:
-        """Append what the assembler has made, and the steps that are finished with it."""
+    def write(self, steps: Sequence[Step] = (), *, refers: bool = True) -> None:
+        """Append what the assembler has made, and the steps that are finished with it.
+
+        Args:
+            refers: what these steps say may be put as what items say (`references.py`).
+        """
         emission = self._assembler.collect()
-        if steps:
+        if steps and refers:
             # Items that stay as long as their steps: those of the turn, or what the tool gave.
             turn, given = self._assembler.turn_items, dict(emission.items)
             steps = [refer(step, turn if step.kind == "model" else given) for step in steps]

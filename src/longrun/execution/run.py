@@ -25,6 +25,7 @@ from longrun.execution.agreement import check_begins
 from longrun.execution.application import Application, Given
 from longrun.execution.approving import Approving, GoesOn
 from longrun.execution.budget import Budget, BudgetSpent
+from longrun.execution.compacting import Compacting
 from longrun.execution.configuration import run_config
 from longrun.execution.contained import Escaped, being_cancelled, contain_tasks, contained, step_of
 from longrun.execution.current import set_current
@@ -53,6 +54,7 @@ from longrun.execution.parameters import (
 )
 from longrun.execution.replay import place, sdk
 from longrun.execution.replay.border import Border
+from longrun.execution.replay.context_management import ContextManagement
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ReplayedTurn
 from longrun.execution.replay.session import JournaledSession
@@ -108,6 +110,7 @@ class Run:
         servers: connects the MCP servers that it needs.
         steers: has the messages that are put into it.
         steered: told how many of them it has taken, each time.
+        compacting: compacts its context, if its request asks for that.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Run:
         servers: MCPServers | None = None,
         steers: Store | None = None,
         steered: Callable[[int], None] = lambda messages: None,
+        compacting: Compacting | None = None,
     ) -> None:
         self._agent = agent
         self._request = request
@@ -164,6 +168,16 @@ class Run:
         )
         self._result: RunResultStreaming | None = None
         self._heard_all = False
+        if compacting is not None and (terms := compacting.terms(request, handle)) is not None:
+            self._steps.management = ContextManagement(
+                terms,
+                self._steps.once,
+                self._log,
+                self._steps.models.border,
+                self._assembler,
+                self._display,
+                self._assembler.usage.add,
+            )
         self._assembler.given_call_ids = self._steps.call_ids.given
         self._goes_on = start.goes_on
         self._parked: Parked | None = None

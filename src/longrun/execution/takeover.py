@@ -13,7 +13,12 @@ from longrun.assembly.items import Item
 from longrun.assembly.kinds import ITEM_ADDED, is_output
 from longrun.assembly.server_calls import FunctionCall
 from longrun.execution.replay.references import resolve
-from longrun.execution.replay.results import decode_indexes, recorded_usage
+from longrun.execution.replay.results import (
+    COMPACTIONS,
+    decode_indexes,
+    index_of_compaction,
+    recorded_usage,
+)
 from longrun.jsontext import loads
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
@@ -107,7 +112,8 @@ async def read_position(
     steps = resolve(recorded, items)
     turns = [decode_indexes(step.result) for step in _own_turns(steps)]
     calls = {call_id: call for _, made in turns for call_id, call in made.items()}
-    kept = _kept(items, {index for indexes, _ in turns for index in indexes})
+    recorded_indexes = {index for indexes, _ in turns for index in indexes}
+    kept = _kept(items, recorded_indexes | _compactions(steps))
     found = _Items(kept, {call.output_index for call in calls.values()})
     if left is None:
         async for chunk in _pages(event_log.item_page_unscoped, claim.id):
@@ -176,6 +182,11 @@ async def _pages(page: _Page, response_id: str, cursor: int = -1) -> AsyncIterat
 
 def _own_turns(steps: Iterable[Step]) -> list[Step]:
     return [step for step in steps if step.scope == "" and step.kind == "model"]
+
+
+def _compactions(steps: Iterable[Step]) -> set[int]:
+    """The output indexes of the items that stand for what came before them."""
+    return {index_of_compaction(step.result) for step in steps if step.scope == COMPACTIONS}
 
 
 def _kept(items: dict[int, str], recorded: Container[int]) -> dict[int, str]:

@@ -5,7 +5,7 @@ understood here; a provider's own are its own affair, and pass as any other item
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -33,13 +33,15 @@ class Compacted:
     Attributes:
         summary: of all of it.
         kept: items that are given word for word, before the summary.
-        whole: it stands for everything that comes before its item. Else for what whoever asked for
-            it has left out, and what is still there before it stays.
+        whole: it stands for everything that comes before its item, but for the last `spares`
+            items. Else for what whoever asked for it has left out, and what is still there before
+            it stays.
     """
 
     summary: str
     kept: list[Item] = field(default_factory=list)
     whole: bool = False
+    spares: int = 0
 
     @property
     def items(self) -> list[Item]:
@@ -49,12 +51,20 @@ class Compacted:
 
     def text(self) -> str:
         """As JSON."""
-        return dumps({"summary": self.summary, "kept": self.kept, "whole": self.whole}).decode()
+        return dumps(asdict(self)).decode()
 
     @classmethod
     def read(cls, text: str) -> "Compacted":
         """What `text` gave."""
         return cls(**loads(text))
+
+    def replace_in(self, items: list[Item]) -> None:
+        """Put it into a context, whose next item would be its own."""
+        if self.whole:
+            end = max(0, len(items) - self.spares)
+            items[:end] = self.items
+        else:
+            items += self.items
 
 
 NOTHING_COMPACTED: Final[Mapping[str, Compacted]] = MappingProxyType({})

@@ -69,11 +69,12 @@ def context_of(
         content = content_of(item)
         if content is None:
             return False
-        if compacted[content].whole:
-            nonlocal count
-            items.clear()
-            count = 0
-        items.extend(compacted[content].items)
+        nonlocal count
+        own, one = len(items) - count, compacted[content]
+        one.replace_in(items)
+        if one.whole:
+            # Of what the request brought before it, what it spares is left.
+            count = len(items) - min(own, one.spares)
         return True
 
     def take(stored: Stored) -> None:

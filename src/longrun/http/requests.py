@@ -136,6 +136,13 @@ class LongrunOptions(Options):
     max_total_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
+class ContextManagement(Options):
+    """Types other than `compaction` are for the providers that know them."""
+
+    type: str
+    compact_threshold: Annotated[int, Field(ge=1000, le=1_000_000_000)] | None = None
+
+
 class ConversationParam(Options):
     id: str
 
@@ -171,6 +178,7 @@ class CreateResponse(Options):
     tools: Annotated[list[FunctionTool], Field(fail_fast=True)] | None = None
     tool_choice: str | JSONObject | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    context_management: Annotated[list[ContextManagement], Field(max_length=10)] | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

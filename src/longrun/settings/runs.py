@@ -94,6 +94,13 @@ class Runs(Section):
         max_length=100_000,
         description="What that model is asked behind the context, instead of longrun's own prompt.",
     )
+    compaction_threshold: int = Field(
+        default=100_000,
+        ge=1000,
+        le=1_000_000_000,
+        description="Tokens of a context above which it is compacted, where a request asks for "
+        "compaction and gives no `compact_threshold`.",
+    )
     compaction_max_tokens: int = Field(
         default=8192,
         ge=16,

@@ -14,6 +14,7 @@ from typing import Any, Final
 from agents import ModelTimeoutError
 from agents.items import ModelResponse
 from openai.types.responses import Response, ResponseCompletedEvent
+from pydantic import Field
 
 from longrun.assembly.server_calls import RunningCall
 from longrun.execution.contained import contained
@@ -40,7 +41,13 @@ _ENDS: Final = frozenset({"response.completed", "response.incomplete"})
 
 
 class ReplayedTurn(ResponseCompletedEvent):
-    """Stands for a recorded model turn in the SDK's stream; its events are in the log already."""
+    """Stands for a recorded model turn in the SDK's stream; its events are in the log already.
+
+    Attributes:
+        indexes: the output indexes of its items.
+    """
+
+    indexes: list[int] = Field(default_factory=list)
 
 
 class Lead:
@@ -239,9 +246,11 @@ class ModelTurns:
                 raise failure from error
 
     def _replayed(self, recorded: str, call: ModelCall) -> ReplayedTurn:
-        response, _ = decode_response(recorded)
+        response, indexes = decode_response(recorded)
         self.border.came_in(response.output, str(call.origin))
-        return ReplayedTurn(type="response.completed", sequence_number=0, response=response)
+        return ReplayedTurn(
+            type="response.completed", sequence_number=0, response=response, indexes=indexes
+        )
 
     def finished(
         self, response: Response, indexes: list[int], calls: Mapping[str, RunningCall]

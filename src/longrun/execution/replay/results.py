@@ -168,6 +168,34 @@ def encode_model_response(response: ModelResponse, given: Mapping[str, Any]) -> 
     ).decode()
 
 
+COMPACTIONS: Final = "/~context_compaction"
+"""The scope of the model turns that summarize the context of the run; no call leads there."""
+
+
+def encode_compaction(response: ModelResponse, compacted: str, index: int, tail: int) -> str:
+    """Such a turn, with what came of it.
+
+    Args:
+        index: the output index of its item.
+        tail: how many items at the end of the run's input are spared.
+    """
+    recorded = loads(encode_model_response(response, {}))
+    beside = {"compacted": compacted, "index": index, "tail": tail}
+    return dumps({**recorded, **beside}).decode()
+
+
+def decode_compaction(result: str) -> tuple[ModelResponse, str, int]:
+    """Such a turn, what came of it, and how many items are spared."""
+    recorded = loads(result)
+    return decode_model_response(result), recorded["compacted"], recorded["tail"]
+
+
+def index_of_compaction(result: str) -> int:
+    """The output index of the item of such a turn."""
+    index: int = loads(result)["index"]
+    return index
+
+
 def decode_model_response(result: str) -> ModelResponse:
     recorded = loads(result)
     _as_minted(recorded, recorded["output"])

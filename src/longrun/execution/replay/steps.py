@@ -8,6 +8,7 @@ from longrun.execution.demands import Demands
 from longrun.execution.display import Display
 from longrun.execution.replay.border import Border
 from longrun.execution.replay.call_ids import CallIds
+from longrun.execution.replay.context_management import ContextManagement
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ModelTurns
 from longrun.execution.replay.once import Due, Once
@@ -35,6 +36,7 @@ class Steps:
         group_id: that of the run's RunConfig; it tells the run's own turns from those of other
             runs that user code starts within it.
         taken_over: this is not the first attempt.
+        management: compacts the context; None where the request does not ask for that.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Steps:
         self.call_ids = CallIds(current.response_id, journal.recorded("model"), shown)
         for origin, given in border.calls.items():
             self.call_ids.bring(given, origin)
+        self.management: ContextManagement | None = None
         self.models = ModelTurns(
             self.once, run_log, border, self.call_ids, spent, self.tools.record_unshown
         )

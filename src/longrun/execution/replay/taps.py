@@ -19,6 +19,7 @@ from longrun.execution import mcp_servers
 from longrun.execution.contained import contained
 from longrun.execution.replay import sdk
 from longrun.execution.replay.cut_off import CutOff
+from longrun.execution.replay.once import Due
 from longrun.execution.replay.place import Place, at, here, here_of, in_user_code
 from longrun.execution.replay.scope import ModelCall
 from longrun.execution.replay.tool_calls import tell_of_tool
@@ -124,7 +125,14 @@ class TappedModel(Model):
             given, named = self._outgoing(call, args, kwargs)
             return self._model.stream_response(*given, **named)
 
-        return self._place.steps.models.stream(call, ask)
+        steps, management = self._place.steps, self._place.steps.management
+        if management is None or call.scope.path or not management.of_model(self._model):
+            return steps.models.stream(call, ask)
+        asked = sdk.named(args, kwargs)
+        recorded = steps.once.is_recorded(Due(call.scope.path, "model", call.turn, ""))
+        return management.stream(
+            call, self._model, asked, recorded, lambda: steps.models.stream(call, ask)
+        )
 
     def _outgoing(
         self, call: ModelCall, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -139,7 +147,10 @@ class TappedModel(Model):
             if settings.include_usage is None:
                 # Chat Completions tell it in streams only if they are asked.
                 changed["model_settings"] = dataclasses.replace(settings, include_usage=True)
-        items = steps.models.border.going_out(asked["input"], call.origin)
+        items = asked["input"]
+        if own and steps.management is not None:
+            items = steps.management.view(items)
+        items = steps.models.border.going_out(items, call.origin)
         items = steps.call_ids.outgoing(call.scope, str(call.origin), items)
         return sdk.replaced(args, kwargs, {**changed, "input": items})
 
