@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 from openai.types.conversations import Conversation
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import InputTokenCountResponse, Response, ResponseStreamEvent
 from openai.types.webhooks import WebhookEndpoint, WebhookEndpointWithSecret
 from pydantic import TypeAdapter
 
@@ -119,6 +119,10 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
     # Whether something answers there is not asked: this replica may post to none of its own.
     await call("POST", f"{one}/test", 400, json={"event_type": "response.unheard_of"})
     await call("DELETE", one)
+    compacted = await call("POST", "/responses/compact", json=body)
+    assert compacted["output"][-1]["type"] == "compaction"
+    counted = await call("POST", "/responses/input_tokens", json=body)
+    InputTokenCountResponse.model_validate(counted, strict=True)
     await call("GET", "/models")
     await call("GET", "/models/scripted")
     for public in ("/", "/healthz", "/readyz", "/metrics", "/openapi.json"):
