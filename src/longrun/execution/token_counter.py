@@ -78,7 +78,7 @@ class TokenCounter:
         self._settings = settings
         self._responses = responses
         self._servers = servers
-        self._state = state
+        self._of_lifespan = state
         self._check_open = check_open
         self._do_not_count: set[str] = set()
 
@@ -107,7 +107,7 @@ class TokenCounter:
 
     async def _counted(self, served: Any, request: RunRequest) -> Count:
         current = Current.of(request, 1, threading.Event())
-        current = dataclasses.replace(current, state=self._state())
+        current = dataclasses.replace(current, state=self._of_lifespan())
         last = self._settings.continue_with == "last"
         begins = await who_begins(request, (), self._responses, last=last)
         with within(current):
