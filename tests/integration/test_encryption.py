@@ -17,10 +17,11 @@ from longrun.store.claims import Claims
 from longrun.store.conversations import ConversationItem, Conversations
 from longrun.store.database import Database
 from longrun.store.events import EventLog
-from longrun.store.records import Ending, Parked, Part, Step
+from longrun.store.records import Ending, Parked, Part, Step, Taken
 from longrun.store.responses import NewResponse, Page, Responses
 from longrun.store.rewriting import rewrite_all
 from longrun.store.ring_check import RingCheck
+from longrun.store.steers import Steers, Submission
 from tests.postgres import Server
 from tests.storing import (
     connected,
@@ -73,12 +74,17 @@ async def add_all(store: Database) -> tuple[str, str]:
     )
     done = f'{{"type":"response.output_item.done","sequence_number":1,"item":{item}}}'
     document = json.dumps({**request.document, "status": "completed"})
+    put_in = ids.steer_place(0)
     said = [
         Part(-1, ids.input_item_id(response_id, 0, "message"), request.input[0]),
+        Part(-1 - put_in, ids.input_item_id(response_id, put_in, "message")),
         Part(0, ids.item_id(response_id, 0, "message")),
     ]
+    message = Submission([{"role": "user", "content": CANARY}], key=CANARY)
+    assert await Steers(store).accept(response_id, "", message) is not None
     async with writing(store) as writer:
         run = log_of(writer, response_id)
+        run.append([], taken=Taken(0, 1, 0, 0))
         run.append(
             [done.encode()],
             items=[(0, item)],
@@ -103,6 +109,10 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
         [
             {"type": "item_reference", "id": ids.item_id(response_id, 0, "message")},
             {"type": "item_reference", "id": ids.input_item_id(response_id, 0, "message")},
+            {
+                "type": "item_reference",
+                "id": ids.input_item_id(response_id, ids.steer_place(0), "message"),
+            },
         ],
         "",
     )
@@ -113,6 +123,7 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
         "before": (before.exchanges, before.named),
         "named": named,
         "input": await responses.input(response_id, ""),
+        "steers": await Steers(store).of(response_id, ""),
         "spoken": await responses.last_spoken([response_id], ""),
         "parked": await Approvals(store).parked_unscoped(response_id),
         "shown": (shown["document"], shown["reason"]),
@@ -164,8 +175,8 @@ class TestStored:
         assert "sealed:" not in text
         assert [each.id for each in seen["listed"]] == [response_id]
         assert seen["elsewhere"] == []
-        assert len(seen["said"]) == 3
-        assert len(seen["named"]) == 2
+        assert len(seen["said"]) == 4
+        assert len(seen["named"]) == 3
         assert none_of(await stored(database.url, schema))
 
     async def test_plain_ones_are_still_read_and_found_beside_them(
@@ -271,7 +282,7 @@ class TestKeys:
             done = await rewrite_all(store, lambda table, rows: reported.append(table))
             assert done.done
             assert set(reported) == {
-                *("responses", "event_chunks", "items", "steps", "parked"),
+                *("responses", "event_chunks", "items", "steps", "parked", "steers"),
                 *("conversations", "conversation_items"),
             }
             assert done.rows["responses"] == 2

@@ -191,8 +191,14 @@ class TestDeleted:
         )
         response = await client.responses.create(**asked)
         await eventually(lambda: seen(store, words("live")["delta"]))
+        put_in = "canarythatwasputin"
+        steer = f"/responses/{response.id}/steer"
+        await client.post(steer, body={"input": put_in}, cast_to=dict[str, Any])
+        await store.analyze()
+        assert await store.in_tables(put_in) == {"steers"}
         await client.responses.delete(response.id)
         assert await nowhere(store, "live")
+        assert await store.in_tables(put_in) == set()
         # What its run has written since is refused.
         await client.responses.create(**body("after"))
         assert await nowhere(store, "live")

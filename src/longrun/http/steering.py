@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from longrun import ids
 from longrun.errors import BadRequest, NotSteerable
+from longrun.http import idempotency
 from longrun.http.access import principal_of
 from longrun.http.answers import JSONAnswer
 from longrun.http.bodies import Bodies
@@ -19,11 +20,6 @@ from longrun.http.lists import ListedItem, as_input_item
 from longrun.http.problems import bad_request, response_not_found
 from longrun.operations import operation
 from longrun.store.steers import Accepted, Steers, Submission
-
-KEY: Final = "idempotency-key"
-
-LONGEST_KEY: Final = 255
-"""Characters."""
 
 _RETRIES: Final = "x-stainless-retry-count"
 """How often OpenAI's SDKs have sent a request before."""
@@ -141,15 +137,17 @@ class Steering:
     @operation(
         Steer,
         body=SteerResponse,
-        headers={KEY: "The same message is put in once, however often it is sent with this key."},
-        errors=(429,),
+        headers={"idempotency-key": "What is sent again with the same key is put in once."},
+        errors=(422, 429),
     )
     async def steer(self, request: Request) -> Response:
         """`POST /responses/{id}/steer`: put messages into a live run, on any replica."""
         limits = self.bodies.limits
         body = await self.bodies.read(request, lambda given: SteerResponse.parse(given, limits))
         retries = request.headers.get(_RETRIES, "0")
-        new = Submission(body.items(), _key_of(request), again=retries.strip() not in ("", "0"))
+        new = Submission(
+            body.items(), idempotency.key_of(request), again=retries.strip() not in ("", "0")
+        )
         response_id = request.path_params["id"]
         first, given_at = await self.put_in(response_id, principal_of(request), new)
         steer = {
@@ -176,7 +174,8 @@ class Steering:
             NotFound: there is no such response, or it is another principal's.
             NotSteerable: it has ended, or its agent takes no messages.
             TooManyRequests: too many wait.
-            BadRequest: it has too many; or the key was another request's.
+            BadRequest: it has too many.
+            KeyReused: the key was another message's.
         """
         accepted = None
         if ids.is_response_id(response_id):
@@ -194,14 +193,3 @@ class Steering:
                 param="id",
                 code="steering_not_supported",
             )
-
-
-def _key_of(request: Request) -> str | None:
-    key = request.headers.get(KEY)
-    if key is None:
-        return None
-    if not 0 < len(key) <= LONGEST_KEY:
-        raise BadRequest(
-            f"The header Idempotency-Key must have 1 to {LONGEST_KEY} characters.", param=KEY
-        )
-    return key

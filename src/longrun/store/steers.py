@@ -15,7 +15,7 @@ import asyncpg
 from asyncpg import Record
 
 from longrun import metrics
-from longrun.errors import BadRequest, NotSteerable, TooManyRequests
+from longrun.errors import BadRequest, KeyReused, NotSteerable, TooManyRequests
 from longrun.jsontext import dumps, loads
 from longrun.protocol import Status, is_terminal
 from longrun.store.database import Database
@@ -88,7 +88,8 @@ class Steers:
         Raises:
             NotSteerable: it has ended, or is ending.
             TooManyRequests: as many wait already as may.
-            BadRequest: it has as many as it may have; or the key was another request's.
+            BadRequest: it has as many as it may have.
+            KeyReused: the key was another message's.
         """
         whose = (response_id, principal)
         key = None if new.key is None else _hashed(response_id, new.key)
@@ -152,11 +153,7 @@ class Steers:
         if list(map(loads, texts)) == list(new.items):
             return Accepted(rows[0]["number"], rows[0]["given_at"])
         if key is not None:
-            raise BadRequest(
-                "This Idempotency-Key was used with another message.",
-                param="idempotency-key",
-                code="idempotency_key_reused",
-            )
+            raise KeyReused
         return None
 
     async def of_unscoped(self, response_id: str, after: int = 0) -> list[Steer]:
