@@ -59,11 +59,14 @@ def course_of(source: Source) -> "Course":
 
 @dataclass(slots=True)
 class _Turn:
-    """A model turn that is recorded: what it gave, and where its items are."""
+    """A model turn that is recorded: the number of its step, what it gave, the calls of it that are
+    executed here, and where the items of these are."""
 
     number: int
+    step: int
     agent: str
-    output: list[JSONObject]
+    said: str
+    calls: list[JSONObject]
     indexes: dict[str, int]
     at: float
 
@@ -97,31 +100,37 @@ class Course:
                 scope = whole.scope.removeprefix(COPIED)
                 whole = whole._replace(scope=scope)
                 self._known[scope, step.kind, step.key] = Recorded(whole, at)
+        self._check_numbered()
         self._turns = list(self._read_turns())
         self.steps = [step for turn in self._turns for step in self._steps_of(turn)]
 
+    def _check_numbered(self) -> None:
+        """A handler's steps say what kind of its own they are, and have no order of turns."""
+        of_run = (each.step for place, each in self._known.items() if place[0] == "")
+        if any("step" in loads(step.fingerprint) for step in of_run):
+            raise BadRequest(
+                "A response of a handler can be forked from step 0 alone: only agents have "
+                "numbered steps.",
+                param=PARAM,
+                code="fork_of_handler",
+            )
+
     def _read_turns(self) -> Iterator[_Turn]:
-        number = 0
+        number, steps = 0, 1
         while (recorded := self._known.get(("", "model", str(number)))) is not None:
             step = recorded.step
-            agent = loads(step.fingerprint).get("agent")
-            if agent is None:
-                raise BadRequest(
-                    "A response of a handler can be forked from step 0 alone: only agents have "
-                    "numbered steps.",
-                    param=PARAM,
-                    code="fork_of_handler",
-                )
+            agent = loads(step.fingerprint)["agent"]
             calls = loads(step.result).get("calls", {})
             indexes = {call_id: call[0] for call_id, call in calls.items()}
-            yield _Turn(number, agent, recorded_output(step.result), indexes, recorded.at)
-            number += 1
+            output = recorded_output(step.result)
+            made = self._calls(output)
+            yield _Turn(number, steps, agent, _said(output), made, indexes, recorded.at)
+            number, steps = number + 1, steps + 1 + len(made)
 
     def _steps_of(self, turn: _Turn) -> Iterator[Numbered]:
-        before = sum(1 + len(self._calls(each)) for each in self._turns[: turn.number])
-        said = _said(turn.output)
-        yield Numbered(before + 1, "model", turn.number, turn.agent, None, said, True, turn.at)
-        for number, call in enumerate(self._calls(turn), before + 2):
+        of, said = turn.number, turn.said
+        yield Numbered(turn.step, "model", of, turn.agent, None, said, True, turn.at)
+        for number, call in enumerate(turn.calls, turn.step + 1):
             kind, recorded = self._of_call(turn, call)
             at = recorded.at if recorded is not None else None
             finished = recorded is not None or self._has_ended(turn, call)
@@ -136,12 +145,12 @@ class Course:
                 at,
             )
 
-    def _calls(self, turn: _Turn) -> list[JSONObject]:
+    def _calls(self, output: list[JSONObject]) -> list[JSONObject]:
         """The calls of a turn that are executed here."""
-        answered = {answered_by(item) for item in turn.output}
+        answered = {answered_by(item) for item in output}
         return [
             item
-            for item in turn.output
+            for item in output
             if kind_of(item) in CALLS
             and (kind_of(item), str(item.get("call_id"))) not in answered
             and item.get("name") not in self._client_tools
@@ -206,7 +215,7 @@ class Course:
         calls = {
             _key(call): place
             for turn in self._turns
-            for place, call in enumerate(self._calls(turn), self._first_of(turn) + 1)
+            for place, call in enumerate(turn.calls, turn.step + 1)
         }
         later = self._turns[last.turn + 1].at if last.turn + 1 < len(self._turns) else None
         handoffs = {s.turn for s in self.steps[: last.step] if s.kind == "handoff"}
@@ -230,9 +239,6 @@ class Course:
             for step, at in self._known.values()
             if is_before(step, at)
         ]
-
-    def _first_of(self, turn: _Turn) -> int:
-        return next(step.step for step in self.steps if step.turn == turn.number)
 
 
 def _key(call: JSONObject) -> str:
