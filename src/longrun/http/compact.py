@@ -8,8 +8,8 @@ import time
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
-from openai.types.responses import CompactedResponse
-from pydantic import ConfigDict
+from openai.types.responses import ResponseCompactionItem, ResponseUsage
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -77,6 +77,26 @@ class CompactContext(Options):
         return CreateResponse.parse(body, limits)
 
 
+class KeptMessage(BaseModel):
+    """A message of a user, word for word."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["user"]
+    status: Literal["completed"]
+    content: list[dict[str, Any]]
+
+
+class CompactedContext(BaseModel):
+    """The answer. Among its output items `openai` has models' messages alone; it takes these."""
+
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    output: list[KeptMessage | ResponseCompactionItem]
+    usage: ResponseUsage
+
+
 class CompactAPI:
     """The endpoint.
 
@@ -109,7 +129,7 @@ class CompactAPI:
             for prefix in ("", "/v1")
         ]
 
-    @operation(CompactedResponse, body=CompactContext, errors=(404, 421, 429))
+    @operation(CompactedContext, body=CompactContext, errors=(404, 421, 429))
     async def compact(self, request: Request) -> Response:
         """`POST /responses/compact`: compact a context, which later requests then take."""
         asked = await self._asked.of(request, CompactContext.parse)
