@@ -185,10 +185,12 @@ FROM (
 ) AS pending;
 
 -- name: forget_deliveries
--- Some of what was created more than $1 seconds ago and is over, the oldest first.
+-- Some of what was created more than $1 seconds ago and is over, the oldest first; and of what nobody
+-- delivers, though it is due for $2 seconds: where the settings have no endpoint any more.
 WITH old AS (
     SELECT id FROM longrun.webhook_deliveries
-    WHERE created_at < now() - make_interval(secs => $1) AND due_at IS NULL
+    WHERE created_at < now() - make_interval(secs => $1)
+        AND (due_at IS NULL OR due_at < now() - make_interval(secs => $2))
     ORDER BY created_at
     LIMIT 1000
     FOR UPDATE SKIP LOCKED

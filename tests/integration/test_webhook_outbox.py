@@ -1,6 +1,7 @@
 """The outbox: written with each end, claimed by one, noted, given up, and forgotten."""
 
 import asyncio
+import base64
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,12 +9,18 @@ from typing import Any
 import pytest
 
 from longrun import ids
+from longrun.settings import Settings
 from longrun.store.database import Database
 from longrun.store.deliveries import Deliveries, Delivery
 from longrun.store.records import Ending, Parked
 from longrun.store.responses import NewResponse, Responses
+from longrun.store.rewriting import rewrite_all
 from longrun.store.webhooks import OF_SETTINGS, Document, WebhookEndpoints
-from tests.storing import REPLICA, event, log_of, request_for, writing
+from longrun.webhooks.delivering import Delivering
+from tests.postgres import Server
+from tests.reading import eventually
+from tests.storing import REPLICA, event, log_of, migrated, opened, request_for, writing
+from tests.webhooks.sink import sinking
 
 ALL = ("response.completed", "response.failed", "response.cancelled", "response.incomplete")
 
@@ -205,6 +212,57 @@ async def test_what_is_over_is_forgotten(store: Database) -> None:
     await ended(store)
     over, _ = await claimed(store)
     await deliveries.delivered(over, 200, 5.0)
-    assert await deliveries.forget(60.0) == 0
-    assert await deliveries.forget(-1.0) == 1
+    assert await deliveries.forget(60.0, 60.0) == 0
+    assert await deliveries.forget(-1.0, 60.0) == 1
     assert [each["state"] for each in await deliveries.list_unscoped(10)] == ["pending"]
+    assert await deliveries.forget(-1.0, -100.0) == 1, "nobody delivers it"
+
+
+async def test_what_an_endpoint_is_is_sealed_and_sealed_anew(database: Server, schema: str) -> None:
+    key, other = (f"{name}:{base64.b64encode(name.encode() * 32).decode()}" for name in "ab")
+    async with migrated(database.url, schema, encryption_keys=key) as store:
+        mine = await endpoint(store)
+    for keys in (f"{other} {key}", f"plain {other}"):
+        async with opened(database.url, schema, encryption_keys=keys) as store:
+            before = await store.fetch(f"SELECT document FROM {schema}.webhook_endpoints")
+            for said in (DOCUMENT.name, DOCUMENT.url, DOCUMENT.secret):
+                assert said not in before[0]["document"]
+            found = await WebhookEndpoints(store).get(mine, "")
+            assert found is not None
+            assert found.document == DOCUMENT
+            assert (await rewrite_all(store)).rows["webhook_endpoints"] == 1
+    async with opened(database.url, schema, encryption_keys=None) as store:
+        found = await WebhookEndpoints(store).get(mine, "")
+        assert found is not None
+        assert found.document == DOCUMENT
+
+
+async def test_who_is_given_up_is_said(store: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has a line for each, without the URL; what `/readyz` warns of knows it at once."""
+    given = {
+        "webhook_retry_for": 1.0,
+        "webhook_retry_first": 0.1,
+        "webhook_networks": "127.0.0.1",
+        "webhook_timeout": 0.5,
+    }
+    with sinking() as sink:
+        sink.behaviour["/hook"] = 500
+        made, document = ids.new_webhook_endpoint_id(), replace(DOCUMENT, url=f"{sink.url}/hook")
+        await WebhookEndpoints(store).create(made, "", ALL, document, 10)
+        delivering, stop = Delivering(Deliveries(store), Settings.load(**given)), asyncio.Event()
+        running = asyncio.create_task(delivering.run(stop))
+        await ended(store)
+        delivering.wake()
+        await eventually(lambda: delivering.disabled == 1)
+        stop.set()
+        await running
+        attempts = len(sink.received)
+    assert attempts >= 1
+    [delivery] = await Deliveries(store).list_unscoped(10)
+    assert (delivery["state"], delivery["status_code"]) == ("given_up", 500)
+    lines = [each.getMessage() for each in caplog.records if each.name == "longrun.webhooks"]
+    assert lines == [
+        f"webhook delivery {delivery['id']} to {made} was given up after {attempts} attempts: "
+        "refused (500)",
+        f"webhook endpoint {made} is disabled: nothing could be delivered to it for 1 s",
+    ]

@@ -83,7 +83,12 @@ class _Server(ThreadingHTTPServer):
 def _handler(sink: Sink) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            size = int(self.headers["content-length"])
+            body = self.rfile.read(size)
+            if len(body) < size:
+                # Whoever sent it was killed in the middle of it.
+                self.close_connection = True
+                return
             headers = {name.lower(): value for name, value in self.headers.items()}
             sink.received.append(Received(self.path, headers, body, time.monotonic()))
             match sink.behaviour.get(self.path, 200):

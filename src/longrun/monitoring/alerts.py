@@ -59,6 +59,14 @@ ALERTS: Final = (
         "Replicas are full, or serve other agents: start more, or raise LONGRUN_MAX_RUNS.",
     ),
     Alert(
+        "LongrunWebhooksGivenUp",
+        'sum(increase(longrun_webhook_deliveries_total{outcome="given_up"}[1h])) > 0',
+        "0m",
+        "ticket",
+        "Webhooks were given up: their endpoints did not take them for days",
+        "`longrun webhooks list --state given_up` lists them, `redeliver` posts them again.",
+    ),
+    Alert(
         "LongrunTakeovers",
         'sum(rate(longrun_runs_started_total{kind="takeover"}[10m])) * 600 > 20',
         "5m",

@@ -176,9 +176,11 @@ class Deliveries:
         assert row is not None
         return row
 
-    async def forget(self, seconds: float) -> int:
-        """Delete some of what is over and was created so long ago; returns how many."""
-        return len(await self._database.fetch_once(self._queries.forget_deliveries, seconds))
+    async def forget(self, seconds: float, due_for: float) -> int:
+        """Delete some of what was created so long ago and is over, or is due for so long though
+        nobody delivers it; returns how many."""
+        rows = await self._database.fetch_once(self._queries.forget_deliveries, seconds, due_for)
+        return len(rows)
 
     # -- for operators ------------------------------------------------------------------------
 

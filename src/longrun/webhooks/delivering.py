@@ -231,6 +231,7 @@ class Delivering:
                 why,
             )
         if disabled:
+            self.disabled += 1
             log.warning(
                 "webhook endpoint %s is disabled: nothing could be delivered to it for %.0f s",
                 delivery.endpoint_id,
@@ -260,7 +261,9 @@ class Delivering:
         seconds = self._settings.webhook_retention
         while not await sleep_unless(stop, jittered(min(RETENTION_INTERVAL, seconds))):
             with _while_postgres_is_away():
-                await in_batches(lambda: self._deliveries.forget(seconds), stop)
+                await in_batches(
+                    lambda: self._deliveries.forget(seconds, self._settings.webhook_retry_for), stop
+                )
 
     async def _renew(self, stop: asyncio.Event) -> None:
         while not await sleep_unless(stop, RENEWAL_INTERVAL):
