@@ -197,7 +197,7 @@ async def forked(app: Longrun, response_id: str, step: int, **body: Any) -> RunR
     """A request that goes on from a step of a response of the one agent."""
     longrun = {"fork": {"response_id": response_id, "step": step}}
     parsed = CreateResponse.parse({**body, "background": True, "longrun": longrun})
-    sources = Sources(Forks(app._database), course_of)
+    sources = Sources(Forks(app.parts.database), course_of)
     source = await sources.of(parsed, "")
     assert source is not None
     made = parsed.run_request("", source.request.agent, None)
@@ -213,7 +213,7 @@ async def finish(app: Longrun, response_ids: Iterable[str]) -> None:
     left = set(response_ids)
     async with asyncio.timeout(60):
         while left:
-            rows = await app._database.fetch(query, list(left))
+            rows = await app.parts.database.fetch(query, list(left))
             left = {row["id"] for row in rows} - fate.dead
             await asyncio.sleep(0.01)
 
@@ -222,14 +222,14 @@ async def take_over(app: Longrun) -> None:
     """Take over all that others left, without waiting for the watch to notice. These processes die
     of their tests: no response is suspected of it."""
     responses = f"{app.settings.db_schema}.responses"
-    rows = await app._database.fetch(
+    rows = await app.parts.database.fetch(
         f"SELECT DISTINCT replica_id FROM {responses} "
         "WHERE status = 'in_progress' AND replica_id <> $1",
-        app._admission._replica_id,
+        app.parts.admission._replica_id,
     )
-    await app._claims.count_deaths([row["replica_id"] for row in rows])
-    await app._database.execute(f"UPDATE {responses} SET deaths = 0")
-    await app._admission.take_orphans()
+    await app.parts.claims.count_deaths([row["replica_id"] for row in rows])
+    await app.parts.database.execute(f"UPDATE {responses} SET deaths = 0")
+    await app.parts.admission.take_orphans()
 
 
 class Crash(NamedTuple):
@@ -301,7 +301,7 @@ async def _until_dead(given: Crash) -> None:
             if not points:
                 request = await _asked(app, given)
                 plan[request.response_id] = 0
-                await app._admission.submit(request)
+                await app.parts.admission.submit(request)
                 await finish(app, [request.response_id])
                 points = list(range(1, new.counts[request.response_id] + 1, given.step))
             requests = [(await _asked(app, given), n) for n in points for _ in range(given.repeat)]
@@ -309,7 +309,7 @@ async def _until_dead(given: Crash) -> None:
             new.die_after = plan
             given.plan.write_text(json.dumps(plan))
             for request, _ in requests:
-                await app._admission.submit(request)
+                await app.parts.admission.submit(request)
             await finish(app, plan)
             os._exit(CRASHED)
 
@@ -327,9 +327,9 @@ def _leave_the_dead(app: Longrun) -> None:
     async def nothing(*given: Any) -> None:
         pass
 
-    app._admission.reconcile = nothing  # type: ignore[method-assign]
-    app._claims.release = nothing  # type: ignore[method-assign]
-    app._claims.to_fail = nothing  # type: ignore[assignment]
+    app.parts.admission.reconcile = nothing  # type: ignore[method-assign]
+    app.parts.claims.release = nothing  # type: ignore[method-assign]
+    app.parts.claims.to_fail = nothing  # type: ignore[assignment]
 
 
 # -- what is left -----------------------------------------------------------------------------

@@ -39,11 +39,11 @@ def held() -> Held:
 
 
 async def change(app: Longrun, what: str, *args: object) -> None:
-    await app._database.execute(f"UPDATE {app.settings.db_schema}.responses SET {what}", *args)
+    await app.parts.database.execute(f"UPDATE {app.settings.db_schema}.responses SET {what}", *args)
 
 
 async def row(app: Longrun) -> Any:
-    found = await app._database.fetch_row(f"SELECT * FROM {app.settings.db_schema}.responses")
+    found = await app.parts.database.fetch_row(f"SELECT * FROM {app.settings.db_schema}.responses")
     assert found is not None
     return found
 
@@ -53,13 +53,13 @@ async def test_a_run_starts_when_its_client_has_its_first_event(
 ) -> None:
     monkeypatch.setattr(host, "ANSWER_WAIT", 60)
     async with replica(Served(held.agent), database.url, schema) as app:
-        submitted = await app._admission.submit(asked("go"))
+        submitted = await app.parts.admission.submit(asked("go"))
         assert (await row(app))["status"] == "in_progress"
         assert held.started == 0
         submitted.answered()
         await eventually(lambda: held.started == 1)
         held.may_end.set()
-        await eventually(lambda: app._host.idle)
+        await eventually(lambda: app.parts.host.idle)
 
 
 async def test_a_claim_whose_answer_was_lost_is_given_up_and_resumed(
@@ -67,11 +67,11 @@ async def test_a_claim_whose_answer_was_lost_is_given_up_and_resumed(
 ) -> None:
     held.may_end.set()
     async with replica(Served(held.agent), database.url, schema) as app:
-        app._admission.makes_room = True  # it is queued
+        app.parts.admission.makes_room = True  # it is queued
         request = asked("go")
-        await app._admission.submit(request)
-        lost = (await app._claims.queued(1))[0]
-        assert (lost.id, app._host.idle) == (request.response_id, True)
+        await app.parts.admission.submit(request)
+        lost = (await app.parts.claims.queued(1))[0]
+        assert (lost.id, app.parts.host.idle) == (request.response_id, True)
         await finish(app, [request.response_id])
         assert ((await row(app))["attempt"], (await row(app))["spent"]) == (2, 1)
     left = await left_of(database.url, schema, request.response_id)
@@ -84,13 +84,13 @@ async def test_a_run_that_is_no_longer_ours_is_stopped(
     """Though nobody told: every message about it was lost."""
     async with replica(Served(held.agent), database.url, schema) as app:
         request = asked("go")
-        await app._admission.submit(request)
+        await app.parts.admission.submit(request)
         await eventually(lambda: held.started == 1)
-        handle = app._host.find(request.response_id)
+        handle = app.parts.host.find(request.response_id)
         assert handle is not None
         await change(app, "attempt = attempt + 1, replica_id = 'another'")
         await eventually(lambda: handle.abandoned)
-        await eventually(lambda: app._host.idle)
+        await eventually(lambda: app.parts.host.idle)
         assert (await row(app))["replica_id"] == "another"
 
 
@@ -101,14 +101,14 @@ async def test_runs_that_do_not_end_are_handed_over_for_one_that_is_to_be_alone(
     monkeypatch.setattr(admission, "ROOM_WAIT", 0.0)
     async with replica(Served(held.agent), database.url, schema) as app:
         long, suspect = asked("go"), asked("go")
-        await app._admission.submit(long)
+        await app.parts.admission.submit(long)
         await eventually(lambda: held.started == 1)
-        handle = app._host.find(long.response_id)
+        handle = app.parts.host.find(long.response_id)
         assert handle is not None
-        app._admission.work_waits = True  # it is queued
-        await app._admission.submit(suspect)
-        await app._admission.take_queued()
-        app._host.abandon_earlier(suspect.response_id, 2)
+        app.parts.admission.work_waits = True  # it is queued
+        await app.parts.admission.submit(suspect)
+        await app.parts.admission.take_queued()
+        app.parts.host.abandon_earlier(suspect.response_id, 2)
         await change(
             app, "attempt = 2, deaths = 2, replica_id = NULL WHERE id = $1", suspect.response_id
         )
@@ -127,7 +127,7 @@ async def test_what_is_being_created_is_not_taken_for_lost(
     held.may_end.set()
     async with replica(Served(held.agent), database.url, schema) as app:
         looked = 0
-        look_around, create = app._claims.look_around, app._responses.create
+        look_around, create = app.parts.claims.look_around, app.parts.responses.create
 
         async def counted() -> Any:
             nonlocal looked
@@ -144,10 +144,10 @@ async def test_what_is_being_created_is_not_taken_for_lost(
             await create(new)
             await look_on()
 
-        monkeypatch.setattr(app._claims, "look_around", counted)
-        monkeypatch.setattr(app._responses, "create", slow)
+        monkeypatch.setattr(app.parts.claims, "look_around", counted)
+        monkeypatch.setattr(app.parts.responses, "create", slow)
         request = asked("go")
-        assert (await app._admission.submit(request)).status == "in_progress"
+        assert (await app.parts.admission.submit(request)).status == "in_progress"
         await finish(app, [request.response_id])
         assert ((await row(app))["attempt"], (await row(app))["status"]) == (1, "completed")
         assert held.started == 1
@@ -159,18 +159,18 @@ async def test_a_drain_waits_for_what_is_being_created(
     held.may_end.set()
     request = asked("go")
     async with replica(Served(held.agent), database.url, schema, drain_seconds=20) as app:
-        create = app._responses.create
+        create = app.parts.responses.create
         draining = asyncio.Event()
 
         async def slow(new: Any) -> None:
             await draining.wait()
             await create(new)
 
-        monkeypatch.setattr(app._responses, "create", slow)
-        submitted = asyncio.create_task(app._admission.submit(request))
-        await eventually(lambda: not app._host.idle)
+        monkeypatch.setattr(app.parts.responses, "create", slow)
+        submitted = asyncio.create_task(app.parts.admission.submit(request))
+        await eventually(lambda: not app.parts.host.idle)
         app.drain()
-        await eventually(lambda: not app._host.hosting)
+        await eventually(lambda: not app.parts.host.hosting)
         draining.set()
         assert (await submitted).status == "in_progress"
     left = await left_of(database.url, schema, request.response_id)
@@ -183,13 +183,13 @@ async def test_nothing_is_taken_once_it_stops(
 ) -> None:
     async with replica(Served(held.agent), database.url, schema) as app:
         app.drain()
-        await eventually(lambda: not app._host.hosting)
+        await eventually(lambda: not app.parts.host.hosting)
         with pytest.raises(Unavailable, match="stopping"):
-            await app._admission.submit(asked("go"))
-        assert not await app._admission.cancel("resp_1", "")
-        app._admission.cancel_soon("resp_1", "")
+            await app.parts.admission.submit(asked("go"))
+        assert not await app.parts.admission.cancel("resp_1", "")
+        app.parts.admission.cancel_soon("resp_1", "")
     with pytest.raises(Unavailable, match="stopping"):
-        await app._admission.cancel("resp_1", "")
+        await app.parts.admission.cancel("resp_1", "")
 
 
 @pytest.mark.parametrize("soon", [False, True])
@@ -198,14 +198,14 @@ async def test_a_cancel_is_for_its_principal_alone(
 ) -> None:
     async with replica(Served(held.agent), database.url, schema) as app:
         request = asked("go")
-        await app._admission.submit(request)
+        await app.parts.admission.submit(request)
         await eventually(lambda: held.started == 1)
-        assert not await app._admission.cancel(request.response_id, "somebody else")
+        assert not await app.parts.admission.cancel(request.response_id, "somebody else")
         assert ((await row(app))["attempt"], (await row(app))["cancelled"]) == (1, False)
         if soon:
-            app._admission.cancel_soon(request.response_id, request.principal)
+            app.parts.admission.cancel_soon(request.response_id, request.principal)
         else:
-            assert await app._admission.cancel(request.response_id, request.principal)
+            assert await app.parts.admission.cancel(request.response_id, request.principal)
         await finish(app, [request.response_id])
         assert (await row(app))["status"] == "cancelled"
-        assert not await app._admission.cancel(request.response_id, request.principal)
+        assert not await app.parts.admission.cancel(request.response_id, request.principal)

@@ -48,7 +48,7 @@ class Counting:
 
 
 async def whole(app: Longrun, url: str, request: RunRequest) -> Left:
-    await app._admission.submit(request)
+    await app.parts.admission.submit(request)
     await finish(app, [request.response_id])
     left = await left_of(url, app.settings.db_schema, request.response_id)
     assert json.loads(left.lines[-1])["type"] in ("response.failed", "response.completed")
@@ -72,7 +72,7 @@ async def test_one_whose_step_is_refused_fails_at_once(
         assert error["code"] == "server_error"
         assert "stored" in error["message"]
         assert counting.called == 1
-        await eventually(lambda: app._host.idle)
+        await eventually(lambda: app.parts.host.idle)
         # Its items were finished, and stay.
         assert [item["type"] for item in left.output][:1] == ["function_call"]
 
@@ -104,13 +104,13 @@ async def test_what_an_earlier_attempt_left_unreadable_ends_all_the_same(
     async with replica(Served(counting.agent), database.url, schema) as app:
         request = asked("go")
         async with connected(database.url) as connection:
-            app._admission.makes_room = True  # it is queued
-            await app._admission.submit(request)
+            app.parts.admission.makes_room = True  # it is queued
+            await app.parts.admission.submit(request)
             await connection.execute(
                 f'UPDATE "{schema}".event_chunks SET data = $1',
                 b'{"type":"response.output_item.added","sequence_number":0}',
             )
-        app._watch.look_again()
+        app.parts.watch.look_again()
         await finish(app, [request.response_id])
         async with connected(database.url) as connection:
             row = await connection.fetchrow(f'SELECT status, document FROM "{schema}".responses')
@@ -128,7 +128,7 @@ async def test_while_postgres_is_away_nothing_is_executed_again(
         async with connected(database.url) as connection:
             await connection.execute(REFUSE.format(schema=schema))
         tries = 0
-        to_fail = app._claims.to_fail
+        to_fail = app.parts.claims.to_fail
 
         async def away_at_first(*given: Any) -> Any:
             nonlocal tries
@@ -138,6 +138,6 @@ async def test_while_postgres_is_away_nothing_is_executed_again(
             return await to_fail(*given)
 
         monkeypatch.setattr("longrun.execution.attempts.RETRY", 0.8)
-        monkeypatch.setattr(app._claims, "to_fail", away_at_first)
+        monkeypatch.setattr(app.parts.claims, "to_fail", away_at_first)
         error_of(await whole(app, database.url, asked("go")))
     assert (tries, counting.called) == (3, 1)

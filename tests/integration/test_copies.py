@@ -95,9 +95,9 @@ async def test_a_run_sends_no_more_than_its_events(
     ):
         before = way.sent
         request = asked("go")
-        await app._admission.submit(request)
+        await app.parts.admission.submit(request)
         await finish(app, [request.response_id])
         assert way.sent - before < most
-        rows = await app._database.fetch(f'SELECT kind, result FROM "{schema}".steps')
+        rows = await app.parts.database.fetch(f'SELECT kind, result FROM "{schema}".steps')
     assert [row["kind"] for row in rows] == ["model", "tool", "model"]
     assert sum(len(row["result"]) for row in rows) < 3000

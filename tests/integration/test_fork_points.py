@@ -67,9 +67,9 @@ class Made(NamedTuple):
 async def made_of(served: Served, given: Any, url: str, effects: Path, **body: Any) -> Made:
     async with living(served, url, SCHEMA, effects) as app:
         source = asked(given)
-        await app._admission.submit(source)
+        await app.parts.admission.submit(source)
         await finish(app, [source.response_id])
-        found = await Forks(app._database).source(source.response_id, "")
+        found = await Forks(app.parts.database).source(source.response_id, "")
         assert found is not None
         steps = course_of(found).steps
         assert [step.step for step in steps] == list(range(1, len(steps) + 1))
@@ -79,7 +79,7 @@ async def made_of(served: Served, given: Any, url: str, effects: Path, **body: A
             if step.finished
         ]
         for request in requests:
-            await app._admission.submit(request)
+            await app.parts.admission.submit(request)
         forks = [request.response_id for request in requests]
         await finish(app, forks)
         return Made(source.response_id, steps, forks)

@@ -360,9 +360,9 @@ async def test_case_09_a_cancelled_tool_is_not_recorded_and_its_thread_is_told(
     thread = Thread()
     async with replica(Served(thread.agent), database.url, SCHEMA) as app:
         request = asked("go")
-        await app._admission.submit(request)
+        await app.parts.admission.submit(request)
         await asyncio.to_thread(thread.started.wait, 30)
-        assert await app._admission.cancel(request.response_id, request.principal)
+        assert await app.parts.admission.cancel(request.response_id, request.principal)
         thread.may_end.set()
         await asyncio.to_thread(thread.ended.wait, 30)
         await finish(app, [request.response_id])
@@ -378,7 +378,7 @@ async def test_case_10_a_record_and_its_events_are_one_commit(database: postgres
     """As Postgres says it: rows written by one transaction have the same `xmin`."""
     async with replica(Served(calling.parallel), database.url, SCHEMA) as app:
         request = asked("go")
-        await app._admission.submit(request)
+        await app.parts.admission.submit(request)
         await finish(app, [request.response_id])
     connection = await asyncpg.connect(database.url)
     rows = {}

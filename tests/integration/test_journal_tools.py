@@ -86,7 +86,7 @@ def knowing() -> Agent[Any]:
 async def test_current_tells_the_run_and_the_call(database: postgres.Server) -> None:
     async with replica(Served(knowing), database.url, SCHEMA) as app:
         request = asked("go")
-        await app._admission.submit(request)
+        await app.parts.admission.submit(request)
         await finish(app, [request.response_id])
     for known in KNOWN.values():
         assert (known.response_id, known.attempt) == (request.response_id, 1)
@@ -219,7 +219,7 @@ async def test_a_result_goes_out_when_its_tool_ends_not_when_the_turn_does(
     gate = Gate(BESIDE[kind])
     async with replica(Served(gate.agent), database.url, SCHEMA) as app:
         request = asked("go")
-        await app._admission.submit(request)
+        await app.parts.admission.submit(request)
 
         async def shown() -> bool:
             left = await left_of(database.url, SCHEMA, request.response_id)
@@ -243,8 +243,8 @@ async def test_a_run_leaves_when_no_step_is_under_way(database: postgres.Server)
     served = Served(gate.agent)
     async with replica(served, database.url, SCHEMA) as first:
         request = asked("go")
-        await first._admission.submit(request)
-        run = first._host.find(request.response_id)
+        await first.parts.admission.submit(request)
+        run = first.parts.host.find(request.response_id)
         assert run is not None
         while not gate.started:
             await asyncio.sleep(0)

@@ -67,7 +67,7 @@ async def run(app: Longrun, database: postgres.Server, *calls: Any) -> Left:
     """A run that calls these tools one after the other, and says what came of them."""
     script = json.dumps({"turns": [[call] for call in calls], "show": True})
     request = asked(script)
-    await app._admission.submit(request)
+    await app.parts.admission.submit(request)
     await finish(app, [request.response_id])
     return await left_of(database.url, app.settings.db_schema, request.response_id)
 

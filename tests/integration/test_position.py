@@ -131,7 +131,7 @@ async def test_an_end_that_takes_long_is_not_claimed_again(
     ):
         request = asked("go")
         looks = 0
-        look_around = one._claims.look_around
+        look_around = one.parts.claims.look_around
 
         async def counted_look() -> Any:
             nonlocal looks
@@ -144,17 +144,19 @@ async def test_an_end_that_takes_long_is_not_claimed_again(
                 await asyncio.sleep(0.01)
             return []
 
-        monkeypatch.setattr(one._claims, "look_around", counted_look)
+        monkeypatch.setattr(one.parts.claims, "look_around", counted_look)
         for app in (one, two):
-            monkeypatch.setattr(app._event_log, "item_page_unscoped", slow)
-            app._admission.makes_room = True  # it is queued
-        await one._admission.submit(request)
-        await one._database.execute(
+            monkeypatch.setattr(app.parts.event_log, "item_page_unscoped", slow)
+            app.parts.admission.makes_room = True  # it is queued
+        await one.parts.admission.submit(request)
+        await one.parts.database.execute(
             f'UPDATE "{schema}".responses SET deadline_at = now() WHERE id = $1',
             request.response_id,
         )
         await finish(one, [request.response_id])
-        row = await one._database.fetch_row(f'SELECT attempt, status FROM "{schema}".responses')
+        row = await one.parts.database.fetch_row(
+            f'SELECT attempt, status FROM "{schema}".responses'
+        )
     assert row is not None
     assert row["status"] == "failed"
     # A look may have begun it before its time was over.

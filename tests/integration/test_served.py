@@ -53,14 +53,14 @@ class TestConcurrency:
         served = [Served(agent("few"), concurrency=1), agent("others")]
         async with replica(served, database, schema) as app:
             few = [of("few") for _ in range(4)]
-            statuses = [(await app._admission.submit(each)).status for each in few]
+            statuses = [(await app.parts.admission.submit(each)).status for each in few]
             assert statuses == ["in_progress", "queued", "queued", "queued"]
-            await eventually(lambda: not app._admission.work_waits)
-            assert (await app._admission.submit(of("others", "hello"))).status == "in_progress"
+            await eventually(lambda: not app.parts.admission.work_waits)
+            assert (await app.parts.admission.submit(of("others", "hello"))).status == "in_progress"
             most = 0
             finishing = asyncio.create_task(finish(app, [each.response_id for each in few]))
             while not finishing.done():
-                most = max(most, app._host.running("few"))
+                most = max(most, app.parts.host.running("few"))
                 await asyncio.sleep(0.01)
             assert most == 1
             for each in few:
@@ -74,10 +74,10 @@ class TestConcurrency:
         async with replica([few], database, schema) as first:
             requests = [of("few") for _ in range(4)]
             for each in requests:
-                await first._admission.submit(each)
+                await first.parts.admission.submit(each)
             async with replica([few], database, schema) as second:
                 await finish(second, [each.response_id for each in requests])
-                assert first._host.running("few") + second._host.running("few") <= 4
+                assert first.parts.host.running("few") + second.parts.host.running("few") <= 4
 
     async def test_new_ones_do_not_pass_those_that_wait(
         self, database: postgres.Server, schema: str
@@ -85,10 +85,10 @@ class TestConcurrency:
         async with replica([Served(agent("few"), concurrency=1)], database, schema) as app:
             requests = [of("few"), of("few"), of("few", "hello")]
             for each in requests:
-                await app._admission.submit(each)
-            await eventually(lambda: app._host.idle or app._host.running("few") == 1)
+                await app.parts.admission.submit(each)
+            await eventually(lambda: app.parts.host.idle or app.parts.host.running("few") == 1)
             last = of("few", "hello")
-            assert (await app._admission.submit(last)).status == "queued"
+            assert (await app.parts.admission.submit(last)).status == "queued"
             await finish(app, [each.response_id for each in [*requests, last]])
 
 
@@ -96,7 +96,7 @@ class TestTimeout:
     async def test_is_the_agent_s(self, database: postgres.Server, schema: str) -> None:
         async with replica([Served(agent("short"), timeout=0.5)], database, schema) as app:
             slow = of("short", json.dumps({"turns": [[["echo", {"text": "x", "pause": 20}]]]}))
-            await app._admission.submit(slow)
+            await app.parts.admission.submit(slow)
             await finish(app, [slow.response_id])
             left = await left_of(database.url, schema, slow.response_id)
             assert left.status == "failed"
@@ -148,7 +148,7 @@ async def test_handlers_can_be_served_so_as_well(database: postgres.Server, sche
 
     async with replica(Served(answer, concurrency=1), database, schema) as app:
         requests = [of("handler", "hello") for _ in range(2)]
-        statuses = [(await app._admission.submit(each)).status for each in requests]
+        statuses = [(await app.parts.admission.submit(each)).status for each in requests]
         assert statuses == ["in_progress", "queued"]
         await finish(app, [each.response_id for each in requests])
         left = await left_of(database.url, schema, requests[1].response_id)
