@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from longrun.demo.agents import agents
 from longrun.demo.model import ScriptedModel
 from longrun.demo.prose import LENGTHS, LONGEST, compose, length_of, word_in
+from longrun.execution.summaries import DEFAULT_PROMPT
 
 WIRE: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 UNTRACED = RunConfig(tracing_disabled=True)
@@ -161,6 +162,15 @@ class TestScript:
         completed = (await turn("short"))[-1].response
         assert answer.output == completed.output
         assert answer.usage.total_tokens == completed.usage.total_tokens
+
+
+async def test_a_context_is_summarized() -> None:
+    given: list[TResponseInputItem] = [
+        {"role": "user", "content": "a short one"},
+        {"role": "user", "content": DEFAULT_PROMPT},
+    ]
+    events = await turn(given)
+    assert "a short one" in events[-1].response.output_text
 
 
 class TestRun:

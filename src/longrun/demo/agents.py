@@ -11,6 +11,7 @@ from agents import Agent, Tool, function_tool
 
 from longrun.demo.model import Call, Say, ScriptedModel, Seen
 from longrun.demo.prose import GLOSSARY, compose, length_of, word_in
+from longrun.execution.summaries import DEFAULT_PROMPT
 
 
 def agents() -> list[Agent[Any]]:
@@ -41,7 +42,11 @@ def _scripted(name: str, *, pauses: bool) -> Agent[Any]:
 
 
 def script(seen: Seen) -> list[Say | Call]:
-    """Two calls at the same time, then one that needs their results, then the answer."""
+    """Two calls at the same time, then one that needs their results, then the answer; or a summary
+    of the context, where that is asked for."""
+    if seen.question == DEFAULT_PROMPT:
+        asked = "; ".join(f'"{each}"' for each in seen.earlier) or "nothing"
+        return [Say(f"So far the user has asked for {asked}, and it was done.", 0.5)]
     word = word_in(seen.question)
     if not {"look_up", "count_words"} <= seen.results.keys():
         return [Call("look_up", {"word": word}), Call("count_words", {"text": seen.question})]

@@ -56,6 +56,8 @@ class Seen:
     """Derived from all user messages: a question asked twice in a conversation has two keys."""
     words: int
     """Of the whole input, for the usage."""
+    earlier: tuple[str, ...] = ()
+    """The user messages before the last."""
 
 
 Script = Callable[[Seen], list[Say | Call]]
@@ -83,7 +85,8 @@ def read(given: str | list[TResponseInputItem]) -> Seen:
             names[item["call_id"]] = item["name"]
         elif item.get("type") == "function_call_output":
             results[names.get(item["call_id"], "")] = text
-    return Seen(questions[-1] if questions else "", results, _digest(*questions), words)
+    last = questions[-1] if questions else ""
+    return Seen(last, results, _digest(*questions), words, tuple(questions[:-1]))
 
 
 def _text(content: Any) -> str:
