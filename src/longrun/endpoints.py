@@ -96,7 +96,7 @@ class Endpoints:
         compact = CompactAPI(
             asked=asked,
             models=parts.compactor,
-            compactions=parts.responses.compactions,
+            compactions=parts.responses.histories.compactions,
             limits=parts.shared_limits,
             cell=settings.cell,
         )

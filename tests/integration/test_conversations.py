@@ -317,7 +317,7 @@ class TestKept:
 
 async def said_before(responses: Responses, request: RunRequest) -> list[dict[str, Any]]:
     """What a response reads of its conversation."""
-    context = (await responses.with_context(request)).context
+    context = (await responses.histories.with_context(request)).context
     assert context is not None
     return context.items[: len(context.items) - context.own]
 

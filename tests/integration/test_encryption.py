@@ -103,9 +103,9 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
     """Everything that the store gives of them."""
     responses, claims, log = Responses(store), Claims(store, "a replica"), EventLog(store)
     conversations = Conversations(store)
-    before = await responses.before_on(conversation_id, "")
-    named = await responses.named_items(
-        await responses.before([], ""),
+    before = await responses.histories.before_on(conversation_id, "")
+    named = await responses.histories.named_items(
+        await responses.histories.before([], ""),
         [
             {"type": "item_reference", "id": ids.item_id(response_id, 0, "message")},
             {"type": "item_reference", "id": ids.input_item_id(response_id, 0, "message")},
@@ -119,12 +119,12 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
     shown = await responses.inspect_unscoped(response_id) or {}
     return {
         "get": await responses.get(response_id, ""),
-        "chain": await responses.chain(response_id, ""),
+        "chain": await responses.histories.chain(response_id, ""),
         "before": (before.exchanges, before.named),
         "named": named,
         "input": await responses.input(response_id, ""),
         "steers": await Steers(store).of(response_id, ""),
-        "spoken": await responses.last_spoken([response_id], ""),
+        "spoken": await responses.histories.last_spoken([response_id], ""),
         "parked": await Approvals(store).parked_unscoped(response_id),
         "shown": (shown["document"], shown["reason"]),
         "listed": await responses.page(Page("", 10, metadata={"about": CANARY})),
@@ -351,9 +351,9 @@ class TestKeys:
             responses, log = Responses(store), EventLog(store)
             for reading in (
                 responses.get(lost, ""),
-                responses.chain(lost, ""),
+                responses.histories.chain(lost, ""),
                 responses.input(lost, ""),
-                responses.before_on(conversation_id, ""),
+                responses.histories.before_on(conversation_id, ""),
                 Conversations(store).get(conversation_id, ""),
                 log.page_unscoped(lost, -1, 1000),
             ):

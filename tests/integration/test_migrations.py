@@ -94,7 +94,7 @@ class TestTogether:
             )
             assert await migrate(mine) == later
             responses = Responses(mine)
-            [exchange] = await responses.chain(old, "")
+            [exchange] = await responses.histories.chain(old, "")
             assert exchange.previous_id is None
             assert (exchange.given, exchange.stored) == (given, [])
             [stored] = await responses.page(Page("", 20))

@@ -20,6 +20,7 @@ from longrun.protocol import Allowance, RunRequest
 from longrun.store.claims import Claims
 from longrun.store.conversations import ConversationItem, Conversations
 from longrun.store.database import Database
+from longrun.store.histories import Histories
 from longrun.store.overview import Overview, Wanted
 from longrun.store.records import Ending, Part, Step
 from longrun.store.responses import NewResponse, Page, Responses
@@ -135,7 +136,7 @@ def references(theirs: Theirs) -> list[dict[str, Any]]:
 
 
 def scoped_methods() -> Iterator[tuple[type[Any], str]]:
-    for cls in (Responses, Conversations, Claims, Overview, Steers, WebhookEndpoints):
+    for cls in (Responses, Histories, Conversations, Claims, Overview, Steers, WebhookEndpoints):
         for name, method in inspect.getmembers(cls, inspect.iscoroutinefunction):
             if not name.startswith("_") and "principal" in inspect.signature(method).parameters:
                 yield cls, name
@@ -160,7 +161,7 @@ async def test_9_each_method_for_a_principal_sees_nothing_of_anothers(
     store: Database, theirs: Theirs
 ) -> None:
     assert {f"{cls.__name__}.{name}" for cls, name in SCOPED} >= {
-        *("Responses.get", "Responses.delete", "Responses.before", "Responses.named_items"),
+        *("Responses.get", "Responses.delete", "Histories.before", "Histories.named_items"),
         *("Conversations.get", "Conversations.delete_item", "Claims.to_cancel"),
         *("WebhookEndpoints.get", "WebhookEndpoints.rotate", "WebhookEndpoints.page"),
         *("Steers.accept", "Steers.of"),
@@ -195,15 +196,20 @@ async def test_9_pages_and_requests_say_whose_they_are(store: Database, theirs: 
     for wanted in (Wanted(OTHER, 1), Wanted(OTHER, 1, text="["), Wanted(OTHER, 1, statuses=LIVE)):
         found, _ = await Overview(store).runs(wanted)
         assert [each.columns["id"] for each in found] == [theirs.claiming]
-    assert [each.id for each in await responses.chain(theirs.claiming, OTHER)] == [theirs.claiming]
-    assert await responses.chain_end(theirs.claiming, OTHER) == (theirs.finished, "in_progress")
+    assert [each.id for each in await responses.histories.chain(theirs.claiming, OTHER)] == [
+        theirs.claiming
+    ]
+    assert await responses.histories.chain_end(theirs.claiming, OTHER) == (
+        theirs.finished,
+        "in_progress",
+    )
     asked = replace(
         request_for(theirs.live, OTHER),
         previous_id=theirs.finished,
         conversation_id=theirs.conversation,
         input=references(theirs),
     )
-    assert "secret" not in repr((await responses.with_context(asked)).context)
+    assert "secret" not in repr((await responses.histories.with_context(asked)).context)
     on = replace(request_for(ids.new_response_id(), OTHER), conversation_id=theirs.conversation)
     with pytest.raises(ConversationNotFound):
         await create(responses, on)
@@ -225,7 +231,7 @@ async def test_9_pages_and_requests_say_whose_they_are(store: Database, theirs: 
     # The same questions, of the owner's, find something.
     assert len(await responses.page(Page(OWNER, 10))) == 3
     mine = replace(asked, principal=OWNER, conversation_id=None)
-    assert "secret" in repr((await responses.with_context(mine)).context)
+    assert "secret" in repr((await responses.histories.with_context(mine)).context)
 
 
 async def test_9_the_owner_is_found(store: Database, theirs: Theirs) -> None:
@@ -234,13 +240,15 @@ async def test_9_the_owner_is_found(store: Database, theirs: Theirs) -> None:
     assert await responses.get(theirs.finished, OWNER) is not None
     assert await responses.input(theirs.finished, OWNER) is not None
     assert await Overview(store).run(theirs.finished, OWNER) is not None
-    assert await responses.chain(theirs.finished, OWNER) != []
-    assert (await responses.chain_end(theirs.finished, OWNER))[0] is None
-    assert "secret" in repr(await responses.before([], OWNER, theirs.finished))
-    assert "secret" in repr(await responses.last_spoken([theirs.finished], OWNER))
+    assert await responses.histories.chain(theirs.finished, OWNER) != []
+    assert (await responses.histories.chain_end(theirs.finished, OWNER))[0] is None
+    assert "secret" in repr(await responses.histories.before([], OWNER, theirs.finished))
+    assert "secret" in repr(await responses.histories.last_spoken([theirs.finished], OWNER))
     for reference in references(theirs):
-        assert "secret" in repr(await responses.named_items(Before.of([], []), [reference], OWNER))
-    assert "secret" in repr(await responses.before_on(theirs.conversation, OWNER))
+        assert "secret" in repr(
+            await responses.histories.named_items(Before.of([], []), [reference], OWNER)
+        )
+    assert "secret" in repr(await responses.histories.before_on(theirs.conversation, OWNER))
     assert await conversations.get(theirs.conversation, OWNER) is not None
     assert await conversations.item(theirs.conversation, OWNER, theirs.item) is not None
     new = Submission([{"role": "user", "content": "secret"}])

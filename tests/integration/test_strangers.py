@@ -60,7 +60,7 @@ def of_responses(store: Database) -> dict[str, Ask]:
     return {
         "get": lambda id_: responses.get(id_, "bob"),
         "input": lambda id_: responses.input(id_, "bob"),
-        "continue": lambda id_: responses.chain_end(id_, "bob"),
+        "continue": lambda id_: responses.histories.chain_end(id_, "bob"),
         "cancel": lambda id_: claims.to_cancel(id_, "bob"),
     }
 

@@ -7,15 +7,15 @@ from agents import Agent, handoff
 from longrun import ids
 from longrun.execution.last_word import reached, who_begins
 from longrun.protocol import Context, RunRequest
+from longrun.store.histories import Spoken
 from longrun.store.records import Step
-from longrun.store.responses import Spoken
 from tests.storing import request_for
 
 EARLIER = [ids.new_response_id() for _ in range(12)]
 
 
 class Found:
-    """What `Responses` finds."""
+    """What `Histories` finds."""
 
     def __init__(self, spoken: Spoken | None) -> None:
         self.spoken = spoken

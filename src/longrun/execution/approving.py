@@ -100,7 +100,7 @@ async def read_parked(
         if first is None:
             raise LongrunError(GONE)
         began = first
-    context = (await responses.with_context(began)).context
+    context = (await responses.histories.with_context(began)).context
     put_in = await steers.of_unscoped(response_id)
     return GoesOn(
         state,

@@ -94,7 +94,9 @@ class Attempts:
         self._application = application
         self._servers = servers
         self._steers = steers
-        self._compacting = Compacting(registry, application, settings, responses.compactions)
+        self._compacting = Compacting(
+            registry, application, settings, responses.histories.compactions
+        )
         self._replays = Replays()
         self._starts = Starts()
         self._leaving: dict[str, int] = {}
@@ -116,7 +118,7 @@ class Attempts:
             run_started(new.request, handle.attempt, self._claims.replica_id)
             request = new.request
             if request.conversation_id is not None or request.context is None:
-                request = await self._responses.with_context(request)
+                request = await self._responses.histories.with_context(request)
             if not start.copied:
                 await self._run(handle, request, start)
                 return
@@ -143,7 +145,7 @@ class Attempts:
             position.assembler.lifecycle("in_progress")
             run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
             handle.prepared.set_result(None)
-            request = await self._responses.with_context(claim.request)
+            request = await self._responses.histories.with_context(claim.request)
             steers = await self._steers.of_unscoped(claim.id) if claim.steered else []
             with self._replays.one() as replay:
                 steps, copied = parted(position.steps)
@@ -193,7 +195,7 @@ class Attempts:
         elif not isinstance(agent, Handler) and (not isinstance(agent, Agent) or agent.handoffs):
             last = self._settings.continue_with == "last"
             recorded = [*start.steps, *start.copied]
-            name = await who_begins(request, recorded, self._responses, last=last)
+            name = await who_begins(request, recorded, self._responses.histories, last=last)
             start = dataclasses.replace(start, begins_with=name)
         handle.current = dataclasses.replace(handle.current, state=self.state)
         kind = HandlerRun if isinstance(agent, Handler) else Run

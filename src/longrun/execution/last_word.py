@@ -9,12 +9,12 @@ from longrun.execution.replay import sdk
 from longrun.history.continuation import responses_in
 from longrun.jsontext import loads
 from longrun.protocol import RunRequest
+from longrun.store.histories import Histories
 from longrun.store.records import Step
-from longrun.store.responses import Responses
 
 
 async def who_begins(
-    request: RunRequest, steps: Iterable[Step], responses: Responses, *, last: bool
+    request: RunRequest, steps: Iterable[Step], histories: Histories, *, last: bool
 ) -> str | None:
     """The name of the agent that a run begins with, by what came before; None: the one that the
     request asks for.
@@ -35,7 +35,7 @@ async def who_begins(
     earlier = responses_in(request.context) if last and request.context else []
     if not earlier:
         return None
-    spoken = await responses.last_spoken(earlier, request.principal)
+    spoken = await histories.last_spoken(earlier, request.principal)
     if spoken is None or spoken.asked_for != request.agent:
         return None
     return _agent_in(spoken.fingerprint)

@@ -109,7 +109,7 @@ class TokenCounter:
         current = Current.of(request, 1, threading.Event())
         current = dataclasses.replace(current, state=self._of_lifespan())
         last = self._settings.continue_with == "last"
-        begins = await who_begins(request, (), self._responses, last=last)
+        begins = await who_begins(request, (), self._responses.histories, last=last)
         with within(current):
             agent: Agent[Any] = reached(await made(served, current), begins)
             agent = with_client_tools(agent, request.parameters)

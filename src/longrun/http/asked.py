@@ -37,4 +37,8 @@ class Asked:
         read = partial(self.creations.parse, caller, parse=parse)
         body = await self.bodies.read(request, read)
         asked = await self.creations.request_of(body, caller, request)
-        return asked if asked.context is not None else await self.responses.with_context(asked)
+        return (
+            asked
+            if asked.context is not None
+            else await self.responses.histories.with_context(asked)
+        )

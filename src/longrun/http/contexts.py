@@ -15,7 +15,8 @@ from longrun.http.held import Held
 from longrun.http.problems import item_not_found, shortened
 from longrun.http.requests import CreateResponse
 from longrun.protocol import Context, Status, is_terminal
-from longrun.store.responses import Exchange, Responses
+from longrun.store.histories import Exchange
+from longrun.store.responses import Responses
 
 _CALLED: Final = {
     "apply_patch_call": "apply patch call",
@@ -62,15 +63,15 @@ class Contexts:
             return None
         if held is not None:
             chain = [*await self._chain(held.begins, principal), *map(replace, held.exchanges)]
-            before = await self._responses.before(chain, principal)
+            before = await self._responses.histories.before(chain, principal)
         else:
             before = await self._before(body, items, principal)
-        found = await self._responses.named_items(before, items, principal)
+        found = await self._responses.histories.named_items(before, items, principal)
         lost = lost_reference(items, found)
         if lost is not None:
             raise item_not_found("input", *lost)
         try:
-            compacted = await self._responses.compacted(before, items, found, principal)
+            compacted = await self._responses.histories.compacted(before, items, found, principal)
         except CompactionUnreadable as error:
             raise _placed(error, items) from None
         context = context_of(before.exchanges, items, found, compacted)
@@ -87,22 +88,24 @@ class Contexts:
         on = body.conversation_id
         if on is None:
             chain = await self._chain(body.previous_response_id, principal)
-            return await self._responses.before(chain, principal)
+            return await self._responses.histories.before(chain, principal)
         if not _leads_back(items):
             return Before.of([], [])
-        return await self._responses.before_on(on, principal)
+        return await self._responses.histories.before_on(on, principal)
 
     async def _chain(self, previous_response_id: str | None, principal: str) -> list[Exchange]:
         if previous_response_id is None:
             return []
         await self._check_chain(previous_response_id, principal)
-        return await self._responses.chain(previous_response_id, principal)
+        return await self._responses.histories.chain(previous_response_id, principal)
 
     async def _check_chain(self, previous_response_id: str, principal: str) -> None:
         missing: str | None = previous_response_id
         status: Status = "completed"
         if ids.is_response_id(previous_response_id):
-            missing, status = await self._responses.chain_end(previous_response_id, principal)
+            missing, status = await self._responses.histories.chain_end(
+                previous_response_id, principal
+            )
         if missing is not None:
             raise BadRequest(
                 f"Previous response with id {shortened(missing)!r} not found.",

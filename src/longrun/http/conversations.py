@@ -211,7 +211,7 @@ class ConversationsAPI:
         """What references among items lead to, by id: items of responses, or of the conversation
         itself. Without those that are not there."""
         references = [item for item in items if kind_of(item) == "item_reference"]
-        found = await self.responses.named_items(Before.of([], []), references, principal)
+        found = await self.responses.histories.named_items(Before.of([], []), references, principal)
         for name in {item["id"] for item in references} - found.keys():
             if conversation_id is not None and "\0" not in name:
                 there = await self.conversations.item(conversation_id, principal, name)

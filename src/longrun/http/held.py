@@ -6,7 +6,7 @@ from longrun.http.bodies import Budget
 from longrun.http.requests import CreateResponse
 from longrun.jsontext import dumps
 from longrun.protocol import RunRequest
-from longrun.store.responses import Exchange
+from longrun.store.histories import Exchange
 
 
 @dataclass(frozen=True, slots=True)

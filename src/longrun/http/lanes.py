@@ -221,7 +221,7 @@ class Lane:
 
     async def _hold(self, run_request: RunRequest, body: CreateResponse, held: Held | None) -> None:
         with contextlib.suppress(LongrunError):
-            exchange = await self._shared.responses.exchange(
+            exchange = await self._shared.responses.histories.exchange(
                 run_request.response_id, run_request.principal
             )
             if exchange is not None:

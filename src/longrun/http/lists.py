@@ -150,7 +150,7 @@ class Lists:
             raise response_not_found(response_id)
         given = loads(text)
         references = [item for item in given if kind_of(item) == "item_reference"]
-        found = await self.responses.named_items(Before.of([], []), references, reader)
+        found = await self.responses.histories.named_items(Before.of([], []), references, reader)
         items = [
             as_item(found[item["id"]].item, item["id"])
             if kind_of(item) == "item_reference" and item["id"] in found

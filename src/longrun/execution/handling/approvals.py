@@ -110,7 +110,7 @@ async def read_waited(
         steps += resolve(await claims.steps(earlier), await claims.items(earlier))
     given = answers_to(request.input, response_id)
     return Waited(
-        await responses.with_context(asked[0]),
+        await responses.histories.with_context(asked[0]),
         state["earlier"],
         steps,
         {key: given[int(n)] for n, key in state["waits"].items() if int(n) in given},
