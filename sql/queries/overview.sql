@@ -160,6 +160,7 @@ SELECT
 
 -- name: list_replicas_unscoped
 SELECT replica.id, replica.hostname, replica.pid, replica.version, replica.has_room,
+    replica.draining,
     extract(epoch FROM replica.started_at)::double precision AS started_at,
     extract(epoch FROM replica.lease_until - now())::double precision AS lease_seconds,
     (

@@ -67,7 +67,7 @@ async def test_the_rest_is_handed_over_between_two_steps(found: Ground) -> None:
 
 async def test_new_work_is_left_to_the_others_and_readiness_says_no(found: Ground) -> None:
     """On old connections and new ones, as long as there are runs to be waited for."""
-    one, _two = found.start(2, LONGRUN_DRAIN_SECONDS="40")
+    one, other = found.start(2, LONGRUN_DRAIN_SECONDS="40")
     ids = await found.submit(one, 1, gates=("in a",))
     await found.reach(ids, "in a")
     kept = await connected(one)
@@ -95,6 +95,11 @@ async def test_new_work_is_left_to_the_others_and_readiness_says_no(found: Groun
     assert "draining" in json.loads(answer)["problems"]
     new[1].close()
     await new[1].wait_closed()
+    system = json.loads(await Wire.fetch(f"{other.base_url}/system"))
+    assert {each["pid"]: each["draining"] for each in system["replicas"]} == {
+        one.process.pid: True,
+        other.process.pid: False,
+    }
     ids.append(await streamed(one, background=True))
     ids.append(await streamed(one))
     answered = await create(one, json.dumps({"deltas": 3}), model="gated")

@@ -59,7 +59,7 @@ function draw(found) {
     count(each.runs),
     count(Math.round(each.events_per_second)),
     ago(Date.now() - each.started_at * 1000),
-    drain(each),
+    each.draining ? "draining" : drain(each),
   ]);
   table("queue", queue, (each) => [
     each.model,

@@ -153,6 +153,7 @@ class Replica(BaseModel):
     pid: int
     version: str
     has_room: bool | None
+    draining: bool
     started_at: float
     lease_seconds: float
     runs: int
