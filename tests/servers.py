@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.launcher import Launched, launcher
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 AGENTS = "tests.scripted:agents"
 
@@ -25,12 +27,22 @@ SEALED = KEY_RING if os.environ.get("SEALED") else {}
 """With SEALED=1 in the environment, everything that the tests store is encrypted."""
 
 
+_IMPORTING = {
+    "PYTHONPATH",
+    "PYTHONWARNINGS",
+    "PYTHONASYNCIODEBUG",
+    "PYTHONDEVMODE",
+    "LONGRUN_WORKERS",
+}
+"""What is of importance before anything is imported, or for the processes that one starts."""
+
+
 @dataclass
 class Replica:
     """One `longrun serve`."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Launched
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -82,16 +94,19 @@ def start(
         given["LONGRUN_DATABASE_URL"] = database_url
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LONGRUN_", "OPENAI_"))}
     port = port or free_port()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "longrun", "serve", *agents.split()),
-            *("--port", str(port), *arguments),
-        ],
-        stdout=handle,
-        stderr=handle,
-        cwd=tree or REPOSITORY,
-        env={**inherited, **given, **({"PYTHONPATH": str(tree / "src")} if tree else {})},
-    )
+    command = ["serve", *agents.split(), "--port", str(port), *arguments]
+    whole = {**inherited, **given}
+    process: subprocess.Popen[bytes] | Launched
+    if tree is None and "--workers" not in arguments and not _IMPORTING & given.keys():
+        process = launcher().start(command, whole, handle)
+    else:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "longrun", *command],
+            stdout=handle,
+            stderr=handle,
+            cwd=tree or REPOSITORY,
+            env={**whole, **({"PYTHONPATH": str(tree / "src")} if tree else {})},
+        )
     os.close(handle)
     replica = Replica(f"http://127.0.0.1:{port}", process, Path(name), given)
     if wait:

@@ -377,11 +377,9 @@ def check_same(answers: list[tuple[int, dict[str, Any]]], response_id: str) -> N
 
 class TestCursors:
     @pytest.mark.parametrize(
-        "cursor", ["-1", "-9999999999", "x", "1e3", "0x10", "1.5", "", "%20", "NaN", "9" * 30, "٣"]
+        "cursor", ["-0", "--1", "x", "1e3", "0x10", "1.5", "", "%20", "NaN", "9" * 30, "٣"]
     )
-    async def test_starting_after_must_be_a_number_not_negative(
-        self, two: list[Replica], cursor: str
-    ) -> None:
+    async def test_starting_after_must_be_a_number(self, two: list[Replica], cursor: str) -> None:
         response = await create(two[0], "x")
         path = f"/v1/responses/{response['id']}?stream=true&starting_after={quote(cursor, '%')}"
         status, error = await refusal(two[1], path)

@@ -197,7 +197,7 @@ class TestContiguous:
             **{f"step_{name}s": ["x"] for name in Step._fields},
         }
         rows = await store.fetch(*store.queries.bind("append_log", **columns))
-        assert [tuple(row) for row in rows] == [(1, True), (2, False), (3, True)]
+        assert [(row["n"], row["follows"]) for row in rows] == [(1, True), (2, False), (3, True)]
         schema = store.settings.db_schema
         found = await store.fetch(
             f'SELECT response_id, max(last) FROM "{schema}".event_chunks GROUP BY 1'

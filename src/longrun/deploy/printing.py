@@ -61,6 +61,6 @@ def printed(what: str, wanted: Wanted, settings: Settings) -> str:
         grace=grace,
         leave=LEAVE_SECONDS,
         folder=wanted.folder,
-        nginx_servers="\n".join(f"    server {each};" for each in wanted.servers),
+        nginx_servers="\n".join(f"    server {each} max_fails=0;" for each in wanted.servers),
         haproxy_servers="\n".join(f"    server replica{n} {each}" for n, each in numbered),
     )
