@@ -1,6 +1,7 @@
 """Requests that nobody would make in earnest: a 2xx or a 4xx in the contract's words, no 5xx."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import time
@@ -235,9 +236,7 @@ class TestLarge:
         content = json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
         url = f"{tight.base_url}/responses"
-        async with await Wire.open(
-            url, method="POST", headers=headers, content=content[:-1], wait=False
-        ):
+        async with contextlib.AsyncExitStack() as holding:
 
             async def is_refused() -> bool:
                 async with await Wire.open(url, method="POST", json=body) as wire:
@@ -248,7 +247,16 @@ class TestLarge:
                 assert json.loads(wire.body)["error"]["code"] == "unavailable"
                 return True
 
-            await eventually(is_refused)
+            async def is_held() -> bool:
+                """Each time anew: if the other was read first, it was this one that was refused."""
+                await holding.aclose()
+                slow = Wire.open(
+                    url, method="POST", headers=headers, content=content[:-1], wait=False
+                )
+                await holding.enter_async_context(await slow)
+                return await is_refused()
+
+            await eventually(is_held)
             assert (await create(tight, "a small one"))["status"] == "completed"
 
         async def is_answered() -> bool:
