@@ -298,7 +298,7 @@ WHERE page.bytes_through - page.bytes < :limit
 ORDER BY page.last;
 
 -- name: read_back
--- The last chunks before a number, at least one if there is any, then as many as fit into :limit
+-- The last chunks, before a number if there is one, at least one if there is any, then as many as fit into :limit
 -- bytes; :sealed as in read_page.
 SELECT page.first, page.last, page.data
 FROM (
@@ -314,7 +314,8 @@ FROM (
 -- end
             AS bytes
         FROM longrun.event_chunks AS chunk
-        WHERE chunk.response_id = :response_id AND chunk.last < :before
+        WHERE chunk.response_id = :response_id
+            AND chunk.last < :before -- optional
     ) AS chunk
     ORDER BY chunk.last DESC
     LIMIT 2000

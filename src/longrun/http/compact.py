@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 from openai.types.responses import ResponseCompactionItem, ResponseUsage
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -21,13 +21,10 @@ from longrun.errors import BadRequest, TokensSpent
 from longrun.history.context_compaction import COMPACTION, Compacted, said_by_users
 from longrun.http.access import caller_of
 from longrun.http.answers import JSONAnswer
-from longrun.http.asked import Asked
-from longrun.http.items import CheckedItems
-from longrun.http.limits import DEFAULT_LIMITS, Limits
+from longrun.http.asked import Asked, AskedBody
 from longrun.http.rates import say_tokens
-from longrun.http.requests import CreateResponse, Options
 from longrun.http.streams import until_disconnected
-from longrun.operations import null_is_absent, operation
+from longrun.operations import operation
 from longrun.protocol import RunRequest
 from longrun.store.context_compactions import ContextCompactions
 from longrun.store.limits import SharedLimits
@@ -51,30 +48,14 @@ class Summarizes(Protocol):
     async def summarize(self, request: RunRequest) -> Summary: ...
 
 
-class CompactContext(Options):
+class CompactContext(AskedBody):
     """The body of `POST /responses/compact`: what is to be compacted, as a request that went on
     with it would say it."""
 
-    model_config = ConfigDict(json_schema_extra=null_is_absent)
-
-    model: str | None = None
-    input: str | CheckedItems | None = None
-    previous_response_id: str | None = None
     instructions: str | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
-
-    @classmethod
-    def parse(cls, body: Any, limits: Limits = DEFAULT_LIMITS) -> CreateResponse:
-        """Check a body. What it may not have counts for nothing.
-
-        Raises:
-            BadRequest: names the parameter, what is wrong and what is allowed.
-        """
-        if isinstance(body, dict):
-            body = {name: body[name] for name in cls.model_fields if name in body}
-        return CreateResponse.parse(body, limits)
 
 
 class KeptMessage(BaseModel):

@@ -1,26 +1,22 @@
 """`POST /responses/input_tokens`: how much a request would give its model, without a run."""
 
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from longrun.http.answers import JSONAnswer
-from longrun.http.asked import Asked
-from longrun.http.items import CheckedItems
-from longrun.http.limits import DEFAULT_LIMITS, Limits
+from longrun.http.asked import Asked, AskedBody
 from longrun.http.requests import (
     ConversationParam,
-    CreateResponse,
     FunctionTool,
     JSONObject,
-    Options,
     ReasoningOptions,
     TextOptions,
 )
-from longrun.operations import null_is_absent, operation
+from longrun.operations import operation
 from longrun.protocol import RunRequest
 
 
@@ -40,15 +36,10 @@ class Counts(Protocol):
     async def count(self, request: RunRequest) -> Count: ...
 
 
-class CountInput(Options):
+class CountInput(AskedBody):
     """The body of `POST /responses/input_tokens`: those parameters of `POST /responses` that say
     what a model gets."""
 
-    model_config = ConfigDict(json_schema_extra=null_is_absent)
-
-    model: str | None = None
-    input: str | CheckedItems | None = None
-    previous_response_id: str | None = None
     conversation: str | ConversationParam | None = None
     instructions: str | None = None
     parallel_tool_calls: bool | None = None
@@ -57,17 +48,6 @@ class CountInput(Options):
     tools: list[FunctionTool] | None = None
     tool_choice: str | JSONObject | None = None
     truncation: Literal["auto", "disabled"] | None = None
-
-    @classmethod
-    def parse(cls, body: Any, limits: Limits = DEFAULT_LIMITS) -> CreateResponse:
-        """Check a body. What it may not have counts for nothing.
-
-        Raises:
-            BadRequest: names the parameter, what is wrong and what is allowed.
-        """
-        if isinstance(body, dict):
-            body = {name: body[name] for name in cls.model_fields if name in body}
-        return CreateResponse.parse(body, limits)
 
 
 class CountedInput(BaseModel):

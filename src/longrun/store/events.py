@@ -20,10 +20,6 @@ MOST_CHUNKS: Final = 2000
 """Of a page, as the queries have it."""
 
 
-LARGEST_NUMBER: Final = 2**63 - 1
-"""What a bigint of Postgres can hold."""
-
-
 @dataclass(slots=True)
 class News:
     """What is new of one response. `deleted`: it no longer exists, or cannot be read here."""
@@ -163,7 +159,7 @@ class EventLog:
         query = self._database.queries.bind(
             "read_back",
             response_id=response_id,
-            before=LARGEST_NUMBER if before is None else before,
+            before=before,
             limit=limit,
             sealed=self._sealed,
         )
