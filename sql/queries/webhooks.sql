@@ -110,7 +110,7 @@ WITH RECURSIVE pending AS (
     RETURNING delivery.id, delivery.endpoint_id, delivery.event_id, delivery.type,
         delivery.response_id, delivery.created_at, delivery.attempts, delivery.failures
 )
-SELECT seen.looked_at, seen.last, claimed.*, endpoint.document,
+SELECT seen.looked_at, seen.last, claimed.*, endpoint.document, endpoint.enabled_at,
     coalesce(endpoint.previous_until > now(), false) AS overlaps,
     endpoint.id IS NULL OR endpoint.disabled_at IS NOT NULL OR (
         endpoint.id = 'settings' AND endpoint.renewed_at < now() - interval '1 hour'
@@ -136,7 +136,9 @@ WHERE endpoint.id = noted.endpoint_id AND (
 
 -- name: note_not_delivered
 -- The next attempt is due in :pause seconds; but where that would be more than :most seconds after the
--- first, it is given up, and with it an endpoint to which nothing was delivered meanwhile.
+-- first, it is given up, and with it an endpoint to which nothing was delivered meanwhile. Where the
+-- endpoint is :gone it is given up at once, and the endpoint with it, if that is still as it was when
+-- it was asked (:enabled_at).
 WITH noted AS (
     UPDATE longrun.webhook_deliveries AS delivery
     SET failures = delivery.failures + 1, status_code = :status_code, problem = :problem,
@@ -144,8 +146,8 @@ WITH noted AS (
         ended_at = CASE WHEN ending.over THEN now() END,
         outcome = CASE WHEN ending.over THEN 'given_up' END
     FROM (
-        SELECT id, now() + make_interval(secs => :pause) > since + make_interval(secs => :most)
-            AS over
+        SELECT id, :gone::boolean
+            OR now() + make_interval(secs => :pause) > since + make_interval(secs => :most) AS over
         FROM longrun.webhook_deliveries WHERE id = :id
     ) AS ending
     WHERE delivery.id = ending.id AND delivery.attempts = :attempt AND delivery.due_at IS NOT NULL
@@ -154,8 +156,11 @@ WITH noted AS (
     UPDATE longrun.webhook_endpoints AS endpoint SET disabled_at = now()
     FROM noted
     WHERE noted.over AND endpoint.id = noted.endpoint_id AND endpoint.disabled_at IS NULL
-        AND (endpoint.delivered_at IS NULL OR endpoint.delivered_at < noted.since)
-        AND endpoint.enabled_at <= noted.since
+        AND CASE
+            WHEN :gone THEN endpoint.enabled_at = :enabled_at::timestamptz
+            ELSE (endpoint.delivered_at IS NULL OR endpoint.delivered_at < noted.since)
+                AND endpoint.enabled_at <= noted.since
+        END
     RETURNING endpoint.id
 )
 SELECT noted.over AS given_up, EXISTS (SELECT FROM disabled) AS disabled FROM noted;

@@ -121,7 +121,7 @@ class Longrun:
         """What is amiss though this replica can serve: what is away that only some runs need."""
         found = [f"MCP server {name} is away" for name in self.parts.servers.away()]
         if disabled := self.parts.delivering.disabled:
-            found.append(f"webhook endpoints that were given up: {disabled}")
+            found.append(f"webhook endpoints that are disabled: {disabled}")
         return found
 
     def drain(self) -> None:

@@ -216,7 +216,8 @@ mcp_reconnects = Counter(
 webhook_deliveries = Counter(
     "longrun_webhook_deliveries",
     "Attempts to deliver to a webhook endpoint: taken (delivered), to be tried again (failed), the "
-    "last one (given_up), or of an endpoint that is gone or disabled (dropped).",
+    "last one (given_up), answered that the endpoint is gone (gone), or not made since it was "
+    "deleted or is disabled (dropped).",
     ["outcome"],
     registry=registry,
 )
@@ -232,7 +233,8 @@ webhook_oldest_seconds = Gauge(
 )
 webhook_disabled = Gauge(
     "longrun_cluster_webhook_endpoints_disabled",
-    "Webhook endpoints that are disabled: nothing could be delivered to them for days.",
+    "Webhook endpoints that are disabled: they said that they are gone, or nothing could be "
+    "delivered to them for days.",
     registry=registry,
 )
 part_restarts = Counter(

@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -20,7 +23,7 @@ from longrun.webhooks.delivering import Delivering
 from tests.postgres import Server
 from tests.reading import eventually
 from tests.storing import REPLICA, event, log_of, migrated, opened, request_for, writing
-from tests.webhooks.sink import sinking
+from tests.webhooks.sink import Sink, sinking
 
 ALL = ("response.completed", "response.failed", "response.cancelled", "response.incomplete")
 
@@ -172,6 +175,20 @@ async def test_what_is_given_up_disables_its_endpoint(store: Database) -> None:
     assert [each.response_id for each in await claimed(store)] == [later]
 
 
+async def test_one_that_says_that_it_is_gone_is_disabled_at_once(store: Database) -> None:
+    mine, deliveries = await endpoint(store), Deliveries(store)
+    for _ in range(3):
+        await ended(store)
+    taken, refused, late = await claimed(store)
+    await deliveries.delivered(taken, 200, 0.0)
+    noted = await deliveries.not_delivered(refused, 410, "gone", 1.0, 1e6, gone=True)
+    assert noted == (True, True), "whatever was delivered to it before"
+    assert await WebhookEndpoints(store).update(mine, "", event_types=None, name="n", url=None)
+    noted = await deliveries.not_delivered(late, 410, "gone", 1.0, 1e6, gone=True)
+    assert noted == (True, False), "it was asked before it was changed"
+    assert (await deliveries.sample())["disabled"] == 0
+
+
 async def test_one_to_which_something_was_delivered_is_not_disabled(store: Database) -> None:
     await endpoint(store)
     deliveries = Deliveries(store)
@@ -237,32 +254,104 @@ async def test_what_an_endpoint_is_is_sealed_and_sealed_anew(database: Server, s
         assert found.document == DOCUMENT
 
 
-async def test_who_is_given_up_is_said(store: Database, caplog: pytest.LogCaptureFixture) -> None:
+@contextlib.asynccontextmanager
+async def delivering_to(
+    sink: Sink, store: Database, **given: float
+) -> AsyncIterator[tuple[str, Delivering]]:
+    """An endpoint at `/hook` of a sink, its id, and what delivers to it within the block."""
+    made, document = ids.new_webhook_endpoint_id(), replace(DOCUMENT, url=f"{sink.url}/hook")
+    await WebhookEndpoints(store).create(made, "", ALL, document, 10)
+    schedule = {"webhook_retry_for": 1.0, "webhook_retry_first": 0.1, "webhook_timeout": 0.5}
+    settings = Settings.load(webhook_networks="127.0.0.1", **{**schedule, **given})
+    delivering, stop = Delivering(Deliveries(store), settings), asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(delivering.run(stop))
+        try:
+            yield made, delivering
+        finally:
+            stop.set()
+
+
+@pytest.mark.parametrize(
+    ("status", "why", "disabled"),
+    [
+        (500, "refused (500)", "nothing could be delivered to it for 1 s"),
+        (410, "gone (410)", "it answered 410, that it is gone"),
+    ],
+)
+async def test_who_is_given_up_is_said(
+    store: Database, caplog: pytest.LogCaptureFixture, status: int, why: str, disabled: str
+) -> None:
     """The log has a line for each, without the URL; what `/readyz` warns of knows it at once."""
-    given = {
-        "webhook_retry_for": 1.0,
-        "webhook_retry_first": 0.1,
-        "webhook_networks": "127.0.0.1",
-        "webhook_timeout": 0.5,
-    }
     with sinking() as sink:
-        sink.behaviour["/hook"] = 500
-        made, document = ids.new_webhook_endpoint_id(), replace(DOCUMENT, url=f"{sink.url}/hook")
-        await WebhookEndpoints(store).create(made, "", ALL, document, 10)
-        delivering, stop = Delivering(Deliveries(store), Settings.load(**given)), asyncio.Event()
-        running = asyncio.create_task(delivering.run(stop))
-        await ended(store)
-        delivering.wake()
-        await eventually(lambda: delivering.disabled == 1)
-        stop.set()
-        await running
+        sink.behaviour["/hook"] = status
+        async with delivering_to(sink, store) as (made, delivering):
+            await ended(store)
+            delivering.wake()
+            await eventually(lambda: delivering.disabled == 1)
         attempts = len(sink.received)
     assert attempts >= 1
+    assert status != 410 or attempts == 1, "it is not asked again"
     [delivery] = await Deliveries(store).list_unscoped(10)
-    assert (delivery["state"], delivery["status_code"]) == ("given_up", 500)
+    assert (delivery["state"], delivery["status_code"]) == ("given_up", status)
     lines = [each.getMessage() for each in caplog.records if each.name == "longrun.webhooks"]
     assert lines == [
         f"webhook delivery {delivery['id']} to {made} was given up after {attempts} attempts: "
-        "refused (500)",
-        f"webhook endpoint {made} is disabled: nothing could be delivered to it for 1 s",
+        f"{why}",
+        f"webhook endpoint {made} is disabled: {disabled}",
     ]
+
+
+async def test_what_was_kept_for_one_that_is_gone_is_dropped(store: Database) -> None:
+    with sinking() as sink:
+        sink.behaviour["/hook"] = 410
+        async with delivering_to(sink, store, webhook_endpoint_concurrency=1) as (_, delivering):
+            for _ in range(3):
+                await ended(store)
+            delivering.wake()
+
+            async def states() -> list[str]:
+                found = await Deliveries(store).list_unscoped(10)
+                return sorted(str(each["state"]) for each in found)
+
+            async def is_over() -> bool:
+                return "pending" not in await states()
+
+            await eventually(is_over)
+            assert await states() == ["dropped", "dropped", "given_up"]
+        assert len(sink.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "longest", "heeded"),
+    [
+        ("1", 60.0, 1.0),
+        ("86400", 1.0, 1.0),
+        ("tomorrow", 60.0, 0.0),
+        (format_datetime(datetime(2200, 1, 1, tzinfo=UTC), usegmt=True), 1.0, 1.0),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_who_asks_for_a_pause_is_left_alone(
+    store: Database, status: int, asked: str, longest: float, heeded: float
+) -> None:
+    with sinking() as sink:
+        sink.behaviour["/hook"] = (status, asked)
+        schedule = {"webhook_retry_longest": longest, "webhook_retry_for": 60.0}
+        async with delivering_to(sink, store, **schedule) as (_, delivering):
+            first = await ended(store)
+            delivering.wake()
+            await eventually(lambda: len(sink.received) == 1)
+            sink.behaviour.clear()
+            if heeded:
+                # Nothing else comes, either.
+                await eventually(lambda: bool(delivering._failing))
+                second = await ended(store)
+                delivering.wake()
+                await eventually(
+                    lambda: {each.response_id for each in sink.received[1:]} == {first, second}
+                )
+            else:
+                await eventually(lambda: len(sink.received) == 2)
+        refused, *taken = sink.received
+        assert all(each.at - refused.at >= heeded for each in taken)

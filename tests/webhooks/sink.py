@@ -35,13 +35,14 @@ class Sink:
     """What came in, and how each path behaves.
 
     Attributes:
-        behaviour: by path: a status, or `hang`, `break`, `redirect`, `flood`; 200 where none is.
+        behaviour: by path: a status, one and a `Retry-After`, or `hang`, `break`, `redirect`,
+            `flood`; 200 where none is.
         released: ends what hangs.
     """
 
     def __init__(self) -> None:
         self.received: list[Received] = []
-        self.behaviour: dict[str, int | str] = {}
+        self.behaviour: dict[str, int | str | tuple[int, str]] = {}
         self.released = threading.Event()
         self.port = 0
         self._server: ThreadingHTTPServer | None = None
@@ -108,6 +109,8 @@ def _handler(sink: Sink) -> type[BaseHTTPRequestHandler]:
                     self.close_connection = True
                 case int(status):
                     self._answer(status, {})
+                case (status, pause):
+                    self._answer(status, {"retry-after": pause})
 
         def _answer(self, status: int, headers: dict[str, str]) -> None:
             self.send_response(status)

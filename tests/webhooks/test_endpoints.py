@@ -203,6 +203,31 @@ async def test_one_that_hangs_holds_up_no_other(
     assert 0 < len(sink.at(f"{path}-hangs")) < len(made)
 
 
+async def test_one_that_is_gone_is_disabled_until_it_is_changed(
+    both: list[AsyncOpenAI], told: list[Replica], sink: Sink, path: str
+) -> None:
+    sink.behaviour[path] = 410
+    made = await both[0].webhooks.create(name="n", url=f"{sink.url}{path}", event_types=ALL)
+    await background(both[0], input="hello")
+
+    async def is_disabled() -> bool:
+        found = await both[1].webhooks.retrieve(made.id)
+        return found.to_dict()["status"] == "disabled"
+
+    await eventually(is_disabled)
+    later = await background(both[1], input="hello")
+    await eventually(lambda: len(sink.of(later)) == 1)
+    assert len(sink.at(path)) == 1, "nothing more is posted to it"
+    text = "".join(httpx2.get(replica.url + "/metrics").text for replica in told)
+    assert 'longrun_webhook_deliveries_total{outcome="gone"} 1.0' in text
+    assert f"webhook endpoint {made.id} is disabled" in "".join(each.output() for each in told)
+    del sink.behaviour[path]
+    changed = await both[1].webhooks.update(made.id, url=f"{sink.url}{path}")
+    assert changed.to_dict()["status"] == "enabled"
+    last = await background(both[0], input="hello")
+    await eventually(lambda: len(sink.of(last, path)) == 1)
+
+
 async def test_what_is_for_one_that_was_deleted_is_dropped(
     both: list[AsyncOpenAI], sink: Sink, path: str
 ) -> None:

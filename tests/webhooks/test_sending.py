@@ -105,6 +105,33 @@ async def test_hanging_ends_at_its_time(sink: Sink) -> None:
     assert await post(sender(timeout=0.3), f"{sink.url}/slow") == sending.Sent(None, "timeout")
 
 
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7.0),
+        ("Thu, 01 Jan 1970 00:16:45 GMT", 5.0),
+        ("Thu, 01 Jan 1970 00:00:01 GMT", 0.0),
+        ("9" * 400, 9999999999.0),
+        ("-1", 0.0),
+        ("1.5", 0.0),
+        ("nan", 0.0),
+        ("\u0661", 0.0),
+        ("Thu, 99 Jan 99999 00:00:01 GMT", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_a_pause_is_asked_for_in_seconds_or_by_a_date(said: str, seconds: float) -> None:
+    headers = [(b"date", b"x"), (b"Retry-After", said.encode())]
+    assert sending.asked_pause(headers, 1000.0) == seconds
+
+
+async def test_a_pause_is_heeded_of_those_who_have_too_much_to_do(sink: Sink) -> None:
+    for status, heeded in ((429, 7.0), (503, 7.0), (500, 0.0)):
+        sink.behaviour["/busy"] = (status, "7")
+        sent = await post(sender(), f"{sink.url}/busy")
+        assert sent == sending.Sent(status, "refused", heeded)
+
+
 async def test_proxies_of_the_environment_are_not_asked(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,11 @@ class Webhooks(Section):
         description="Pause before the second attempt; each one after it is twice as long.",
     )
     webhook_retry_longest: float = Field(
-        default=4 * 3600.0, gt=0, le=YEAR, description="The longest pause between two attempts."
+        default=4 * 3600.0,
+        gt=0,
+        le=YEAR,
+        description="The longest pause between two attempts, also where an endpoint asks for a "
+        "longer one.",
     )
     webhook_retry_for: float = Field(
         default=72 * 3600.0,

@@ -3,6 +3,7 @@ what became of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from asyncpg import Record
@@ -27,7 +28,8 @@ class Delivery:
         failures: how many attempts have failed.
         document: what its endpoint is, as it is stored; None: that is in the settings.
         overlaps: the endpoint's secret before signs, too.
-        closed: the endpoint is gone, or takes nothing.
+        closed: the endpoint was deleted, or takes nothing.
+        enabled_at: when its endpoint was last created, changed or enabled; None: it was deleted.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Delivery:
     document: str | None
     overlaps: bool
     closed: bool
+    enabled_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,8 @@ class Deliveries:
         problem: str,
         pause: float,
         retry_for: float,
+        *,
+        gone: bool = False,
     ) -> tuple[bool, bool]:
         """An attempt has failed.
 
@@ -140,6 +145,8 @@ class Deliveries:
             status_code: that of the answer; None: there was none.
             pause: seconds to the next attempt.
             retry_for: seconds after the first attempt beyond which there is none.
+            gone: the endpoint wants nothing more, so that it is given up, and the endpoint is
+                disabled unless it was changed since the delivery was claimed.
 
         Returns:
             Whether it was given up, and whether its endpoint was disabled for it.
@@ -153,12 +160,14 @@ class Deliveries:
                 problem=problem,
                 pause=pause,
                 most=retry_for,
+                gone=gone,
+                enabled_at=delivery.enabled_at,
             )
         )
         return (rows[0]["given_up"], rows[0]["disabled"]) if rows else (False, False)
 
     async def drop(self, delivery: Delivery) -> None:
-        """Its endpoint is gone, or takes nothing."""
+        """Its endpoint was deleted, or takes nothing."""
         await self._database.execute(self._queries.drop_delivery, delivery.id, delivery.attempt)
 
     async def give_back(self, deliveries: Sequence[Delivery]) -> None:
@@ -232,4 +241,5 @@ def _delivery(row: Record) -> Delivery:
         row["document"],
         row["overlaps"],
         row["closed"],
+        row["enabled_at"],
     )

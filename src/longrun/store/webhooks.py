@@ -49,7 +49,8 @@ class Endpoint:
 
     Attributes:
         overlaps: the secret before signs, too.
-        disabled_at: since when nothing is delivered, as nothing could be for days; None: it is.
+        disabled_at: since when nothing is delivered, as it answered 410, or nothing could be
+            delivered for days; None: it is.
     """
 
     id: str

@@ -26,7 +26,7 @@ from longrun.store.retention import in_batches
 from longrun.store.webhooks import OF_SETTINGS, Endpoint, signing
 from longrun.supervision import also_on
 from longrun.webhooks.posts import body_of, headers_of
-from longrun.webhooks.sending import Sender, Sent
+from longrun.webhooks.sending import GONE, Sender, Sent
 from longrun.webhooks.targets import UnusableURL, networks_of, read_url
 
 log = logging.getLogger("longrun.webhooks")
@@ -51,7 +51,8 @@ SAMPLE: Final = "resp_" + "0" * 32
 """The response that sample events name."""
 
 MOST_FAILING: Final = 1000
-"""Endpoints of which is remembered here that the last attempt failed."""
+"""Endpoints of which is remembered here that the last attempt failed, and until when they are left
+alone."""
 
 
 class Delivering:
@@ -66,7 +67,7 @@ class Delivering:
         self._settings = settings
         self._woken = asyncio.Event()
         self._busy: Counter[str] = Counter()
-        self._failing: dict[str, None] = {}
+        self._failing: dict[str, float] = {}
         self._limited = False
         self._url = _given(settings.webhook_url)
         self._secrets = tuple((_given(settings.webhook_secret) or "").split())
@@ -128,9 +129,11 @@ class Delivering:
             self._limited = True
             return True
         each = self._settings.webhook_endpoint_concurrency
-        busy = {**dict.fromkeys(self._failing, each - 1), **self._busy}
-        for name in self._failing.keys() & self._busy.keys():
-            busy[name] = each - 1 + self._busy[name]
+        now = time.monotonic()
+        busy = dict(self._busy)
+        for name, rests_until in self._failing.items():
+            # To one that fails, one at a time; to one that asked for a pause, none meanwhile.
+            busy[name] = each - (now >= rests_until) + self._busy[name]
         claimed = await self._deliveries.claim(
             self._free,
             each,
@@ -206,21 +209,36 @@ class Delivering:
 
     async def _failed(self, delivery: Delivery, sent: Sent) -> None:
         settings = self._settings
-        self._failing[delivery.endpoint_id] = None
-        if len(self._failing) > MOST_FAILING:
-            del self._failing[next(iter(self._failing))]
+        gone = sent.status_code == GONE
+        asked = min(sent.retry_after, settings.webhook_retry_longest)
+        self._note_failing(delivery.endpoint_id, asked)
         pause = settings.webhook_retry_first * 2.0 ** min(delivery.failures, 60)
         pause = jittered(min(pause, settings.webhook_retry_longest), 0.25)
+        if asked:
+            # Not before that, and not all that wait at the very moment.
+            pause = max(pause, asked + jittered(settings.webhook_retry_first / 2, 1.0))
         given_up, disabled = await self._deliveries.not_delivered(
             delivery,
             sent.status_code,
             sent.problem or "",
             pause,
             settings.webhook_retry_for,
+            gone=gone,
         )
         if pause < POLL and not given_up:
             asyncio.get_running_loop().call_later(pause, self.wake)
-        metrics.webhook_deliveries.labels("given_up" if given_up else "failed").inc()
+        outcome = "gone" if gone else "given_up" if given_up else "failed"
+        metrics.webhook_deliveries.labels(outcome).inc()
+        self._say(delivery, sent, given_up=given_up, disabled=disabled)
+
+    def _note_failing(self, endpoint_id: str, asked: float) -> None:
+        """Remember that an attempt failed, and for how long the endpoint asks to be left alone."""
+        rests_until = max(time.monotonic() + asked, self._failing.pop(endpoint_id, 0.0))
+        self._failing[endpoint_id] = rests_until
+        if len(self._failing) > MOST_FAILING:
+            del self._failing[next(iter(self._failing))]
+
+    def _say(self, delivery: Delivery, sent: Sent, *, given_up: bool, disabled: bool) -> None:
         why = f"{sent.problem} ({sent.status_code})" if sent.status_code else sent.problem
         if given_up:
             log.warning(
@@ -233,9 +251,12 @@ class Delivering:
         if disabled:
             self.disabled += 1
             log.warning(
-                "webhook endpoint %s is disabled: nothing could be delivered to it for %.0f s",
+                "webhook endpoint %s is disabled: %s",
                 delivery.endpoint_id,
-                settings.webhook_retry_for,
+                "it answered 410, that it is gone"
+                if sent.status_code == GONE
+                else "nothing could be delivered to it for "
+                f"{self._settings.webhook_retry_for:.0f} s",
             )
 
     # -- what is looked after -------------------------------------------------------------------

@@ -3,9 +3,11 @@ answer leads, and without reading what it says."""
 
 import asyncio
 import contextlib
+import email.utils
 import ipaddress
 import socket
 import ssl
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +30,13 @@ KEPT_FOR: Final = 5.0
 CONNECT_PART: Final = 1 / 3
 """The part of the time that connecting may take."""
 
+GONE: Final = 410
+"""The status with which an endpoint says that nothing is ever to be posted to it again (Standard
+Webhooks)."""
+
+ASKS_FOR_A_PAUSE: Final = (429, 503)
+"""Statuses whose `Retry-After` is heeded."""
+
 
 class NotAllowed(httpcore2.ConnectError):
     """None of the addresses that a name leads to may be posted to."""
@@ -40,10 +49,12 @@ class Sent:
     Attributes:
         status_code: that of the answer; None: there was none.
         problem: what was wrong, in words that say nothing of the endpoint; None: it was taken.
+        retry_after: seconds for which the endpoint asks to be left alone; 0.0: it does not ask.
     """
 
     status_code: int | None
     problem: str | None
+    retry_after: float = 0.0
 
 
 class CheckedBackend(httpcore2.AnyIOBackend):
@@ -145,10 +156,13 @@ class Sender:
         )
         status: int | None = None
         problem = None
+        pause = 0.0
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await self._pool.handle_async_request(request)
                 status = answer.status
+                if status in ASKS_FOR_A_PAUSE:
+                    pause = asked_pause(answer.headers, time.time())
                 await _finish(answer)
         except NotAllowed:
             problem = "address not allowed"
@@ -159,7 +173,7 @@ class Sender:
         except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError):
             problem = "connection broken"
         # What happens after the status does not change it.
-        return Sent(status, problem if status is None else problem_of(status))
+        return Sent(status, problem if status is None else problem_of(status), pause)
 
     async def close(self) -> None:
         await self._pool.aclose()
@@ -169,7 +183,24 @@ def problem_of(status: int) -> str | None:
     """What is wrong with the status of an answer; None: nothing."""
     if 200 <= status < 300:
         return None
+    if status == GONE:
+        return "gone"
     return "redirect" if 300 <= status < 400 else "refused"
+
+
+def asked_pause(headers: Iterable[tuple[bytes, bytes]], now: float) -> float:
+    """Seconds that `Retry-After` asks for (RFC 9110, section 10.2.3): a number, or a date, which is
+    compared with `now`, in seconds since the epoch. 0.0 where it says neither, or what has passed.
+    """
+    said = next((value for name, value in headers if name.lower() == b"retry-after"), b"")
+    text = said.decode("latin-1").strip()
+    if text.isascii() and text.isdigit():
+        # No date is further away, and no float too small for it.
+        return float(text[:10])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def is_of_tls(error: BaseException) -> bool:
