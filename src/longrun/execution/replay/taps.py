@@ -1,6 +1,6 @@
 """The taps: where the SDK's turns, tools, handoffs and guardrails pass through longrun.
 
-Each wraps one name of the SDK's (`sdk.py`), looks where in a run it was called (`place.py`), and
+Each wraps one name of the SDK's (`sdk/`), looks where in a run it was called (`place.py`), and
 lets that run's `Steps` decide whether the thing is done or has been done before.
 """
 
