@@ -292,7 +292,7 @@ FROM (
             )
     ) AS chunk
     ORDER BY chunk.last
-    LIMIT 2000
+    LIMIT (SELECT 2000)
 ) AS page
 WHERE page.bytes_through - page.bytes < :limit
 ORDER BY page.last;
@@ -318,7 +318,7 @@ FROM (
             AND chunk.last < :before -- optional
     ) AS chunk
     ORDER BY chunk.last DESC
-    LIMIT 2000
+    LIMIT (SELECT 2000)
 ) AS page
 WHERE page.bytes_from - page.bytes < :limit
 ORDER BY page.last;
@@ -365,7 +365,7 @@ LEFT JOIN LATERAL (
 -- end
     ) AS chunk
     ORDER BY chunk.last
-    LIMIT 2000
+    LIMIT (SELECT 2000)
 ) AS page ON page.bytes_through - page.bytes < :limit
 WHERE response.id = :response_id AND response.principal = :principal AND response.stored
     AND response.finished_at = :ended -- optional
@@ -404,7 +404,7 @@ LEFT JOIN LATERAL (
             WHERE chunk.response_id = wanted.response_id AND chunk.last > wanted.after
         ) AS chunk
         ORDER BY chunk.last
-        LIMIT 2000
+        LIMIT (SELECT 2000)
     ) AS page
     WHERE page.bytes_through - page.bytes < :limit
     ORDER BY page.last

@@ -86,7 +86,7 @@ FROM (
     FROM longrun.event_chunks AS chunk
     WHERE chunk.response_id = $1 AND chunk.last > $2 AND chunk.last < $4
     ORDER BY chunk.last
-    LIMIT 1000
+    LIMIT (SELECT 1000)
 ) AS page
 WHERE page.bytes_through - page.bytes < $3
 ORDER BY page.last;
