@@ -52,6 +52,14 @@ SELECT number, item, output_index, turn FROM longrun.steers
 WHERE response_id = $1 AND number >= $2
 ORDER BY number;
 
+-- name: list_waiting_steers
+-- The numbers of those messages of a principal's response that its run has not taken. Also of one that is
+-- not stored.
+SELECT steer.number
+FROM longrun.responses AS response
+JOIN longrun.steers AS steer ON steer.response_id = response.id
+WHERE response.id = $1 AND response.principal = $2 AND steer.output_index IS NULL;
+
 -- name: list_steers_of
 -- The messages of a principal's response, in order.
 SELECT steer.number, steer.item, steer.output_index, steer.turn

@@ -88,6 +88,7 @@ class Endpoints:
                 runs=parts.admission,
                 responses=parts.responses,
                 rates=run_rates,
+                steers=parts.steers,
             ),
             settings,
             {"response.steer": SteerEvents(steering, other_rates)},

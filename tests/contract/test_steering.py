@@ -247,6 +247,56 @@ class TestWebSocket:
         response = await finished(two[0], elsewhere)
         assert response["output"][-1]["content"][0]["text"] == f"hurry, {elsewhere}"
 
+    @pytest.mark.parametrize("store", [True, False])
+    async def test_what_waits_for_the_client_is_told(
+        self, two: list[Replica], clients: list[AsyncOpenAI], store: bool
+    ) -> None:
+        tool = {"type": "function", "name": "mine", "parameters": {}, "strict": False}
+        asked: Any = {"model": "scripted", "tools": [tool], "store": store}
+        script_ = script(turns=[*WORKING, [["mine", {}], ["echo", {"text": "a", "pause": 1.0}]]])
+        events: list[Any] = []
+        async with clients[0].responses.connect() as connection:
+            await connection.send(
+                {"type": "response.create", "stream_id": "a", "input": script_, **asked}
+            )
+            async for event in connection:
+                events.append(event)
+                if event.type == "response.created":
+                    id_ = event.response.id
+                    # Taken, before the call for the client.
+                    taken = connection.response.steer(input=script_, previous_response_id=id_)
+                    await taken
+                elif event.type == "response.function_call_arguments.done":
+                    waits = connection.response.steer(input=SHOW, previous_response_id=id_)
+                    await waits
+                elif event.type == "response.completed":
+                    break
+            pending: Any = await connection.recv()
+            accepted = [each.steer.id for each in events if each.type == "response.steer.accepted"]
+            [call] = [each for each in event.response.output if each.type == "function_call"]
+            assert pending.type == "response.steer.pending"
+            assert pending.steer.id == accepted[-1]
+            assert pending.steer.previous_response_id == id_
+            assert (pending.stream_id, pending.reason) == ("a", "waiting_for_required_input")
+            [required] = pending.required_input
+            stub = required.model_dump(exclude_unset=True)
+            assert stub == {
+                "type": "function_call_output",
+                "call_id": call.call_id,
+                "name": "mine",
+            }
+            following: Any = {"input": [{**stub, "output": "done"}], "previous_response_id": id_}
+            await connection.send(
+                {"type": "response.create", "stream_id": "a", **asked, **following}
+            )
+            async for event in connection:
+                assert event.type != "response.steer.pending", "told once"
+                if event.type == "response.completed":
+                    break
+        given = shown(event.response.model_dump())
+        assert texts(given)[-1] == SHOW
+        assert len(accepted) == 2
+
     async def test_what_it_cannot_put_in_comes_back(
         self, two: list[Replica], clients: list[AsyncOpenAI]
     ) -> None:

@@ -22,9 +22,11 @@ from longrun.http.frames import Frame
 from longrun.http.held import Held, Holder, held_after
 from longrun.http.rates import RunRates
 from longrun.http.requests import CreateResponse
+from longrun.http.steers_pending import LaneSteers
 from longrun.protocol import GENERATE, RunRequest
 from longrun.store.records import Submitted
 from longrun.store.responses import Responses
+from longrun.store.steers import Steers
 
 SILENCE: Final = 15.0
 """Seconds between two looks of a lane whose response says nothing."""
@@ -66,12 +68,14 @@ class Shared:
         runs: Runs,
         responses: Responses,
         rates: RunRates,
+        steers: Steers,
     ) -> None:
         self.creations = creations
         self.bodies = bodies
         self.runs = runs
         self.responses = responses
         self.rates = rates
+        self.steers = steers
 
 
 class Lane:
@@ -82,6 +86,7 @@ class Lane:
 
     Attributes:
         live: the response that is produced on it just now.
+        steers: what this connection has put into that one.
         waiting: what was asked for and has not begun.
     """
 
@@ -90,6 +95,7 @@ class Lane:
         self.live: str | None = None
         self.waiting: deque[Frame] = deque()
         self.holder = holder
+        self.steers = LaneSteers(shared.steers)
         self._socket = socket
         self._shared = shared
         self._suffix = b"" if name is None else b',"stream_id":"%b"}' % name.encode()
@@ -160,10 +166,11 @@ class Lane:
             )
             open_stream.callback(submitted.answered)
             self.live = run_request.response_id
+            self.steers.begin()
             self._socket.created(time.perf_counter() - began)
             ended = partial(self._ended, run_request, body, held)
             try:
-                failed = await self._send_all(tail, submitted, ended)
+                failed = await self._send_all(run_request, tail, submitted, ended)
             finally:
                 self.live = None
                 if failed is None and not run_request.stored:
@@ -176,7 +183,11 @@ class Lane:
             self._socket.leave()
 
     async def _send_all(
-        self, tail: Tail, submitted: Submitted, ended: Callable[[bool], Awaitable[None]]
+        self,
+        run_request: RunRequest,
+        tail: Tail,
+        submitted: Submitted,
+        ended: Callable[[bool], Awaitable[None]],
     ) -> bool | None:
         """Send the events. Whether the response has failed; None: they were not sent to the end.
 
@@ -184,6 +195,7 @@ class Lane:
             ended: awaited before the last of them is sent, with whether it failed.
         """
         failed = False
+        pending: list[str] = []
         with tail:
             while (block := await tail.next(SILENCE)) is not None:
                 lines = [line for chunk in block for line in chunk.data.split(b"\n")]
@@ -194,10 +206,15 @@ class Lane:
                     line = lines.pop()
                     if tail.ended and not lines:
                         failed = line.startswith(_FAILED)
+                        pending = await self.steers.pending(
+                            run_request.response_id, run_request.principal, line, self.name
+                        )
                         await ended(failed)
                     line = line[:-1] + self._suffix if self._suffix else line
                     await self._socket.send(line.decode())
                 submitted.answered()
+        for event in pending:
+            await self._socket.send(event)
         return failed if tail.ended else None
 
     async def _ended(

@@ -1,6 +1,7 @@
 """`response.steer` on a WebSocket: a message for a live run, answered as OpenAI's does (contract,
 "Steering")."""
 
+import contextlib
 from functools import partial
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from longrun.http.frames import Frame
 from longrun.http.rates import OtherRates
 from longrun.http.sockets import OpenSocket
 from longrun.http.steering import Steering, SteerResponse
-from longrun.jsontext import dumps
+from longrun.http.steers_pending import Put, steer_event
 from longrun.store.steers import Submission
 
 _TOLD: Final = (BadRequest, NotFound, TooManyRequests)
@@ -55,20 +56,24 @@ class SteerEvents:
                 )
             lane = socket.lane_of(response_id)
             name = None if lane is None else lane.name
-            try:
-                limits = self._steering.bodies.limits
-                parse = partial(SteerResponse.parse, frame.said, limits)
-                body = await self._steering.bodies.beside(frame.size, parse)
-                new = Submission(body.items())
-                first, _ = await self._steering.put_in(
-                    response_id, caller.principal, new, kept=lane is None
-                )
-            except _TOLD as error:
-                failed = _failed(error, response_id, frame.said.get("input"))
-                await socket.send(_event("failed", name, 0, **failed))
-                return
-        steer = {"id": ids.steer_id(response_id, first), "previous_response_id": response_id}
-        await socket.send(_event("accepted", name, first, steer=steer))
+            async with contextlib.nullcontext() if lane is None else lane.steers.under_way:
+                try:
+                    limits = self._steering.bodies.limits
+                    parse = partial(SteerResponse.parse, frame.said, limits)
+                    body = await self._steering.bodies.beside(frame.size, parse)
+                    new = Submission(body.items())
+                    first, _ = await self._steering.put_in(
+                        response_id, caller.principal, new, kept=lane is None
+                    )
+                except _TOLD as error:
+                    failed = _failed(error, response_id, frame.said.get("input"))
+                    await socket.send(steer_event("failed", name, 0, **failed))
+                    return
+                put = Put(ids.steer_id(response_id, first), first)
+                if lane is not None:
+                    lane.steers.note(put)
+                steer = {"id": put.id, "previous_response_id": response_id}
+                await socket.send(steer_event("accepted", name, first, steer=steer))
 
 
 def _failed(error: LongrunError, response_id: str, given: Any) -> dict[str, Any]:
@@ -79,8 +84,3 @@ def _failed(error: LongrunError, response_id: str, given: Any) -> dict[str, Any]
         "steer": {"previous_response_id": response_id, "input": given},
         "error": {"type": "invalid_request_error", "code": code, "message": error.message},
     }
-
-
-def _event(what: str, stream_id: str | None, number: int, **more: Any) -> str:
-    event = {"type": f"response.steer.{what}", "sequence_number": number, **more}
-    return dumps({**event, **({"stream_id": stream_id} if stream_id else {})}).decode()

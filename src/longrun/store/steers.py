@@ -166,6 +166,11 @@ class Steers:
         rows = await self._database.fetch(self._queries.list_steers, response_id, 0)
         return {row["number"]: row["output_index"] for row in rows}
 
+    async def waiting(self, response_id: str, principal: str) -> set[int]:
+        """The numbers of those messages of a principal's response that its run has not taken."""
+        rows = await self._database.fetch(self._queries.list_waiting_steers, response_id, principal)
+        return {row["number"] for row in rows}
+
     async def of(self, response_id: str, principal: str) -> list[Steer]:
         """The messages of a principal's response."""
         rows = await self._database.fetch(self._queries.list_steers_of, response_id, principal)
