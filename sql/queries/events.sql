@@ -44,11 +44,15 @@ WITH held AS MATERIALIZED (
         AND chunk.first <> (:chunk_lasts::bigint[])[chunk.n - 1] + 1
 ), looked AS MATERIALIZED (
     SELECT held.n, held.id, held.attempt, held.steered,
-        CASE WHEN held.steered > 0 THEN EXISTS (
+        false
+-- optional :ending_runs
+        OR CASE WHEN held.steered > 0 THEN EXISTS (
             SELECT FROM unnest(:ending_runs::integer[], :ending_steered::integer[])
                 AS ending (run, steered)
             WHERE ending.run = held.n AND ending.steered < held.steered
-        ) ELSE false END AS early,
+        ) ELSE false END
+-- end
+        AS early,
         held.first = 1 + coalesce(
             (
                 SELECT chunk.last FROM longrun.event_chunks AS chunk
@@ -68,6 +72,7 @@ WITH held AS MATERIALIZED (
         :chunk_data::bytea[]
     ) AS chunk (run, first, last, data)
     JOIN checked AS run ON run.n = chunk.run AND run.follows
+-- optional :item_runs
 ), new_items AS (
     INSERT INTO longrun.items (response_id, output_index, item, model)
     SELECT run.id, item.output_index,
@@ -84,9 +89,11 @@ WITH held AS MATERIALIZED (
         :item_chunks::integer[], :item_starts::integer[], :item_lengths::integer[]
     ) AS item (run, output_index, item, model, chunk, start, length)
     JOIN checked AS run ON run.n = item.run AND run.follows
+-- end
 -- optional :said_runs
     RETURNING response_id, output_index, item, model
 -- end
+-- optional :step_runs
 ), new_steps AS (
     INSERT INTO longrun.steps (response_id, scope, kind, key, attempt, fingerprint, result)
     SELECT run.id, step.scope, step.kind, step.key, run.attempt, step.fingerprint, step.result
@@ -95,10 +102,13 @@ WITH held AS MATERIALIZED (
         :step_fingerprints::text[], :step_results::text[]
     ) AS step (run, scope, kind, key, fingerprint, result)
     JOIN checked AS run ON run.n = step.run AND run.follows
+-- end
+-- optional :ending_runs
 ), ended AS (
     UPDATE longrun.responses AS response
     SET status = ending.status, document = ending.document, reason = ending.reason,
         finished_at = now(), replica_id = NULL
+-- end
 -- optional :input_refused_runs
         , input_refused = ending.n = ANY(:input_refused_runs::integer[])
 -- end
@@ -110,6 +120,7 @@ WITH held AS MATERIALIZED (
             WHERE item.run = ending.n
         )
 -- end
+-- optional :ending_runs
     FROM (
         SELECT run.n, run.id, ending.status, ending.document, ending.reason
         FROM unnest(
@@ -122,6 +133,7 @@ WITH held AS MATERIALIZED (
     WHERE response.id = ending.id
     RETURNING ending.n, response.id, response.principal, response.account,
         response.conversation_id, response.turn, response.input
+-- end
 -- optional :spent_runs
 ), spent AS (
     INSERT INTO longrun.tokens_spent AS known (principal, day, session, tokens)
@@ -384,7 +396,13 @@ WHERE response_id = $1 ORDER BY last DESC LIMIT 1;
 -- The chunks after a position of each of many responses, :limit bytes of each; `deleted` for one
 -- that no longer exists. :sealed as in read_page.
 SELECT wanted.response_id, response.id IS NULL AS deleted, news.first, news.last, news.data
-FROM unnest(:response_ids::text[], :positions::bigint[]) AS wanted (response_id, after)
+FROM (
+    -- Always true: the planner then expects one response, as in append_log, and keeps its plan.
+    SELECT told.response_id, told.after
+    FROM unnest(:response_ids::text[], :positions::bigint[])
+        WITH ORDINALITY AS told (response_id, after, n)
+    WHERE told.n % 1 = 0
+) AS wanted
 LEFT JOIN longrun.responses AS response ON response.id = wanted.response_id
 LEFT JOIN LATERAL (
     SELECT page.first, page.last, page.data

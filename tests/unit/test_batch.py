@@ -1,6 +1,13 @@
 """Shares of a batch: which entries stay together, and where their chunks end."""
 
-from longrun.store.batch import Share, append_columns, first_steps, last_chunks, share_of
+from longrun.store.batch import (
+    Share,
+    append_columns,
+    first_steps,
+    last_chunks,
+    of_events_alone,
+    share_of,
+)
 from longrun.store.records import Ending, Step
 from longrun.store.run_log import RunLog
 
@@ -102,3 +109,15 @@ def test_what_tells_whether_a_share_is_committed() -> None:
     shares = [taken(with_events), taken(without)]
     assert last_chunks(shares) == [["resp_1"], [6], [1]]
     assert first_steps(shares) == [["resp_1"], [""], ["tool"], ["call_2"], [2]]
+
+
+def test_a_batch_of_events_alone_has_no_columns_for_anything_else() -> None:
+    alone, with_step = run_log(), run_log()
+    alone.append([line(50)])
+    with_step.append([line(50)], steps=[step("call_1")])
+    short, whole = append_columns([taken(alone)]), append_columns([taken(with_step)])
+    for columns in (short, whole):
+        of_events_alone(columns)
+    assert (short["item_runs"], short["step_results"], short["ending_statuses"]) == (None,) * 3
+    assert short["chunk_runs"] == [1]
+    assert (whole["item_runs"], whole["step_runs"], whole["ending_runs"]) == ([], [1], [])

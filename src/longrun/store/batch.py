@@ -24,6 +24,8 @@ _PARKED: Final = (
 )
 _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 _CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
+_ITEMS: Final = ("item_runs", "item_indexes", "items", "item_models", *_CUTS)
+_NO_RECORDS: Final = dict.fromkeys((*_ITEMS, "step_runs", *_STEPS, "ending_runs", *_ENDINGS))
 
 
 @dataclass(slots=True)
@@ -179,7 +181,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         "firsts": [share.entries[0].first for share in batch],
         "chunk_runs": chunk_runs,
         **_named(chunks, "chunk_firsts", "chunk_lasts", "chunk_data"),
-        **_named(items, "item_runs", "item_indexes", "items", "item_models", *_CUTS),
+        **_named(items, *_ITEMS),
         **_named(steps, "step_runs", *_STEPS),
         **_named(endings, "ending_runs", *_ENDINGS),
         **(_named(said, *_SAID) if said else dict.fromkeys(_SAID)),
@@ -191,6 +193,13 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         **(_named(taken, *_TAKEN) if taken else dict.fromkeys(_TAKEN)),
         "input_refused_runs": input_refused or None,
     }
+
+
+def of_events_alone(columns: dict[str, list[Any] | None]) -> None:
+    """Leave out the columns of items, steps and ends where a batch brings none, as most do: what
+    writes them costs more than what writes a few events, though it finds nothing to write."""
+    if not (columns["item_runs"] or columns["step_runs"] or columns["ending_runs"]):
+        columns.update(_NO_RECORDS)
 
 
 def _items(piece: Piece, before: int) -> Iterator[tuple[object, ...]]:

@@ -15,7 +15,14 @@ from typing import Final
 from longrun import metrics
 from longrun.backoff import Backoff
 from longrun.errors import Fenced, LongrunError, NotStored, Overtaken
-from longrun.store.batch import Share, append_columns, first_steps, last_chunks, share_of
+from longrun.store.batch import (
+    Share,
+    append_columns,
+    first_steps,
+    last_chunks,
+    of_events_alone,
+    share_of,
+)
 from longrun.store.connections import Lane
 from longrun.store.database import Database
 from longrun.store.records import Chunk
@@ -238,6 +245,7 @@ class LogWriter:
         columns = append_columns(shares)
         if self._sealing.knows_keys:
             seal_columns(columns, shares, self._sealing)
+        of_events_alone(columns)
         rows = await lane.fetch(*self._queries.bind("append_log", **columns))
         metrics.append_seconds.observe(time.perf_counter() - started)
         metrics.appends.inc()
