@@ -100,6 +100,7 @@ class Endpoints:
             compactions=parts.responses.histories.compactions,
             limits=parts.shared_limits,
             cell=settings.cell,
+            keepalive_interval=settings.keepalive_interval,
         )
         tokens = Tokens(
             keys=parts.keys,

@@ -147,6 +147,7 @@ class Parts:
             served,
             application,
             settings,
+            tracer=self.tracer,
             state=lambda: self.attempts.state,
             check_open=self.host.check_open,
         )

@@ -1,6 +1,8 @@
 """The agents of the provider of the tests, and more: one with a name that OpenAI's SDKs take for a
-model of its, one that is made for each run, one that is a handler, and those that read a lot."""
+model of its, some that are made for each run, one of them slowly and one never, one that is a
+handler, and those that read a lot."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -35,6 +37,14 @@ def agents() -> list[Any]:
     def made() -> Any:
         return plain
 
+    async def slow() -> Any:
+        await asyncio.sleep(0.7)
+        return plain
+
+    async def failing() -> Any:
+        await asyncio.sleep(0.7)
+        raise RuntimeError("it is not made")
+
     @longrun.agent(name="handling")
     async def handling(request: Any) -> AsyncIterator[str]:
         yield "handled"
@@ -43,6 +53,8 @@ def agents() -> list[Any]:
         *found.values(),
         Served(found["responses-tools"], "gpt-test"),
         Served(made, "made"),
+        Served(slow, "slow"),
+        Served(failing, "failing"),
         handling,
         *(reading(each, found[f"{each}-plain"].model) for each in ("chat", "litellm")),
     ]

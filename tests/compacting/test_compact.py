@@ -18,6 +18,7 @@ from longrun.history.context_compaction import INTRODUCTION
 from tests.compacting.agents import SUMMARY, agents
 from tests.provider.agents import LOOK, script
 from tests.provider.server import Provider
+from tests.reading import Wire
 from tests.servers import SEALED, Replica
 
 AGENTS = ("responses-tools", "chat-tools", "litellm-tools")
@@ -234,6 +235,34 @@ async def test_an_agent_that_is_made_for_the_run(pair: list[Replica]) -> None:
     async with client_of(pair[0]) as client:
         compacted = await client.responses.compact(model="made", input="I like blue.")
     assert compacted.output[-1].type == "compaction"
+
+
+async def test_one_that_takes_long_begins_with_spaces(pair: list[Replica]) -> None:
+    asked = {"model": "slow", "input": "I like blue."}
+    path = f"{pair[0].base_url}/responses/compact"
+    async with await Wire.open(path, method="POST", json=asked) as wire:
+        assert wire.status == 200
+        assert wire.headers["content-type"] == "application/json"
+        body = bytes(await wire.rest())
+    assert wire.complete
+    assert body.startswith(b" ")
+    assert json.loads(body)["output"][-1]["type"] == "compaction"
+    async with client_of(pair[0]) as client:
+        compacted = await client.responses.compact(**asked)
+    assert compacted.output[-1].type == "compaction"
+
+
+async def test_one_that_fails_after_that_breaks_off(pair: list[Replica]) -> None:
+    """An answer without output would be the end of a session's history."""
+    asked: Any = {"model": "failing", "input": "I like blue."}
+    path = f"{pair[0].base_url}/responses/compact"
+    async with await Wire.open(path, method="POST", json=asked) as wire:
+        body = bytes(await wire.rest())
+    assert not wire.complete
+    assert body.strip() == b""
+    async with client_of(pair[0]) as client:
+        with pytest.raises(openai.APIConnectionError):
+            await client.responses.compact(**asked)
 
 
 @pytest.mark.parametrize(

@@ -101,13 +101,21 @@ async def test_agents_models_and_tools(
                 store=False,
                 extra_headers={"traceparent": "00-nonsense"},
             )
+            compacted = await client.responses.compact(
+                model="responses-plain",
+                input=CANARY,
+                extra_headers={"traceparent": f"00-{CLIENT_TRACE}-{CLIENT_SPAN}-01"},
+            )
             assert unsampled.status == odd.status == "completed"
         # What has not been sent yet is sent when it stops.
         replica.signal(signal.SIGTERM)
         assert replica.wait() == 0
     spans = collector.of(CLIENT_TRACE)
     root = root_of(spans)
-    assert root.parent_id == CLIENT_SPAN
+    [compaction] = [span for span in spans if span.name == "compact responses-plain"]
+    assert compaction.parent_id == root.parent_id == CLIENT_SPAN
+    assert compaction.attributes["gen_ai.usage.input_tokens"] == compacted.usage.input_tokens
+    assert not compaction.failed
     assert made.usage is not None
     assert root.attributes["gen_ai.usage.output_tokens"] == made.usage.output_tokens
     chats = [span for span in spans if span.attributes.get("gen_ai.operation.name") == "chat"]

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agents import Agent
 from openai import APIStatusError
@@ -32,6 +32,9 @@ from longrun.history.continuation import told
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 
+if TYPE_CHECKING:
+    from longrun.execution.tracing.tracer import Tracer
+
 log = logging.getLogger("longrun.execution.compactor")
 
 _REFUSED: Final = frozenset({400, 413, 422})
@@ -52,6 +55,7 @@ class Compactor:
         application: says with which configuration agents run.
         state: gives what its lifespan has given.
         check_open: raises where nothing may begin here.
+        tracer: makes a span of each compaction; None: nothing is traced.
 
     Raises:
         ConfigurationError: LONGRUN_COMPACTION_AGENT is not served, or has no model.
@@ -65,12 +69,14 @@ class Compactor:
         *,
         state: Callable[[], Any],
         check_open: Callable[[], None],
+        tracer: "Tracer | None" = None,
     ) -> None:
         self._registry = registry
         self._application = application
         self._settings = settings
         self._state_now = state
         self._check_open = check_open
+        self._tracer = tracer
         self._live: Counter[str] = Counter()
         if settings.compaction_agent not in ("", *registry.names()):
             raise ConfigurationError(
@@ -97,10 +103,18 @@ class Compactor:
         outcome = "failed"
         with self._counted(request):
             try:
-                summary = await self._summarized(request)
+                summary = await self._traced(request)
                 outcome = "done"
             finally:
                 metrics.context_compactions.labels(request.agent, "request", outcome).inc()
+        return summary
+
+    async def _traced(self, request: RunRequest) -> Summary:
+        if self._tracer is None:
+            return await self._summarized(request)
+        with self._tracer.compaction(request) as note:
+            summary = await self._summarized(request)
+            note(summary.usage)
         return summary
 
     async def _summarized(self, request: RunRequest) -> Summary:

@@ -3,7 +3,6 @@
 (What happens to the logs of finished responses, `store/compaction.py`, is another thing.)
 """
 
-import asyncio
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Literal, Protocol
@@ -11,9 +10,8 @@ from typing import Any, Literal, Protocol
 from openai.types.responses import ResponseCompactionItem, ResponseUsage
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from longrun import ids
 from longrun.assembly.usage import UsageSum
@@ -23,7 +21,7 @@ from longrun.http.access import caller_of
 from longrun.http.answers import JSONAnswer
 from longrun.http.asked import Asked, AskedBody
 from longrun.http.rates import say_tokens
-from longrun.http.streams import until_disconnected
+from longrun.http.waiting import Spaces
 from longrun.operations import operation
 from longrun.protocol import RunRequest
 from longrun.store.context_compactions import ContextCompactions
@@ -86,6 +84,7 @@ class CompactAPI:
         models: ask for summaries.
         compactions: sign what clients keep.
         limits: count what was spent.
+        keepalive_interval: seconds of silence after which an answer that takes long sends a space.
     """
 
     def __init__(
@@ -96,12 +95,14 @@ class CompactAPI:
         compactions: ContextCompactions,
         limits: SharedLimits,
         cell: str,
+        keepalive_interval: float,
     ) -> None:
         self._asked = asked
         self._models = models
         self._compactions = compactions
         self._limits = limits
         self._cell = cell
+        self._keepalive_interval = keepalive_interval
 
     def routes(self) -> list[BaseRoute]:
         """The route, the same at the root and under `/v1`."""
@@ -111,33 +112,49 @@ class CompactAPI:
         ]
 
     @operation(CompactedContext, body=CompactContext, errors=(404, 421, 429))
-    async def compact(self, request: Request) -> Response:
+    async def compact(self, request: Request) -> ASGIApp:
         """`POST /responses/compact`: compact a context, which later requests then take."""
         asked = await self._asked.of(request, CompactContext.parse)
         await self._check_tokens(request, asked)
         await self._asked.creations.take_run(caller_of(request))
-        summary = await _unless_gone(self._models.summarize(asked), request.receive)
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            spaces = Spaces(self._keepalive_interval)
+            coming = _outcome(self._models.summarize(asked))
+            gone, outcome = await spaces.wait(coming, receive, send)
+            if gone:
+                raise BadRequest("The connection was closed before the context was compacted.")
+            if isinstance(outcome, Exception):
+                # An answer that has begun breaks off by it: there is no compaction that says so,
+                # and clients would put an empty one in the place of their history.
+                raise outcome
+            assert outcome is not None
+            compacted = JSONAnswer(await self._compacted(asked, outcome))
+            await spaces.end_with(compacted, scope, receive, send)
+
+        return answer
+
+    async def _compacted(self, asked: RunRequest, summary: Summary) -> dict[str, Any]:
+        """The compaction that a summary makes, whose tokens are counted."""
         spent = summary.usage.total_tokens
         if spent:
             await self._limits.spend(spent, asked.principal, asked.allowance.account)
         content = await self._compactions.content(Compacted(summary.text), asked.principal)
         assert asked.context is not None
-        return JSONAnswer(
-            {
-                "id": asked.response_id,
-                "object": "response.compaction",
-                "created_at": int(time.time()),
-                "output": [
-                    *self._kept(asked.context.items),
-                    {
-                        "id": ids.new_item_id(COMPACTION, self._cell),
-                        "type": COMPACTION,
-                        "encrypted_content": content,
-                    },
-                ],
-                "usage": summary.usage.as_json(),
-            }
-        )
+        return {
+            "id": asked.response_id,
+            "object": "response.compaction",
+            "created_at": int(time.time()),
+            "output": [
+                *self._kept(asked.context.items),
+                {
+                    "id": ids.new_item_id(COMPACTION, self._cell),
+                    "type": COMPACTION,
+                    "encrypted_content": content,
+                },
+            ],
+            "usage": summary.usage.as_json(),
+        }
 
     async def _check_tokens(self, request: Request, asked: RunRequest) -> None:
         """Whether there are tokens left of the day's.
@@ -166,27 +183,6 @@ class CompactAPI:
                 if isinstance(content, str)
                 else content,
             }
-
-
-async def _unless_gone(asking: Coroutine[Any, Any, Summary], receive: Receive) -> Summary:
-    """What is asked for, unless its client goes away meanwhile, for whom alone it is made.
-
-    Raises:
-        BadRequest: the client has closed its half of the connection, at least.
-    """
-    async with asyncio.TaskGroup() as group:
-        made = group.create_task(_outcome(asking))
-        leaving = group.create_task(until_disconnected(receive))
-        await asyncio.wait((made, leaving), return_when=asyncio.FIRST_COMPLETED)
-        gone = not made.done()
-        leaving.cancel()
-        made.cancel()
-    if gone:
-        raise BadRequest("The connection was closed before the context was compacted.")
-    outcome = made.result()
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
 
 
 async def _outcome(asking: Coroutine[Any, Any, Summary]) -> Summary | Exception:

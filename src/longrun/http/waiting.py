@@ -1,9 +1,9 @@
-"""The plain answer to a foreground request, as an ASGI application: it comes when the run has
-ended, and spaces before it when that takes long, which JSON may begin with."""
+"""Plain answers that take long: spaces come before them, which JSON may begin with. And the one to
+a foreground request, as an ASGI application, which comes when the run has ended."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -15,6 +15,8 @@ from longrun.http.answers import JSONAnswer, as_response, error_answer
 from longrun.http.streams import until_disconnected
 from longrun.store.responses import StoredResponse
 
+T = TypeVar("T")
+
 SPACE: Final = b" "
 
 _HEADERS: Final = [
@@ -23,6 +25,53 @@ _HEADERS: Final = [
     # Else nginx keeps the spaces to itself.
     (b"x-accel-buffering", b"no"),
 ]
+
+
+class Spaces:
+    """Keeps the connection of an answer that is waited for. Until the first interval is over
+    nothing is sent; then the answer begins, with status 200, and each interval brings a space.
+
+    Args:
+        interval: seconds of silence after which a space is sent.
+
+    Attributes:
+        begun: the answer has begun.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self.begun = False
+        self._interval = interval
+
+    async def wait(
+        self, coming: Coroutine[Any, Any, T], receive: Receive, send: Send
+    ) -> tuple[bool, T | None]:
+        """Wait for what raises nothing. Whether the client has gone before it; else what came."""
+        async with asyncio.TaskGroup() as group:
+            made = group.create_task(coming)
+            leaving = group.create_task(until_disconnected(receive))
+            while not (made.done() or leaving.done()):
+                done, _ = await asyncio.wait(
+                    (made, leaving), timeout=self._interval, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    await self._send_one(send)
+            gone = not made.done()
+            leaving.cancel()
+            made.cancel()
+        return gone, None if gone else made.result()
+
+    async def _send_one(self, send: Send) -> None:
+        if not self.begun:
+            self.begun = True
+            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        await send({"type": "http.response.body", "body": SPACE, "more_body": True})
+
+    async def end_with(self, answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, or of one that has begun its body."""
+        if self.begun:
+            await send({"type": "http.response.body", "body": bytes(answer.body)})
+        else:
+            await answer(scope, receive, send)
 
 
 class WaitedAnswer:
@@ -62,46 +111,16 @@ class WaitedAnswer:
         self._left = left
         self._ended = ended
         self._unfinished = unfinished
-        self._begun = False
+        self._spaces = Spaces(keepalive_interval)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._tail:
-            gone, stored = await self._wait(receive, send)
+            gone, stored = await self._spaces.wait(self._until_ended(), receive, send)
         if gone:
             await self._left()
             stored = await self._read()
         answer = await self._answer(stored, gone=gone)
-        if self._begun:
-            await send({"type": "http.response.body", "body": bytes(answer.body)})
-        else:
-            await answer(scope, receive, send)
-
-    async def _wait(
-        self, receive: Receive, send: Send
-    ) -> tuple[bool, StoredResponse | LongrunError | None]:
-        """Wait for the end, with spaces. Whether the client has gone before it; else what there
-        is then."""
-        async with asyncio.TaskGroup() as group:
-            ending = group.create_task(self._until_ended())
-            leaving = group.create_task(until_disconnected(receive))
-            while not (ending.done() or leaving.done()):
-                done, _ = await asyncio.wait(
-                    (ending, leaving),
-                    timeout=self._keepalive_interval,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if not done:
-                    await self._send_space(send)
-            gone = not ending.done()
-            leaving.cancel()
-            ending.cancel()
-        return gone, None if gone else ending.result()
-
-    async def _send_space(self, send: Send) -> None:
-        if not self._begun:
-            self._begun = True
-            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-        await send({"type": "http.response.body", "body": SPACE, "more_body": True})
+        await self._spaces.end_with(answer, scope, receive, send)
 
     async def _until_ended(self) -> StoredResponse | LongrunError | None:
         """Wait until the run has ended, or this replica stops, and read what is there: while
@@ -124,11 +143,11 @@ class WaitedAnswer:
         if isinstance(found, StoredResponse):
             if found.finished and self._ended is not None:
                 await self._ended()
-            if found.finished or gone or self._begun:
+            if found.finished or gone or self._spaces.begun:
                 return JSONAnswer(as_response(found))
             raise self._unfinished
         error = found or NotFound("The response was deleted before it ended.")
-        if self._begun:
+        if self._spaces.begun:
             return JSONAnswer(self._instead_of(error))
         if isinstance(error, Unreadable):
             return error_answer(error, {"x-should-retry": "false"})

@@ -5,7 +5,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from importlib.metadata import version
 from typing import Final
@@ -30,6 +30,7 @@ from opentelemetry.trace import (
 
 from longrun import ids
 from longrun.assembly.usage import UsageSum
+from longrun.errors import LongrunError
 from longrun.execution.outcomes import Outcome
 from longrun.execution.tracing.attempt import Attempt, within
 from longrun.execution.tracing.identity import Identity
@@ -115,19 +116,12 @@ class Tracer:
     def ended(self, request: RunRequest, attempt: int, outcome: Outcome, usage: UsageSum) -> None:
         """A response has ended: its span, from its creation to now."""
         identity = _identity_of(request)
-        context = Context()
-        if identity.caller is not None:
-            flags = TraceFlags(TraceFlags.SAMPLED if identity.caller.sampled else 0)
-            remote = SpanContext(
-                identity.trace_id, identity.caller.span_id, is_remote=True, trace_flags=flags
-            )
-            context = set_span_in_context(NonRecordingSpan(remote), context)
         began = time.time() - ids.age(request.response_id)
         token = _chosen.set(identity)
         try:
             span = self.tracer.start_span(
                 f"invoke_agent {request.agent}",
-                context=context,
+                context=_above(identity),
                 kind=SpanKind.SERVER,
                 start_time=int(began * 1e9),
                 attributes={
@@ -152,6 +146,37 @@ class Tracer:
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 
+    @contextlib.contextmanager
+    def compaction(self, request: RunRequest) -> Iterator[Callable[[UsageSum], None]]:
+        """Within the block, a context is compacted for a client, which is no run. What is yielded
+        is called with what that took. Its trace is that of the client, or its own."""
+        span = self.tracer.start_span(
+            f"compact {request.agent}",
+            context=_above(_identity_of(request)),
+            kind=SpanKind.SERVER,
+            attributes={
+                "gen_ai.agent.name": request.agent,
+                "longrun.compaction.id": request.response_id,
+                "longrun.replica": self._replica_id,
+            },
+        )
+
+        def note(usage: UsageSum) -> None:
+            span.set_attribute("gen_ai.usage.input_tokens", usage.input_tokens)
+            span.set_attribute("gen_ai.usage.output_tokens", usage.output_tokens)
+
+        with trace.use_span(
+            span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+        ):
+            try:
+                yield note
+            except BaseException as error:
+                # Its message may have what was said.
+                code = error.code if isinstance(error, LongrunError) else type(error).__name__
+                span.set_attribute("error.type", code or "server_error")
+                span.set_status(Status(StatusCode.ERROR))
+                raise
+
     def close(self) -> None:
         """Send what is left. Blocks, but not for long: what no collector takes is given up."""
         # The exporter goes on trying for longer than it is told.
@@ -162,6 +187,17 @@ class Tracer:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._exporter.shutdown()
         self._provider.shutdown()
+
+
+def _above(identity: Identity) -> Context:
+    """With the span of the client that asked, if it said which."""
+    if identity.caller is None:
+        return Context()
+    flags = TraceFlags(TraceFlags.SAMPLED if identity.caller.sampled else 0)
+    remote = SpanContext(
+        identity.trace_id, identity.caller.span_id, is_remote=True, trace_flags=flags
+    )
+    return set_span_in_context(NonRecordingSpan(remote), Context())
 
 
 def _identity_of(request: RunRequest) -> Identity:
