@@ -106,24 +106,31 @@ class Attempts:
     async def create(self, new: NewResponse, start: Start, handle: Handle) -> None:
         """Create a response, and run it. What goes wrong with the first is told by
         `handle.prepared`."""
-        try:
-            await self._responses.create(new)
-        except Exception as error:
-            handle.prepared.set_exception(error)
-            return
-        handle.prepared.set_result(None)
-        async with self._ending_in_words(handle):
-            await handle.until_answered()
-            await self._starts.turn()
-            run_started(new.request, handle.attempt, self._claims.replica_id)
-            request = new.request
-            if request.conversation_id is not None or request.context is None:
-                request = await self._responses.histories.with_context(request)
-            if not start.copied:
-                await self._run(handle, request, start)
+        with contextlib.ExitStack() as until_answered:
+            until_answered.enter_context(self._starts.coming())
+            try:
+                await self._responses.create(new)
+            except Exception as error:
+                handle.prepared.set_exception(error)
                 return
-            with self._replays.one() as replay:
-                await self._run(handle, request, dataclasses.replace(start, replay=replay))
+            handle.prepared.set_result(None)
+            async with self._ending_in_words(handle):
+                await handle.until_answered()
+                until_answered.close()
+                with self._starts.one() as turn:
+                    await turn.begin()
+                    await self._begin(new.request, dataclasses.replace(start, turn=turn), handle)
+
+    async def _begin(self, request: RunRequest, start: Start, handle: Handle) -> None:
+        """Run a response that was just created."""
+        run_started(request, handle.attempt, self._claims.replica_id)
+        if request.conversation_id is not None or request.context is None:
+            request = await self._responses.histories.with_context(request)
+        if not start.copied:
+            await self._run(handle, request, start)
+            return
+        with self._replays.one() as replay:
+            await self._run(handle, request, dataclasses.replace(start, replay=replay))
 
     def journals(self, claims: Sequence[Claim]) -> Journals:
         """What is left of these, to be resumed in this order."""

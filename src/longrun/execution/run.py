@@ -63,6 +63,7 @@ from longrun.execution.replay.tool_calls import ToolEnds
 from longrun.execution.replays import Replay
 from longrun.execution.run_states import NO_LONGER_FITS
 from longrun.execution.served import AgentFactory, made
+from longrun.execution.starts import Turn
 from longrun.execution.steering import Steering, Store
 from longrun.execution.takeover import add_recorded_usage
 from longrun.history.continuation import told
@@ -84,6 +85,7 @@ class Start:
 
     `begins_with` is the name of the agent that begins it, if that is not the one that is asked for.
     `replay` is its turn to be replayed, of one that is taken over.
+    `turn` is its turn to start, of one that was just created.
     `goes_on` is what it goes on from, if it answers approvals; `waited` the same of a handler.
     `copied` are the steps that it was forked with.
     `steers` are the messages that were put into it before.
@@ -95,6 +97,7 @@ class Start:
     copied: Sequence[Step] = ()
     begins_with: str | None = None
     replay: Replay | None = None
+    turn: Turn | None = None
     goes_on: GoesOn | None = None
     waited: Waited | None = None
     steers: Sequence[Steer] = ()
@@ -137,6 +140,7 @@ class Run:
         self._display = Display(start.assembler, start.run_log, handle.got_on)
         self._begins_with = start.begins_with
         self._replay = start.replay
+        self._turn = start.turn
         self._waited = start.waited
         earlier = start.waited.recorded if start.waited is not None else ()
         self._journal = Journal([*earlier, *start.steps], start.copied)
@@ -233,6 +237,8 @@ class Run:
         """What comes now is done for the first time."""
         if self._replay is not None:
             self._replay.over()
+        if self._turn is not None:
+            self._turn.over()
 
     async def _at_boundary(self) -> None:
         """Between two steps: where a run is handed over at drain, so that none is done twice.
