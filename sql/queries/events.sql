@@ -336,28 +336,31 @@ WHERE page.bytes_from - page.bytes < :limit
 ORDER BY page.last;
 
 -- name: read_stream
--- What the stream of a principal's response begins with: its status, and chunks after a cursor as
--- read_page has them. Nothing: it is not there, or not theirs; a row without a chunk: nothing comes
--- after the cursor, and the log ends with `reached`. With :settled, of one that ended more than so many seconds ago there is such a
--- row, too, and `ended`: when that was, for a standby to be asked. With :ended that is done: a standby
--- that has this end has all of it.
-SELECT response.status, page.first, page.last, page.data,
-    CASE WHEN page.last IS NULL THEN (
+-- What the stream of a principal's response begins with: its status, with which number its log ends,
+-- and chunks after a cursor as read_page has them; none without a cursor. Nothing: it is not there, or
+-- not theirs; a row without a chunk: nothing comes after the cursor. With :settled, of one that ended
+-- more than so many seconds ago there is such a row, too, and `ended`: when that was, for a standby to
+-- be asked. With :ended that is done: a standby that has this end has all of it.
+SELECT response.status, page.first, page.last, page.data, response.reached
+-- optional :settled
+    , response.ended
+-- end
+FROM (
+    SELECT response.id, response.status, (
         SELECT chunk.last FROM longrun.event_chunks AS chunk
         WHERE chunk.response_id = response.id ORDER BY chunk.last DESC LIMIT 1
-    ) END AS reached
+    ) AS reached
 -- optional :settled
-    , settled.ended
+        , CASE
+            WHEN response.finished_at < now() - make_interval(secs => :settled)
+            THEN response.finished_at
+        END AS ended
 -- end
-FROM longrun.responses AS response
--- optional :settled
-CROSS JOIN LATERAL (
-    SELECT CASE
-        WHEN response.finished_at < now() - make_interval(secs => :settled)
-        THEN response.finished_at
-    END AS ended
-) AS settled
--- end
+    FROM longrun.responses AS response
+    WHERE response.id = :response_id AND response.principal = :principal AND response.stored
+        AND response.finished_at = :ended -- optional
+    OFFSET 0 -- one
+) AS response
 LEFT JOIN LATERAL (
     SELECT chunk.first, chunk.last, chunk.data, chunk.bytes,
         sum(chunk.bytes) OVER (ORDER BY chunk.last) AS bytes_through
@@ -373,15 +376,62 @@ LEFT JOIN LATERAL (
         FROM longrun.event_chunks AS chunk
         WHERE chunk.response_id = response.id AND chunk.last > :cursor
 -- optional :settled
-            AND settled.ended IS NULL
+            AND response.ended IS NULL
 -- end
     ) AS chunk
     ORDER BY chunk.last
     LIMIT (SELECT 2000)
 ) AS page ON page.bytes_through - page.bytes < :limit
-WHERE response.id = :response_id AND response.principal = :principal AND response.stored
-    AND response.finished_at = :ended -- optional
 ORDER BY page.last;
+
+-- name: read_streams
+-- read_stream for many streams that begin at the same time, each with its number, `n`. Each has at most
+-- :most chunks and about :limit bytes; a chunk that is larger than :largest is left out, with all that
+-- comes after it.
+SELECT asked.n, response.status, page.first, page.last, page.data, response.reached
+-- optional :settled
+    , response.ended
+-- end
+FROM unnest(:ids::text[], :principals::text[], :cursors::bigint[])
+    WITH ORDINALITY AS asked (id, principal, cursor, n)
+CROSS JOIN LATERAL (
+    SELECT response.status, (
+        SELECT chunk.last FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = asked.id ORDER BY chunk.last DESC LIMIT 1
+    ) AS reached
+-- optional :settled
+        , CASE
+            WHEN response.finished_at < now() - make_interval(secs => :settled)
+            THEN response.finished_at
+        END AS ended
+-- end
+    FROM longrun.responses AS response
+    WHERE response.id = asked.id AND response.principal = asked.principal AND response.stored
+    OFFSET 0 -- one: by its key, and not by those of all
+) AS response
+LEFT JOIN LATERAL (
+    SELECT chunk.first, chunk.last, chunk.data, chunk.bytes,
+        sum(chunk.bytes) OVER (ORDER BY chunk.last) AS bytes_through
+    FROM (
+        SELECT chunk.first, chunk.last, chunk.data, octet_length(chunk.data)
+-- optional :sealed
+            + CASE WHEN get_byte(substring(chunk.data FOR 1), 0) = :sealed
+                THEN ('x' || encode(substring(chunk.data FROM 3 FOR 4), 'hex'))::bit(32)::integer
+                    - octet_length(chunk.data)
+                ELSE 0 END
+-- end
+            AS bytes
+        FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = asked.id AND chunk.last > asked.cursor
+-- optional :settled
+            AND response.ended IS NULL
+-- end
+    ) AS chunk
+    ORDER BY chunk.last
+    LIMIT (SELECT :most::integer)
+) AS page ON page.bytes_through - page.bytes < :limit AND page.bytes <= :largest
+WHERE asked.n % 1 = 0 -- keeps its plan, as in append_log
+ORDER BY asked.n, page.last;
 
 -- name: read_length
 -- How many events the log has.

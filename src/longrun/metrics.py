@@ -47,6 +47,14 @@ fenced = Counter(
     "Appends refused because another attempt holds the response.",
     registry=registry,
 )
+stream_looks = Counter(
+    "longrun_stream_looks",
+    "Statements that read what streams begin with, of one or of several streams.",
+    registry=registry,
+)
+streams_looked_up = Counter(
+    "longrun_streams_looked_up", "Streams whose beginnings they read.", registry=registry
+)
 announcements = Counter("longrun_announcements", "NOTIFY messages sent.", registry=registry)
 standby_reads = Counter(
     "longrun_standby_reads",

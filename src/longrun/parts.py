@@ -183,6 +183,7 @@ class Parts:
         self.store_parts = Supervisor()
         self.store_parts.add("log_writer", self.writer.run)
         self.store_parts.add("creation_writer", self.creations.run)
+        self.store_parts.add("joining", self.event_log.joining.run)
         self.store_parts.add("announcer", self.announcer.run)
         self.store_parts.add("listener", self.listener.run)
         self.store_parts.add("hub", self.hub.run)

@@ -196,8 +196,10 @@ class Hub:
 
     def start_ring(self, topic: Topic, end: Chunk) -> None:
         """A reader has found the end of the log there. What was announced while it looked is
-        fetched now: nothing else would tell of it before the next poll."""
+        fetched now, and what a ring that was there before lacks: nothing else would tell of it
+        before the next poll."""
         topic.start_ring(end)
+        topic.announced = max(topic.announced, end.last)
         self._tell(topic)
 
     def _tell(self, topic: Topic) -> None:

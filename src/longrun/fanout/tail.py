@@ -103,6 +103,13 @@ class Tail:
         return self.cursor + self._moved if self.cursor >= 0 else self.cursor
 
     @property
+    def is_covered(self) -> bool:
+        """Whether the ring has all that comes after the cursor, and the log goes on, as far as is
+        known here: of Postgres only needs to be asked whether the response is still there."""
+        topic = self._topic
+        return topic.covers(self.cursor) and not topic.is_settled and not self._moved
+
+    @property
     def sent_away(self) -> bool:
         """Whether its reader is to go on elsewhere: this replica stops, or has lost Postgres."""
         return self._reader.leaving or self._reader.sated

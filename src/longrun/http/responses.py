@@ -364,7 +364,7 @@ class ResponsesAPI:
             if query.skips:
                 begun = await self._skipped(query, await self._known(response_id, reader), tail)
             if begun is None:
-                begun = await self._begun(response_id, reader, tail.stored_cursor)
+                begun = await self._begun(response_id, reader, tail)
             if is_terminal(begun.status) and "last-event-id" in request.headers:
                 chunks = begun.chunks
                 end = chunks[-1] if chunks else await self._log.end_unscoped(response_id)
@@ -391,13 +391,28 @@ class ResponsesAPI:
         await catch_up.last_events(tail, self._log, stored.id, query.last)
         return None
 
-    async def _begun(self, response_id: str, reader: str, cursor: int) -> Begun:
-        """What the stream of the reader's response begins with. What takes longer is waited for in
-        the stream, which has heartbeats."""
+    async def _begun(self, response_id: str, reader: str, tail: Tail) -> Begun:
+        """What the stream of the reader's response begins with, or nothing where the ring has that.
+        What takes longer is waited for in the stream, which has heartbeats.
+
+        Raises:
+            NotFound: there is no such response now, or it is another's. Nothing that is known here
+                says that it is there: it may have been deleted by another replica.
+        """
         begun = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BEGIN_WAIT):
-                begun = await self._log.join(response_id, reader, cursor, self._settings.page_bytes)
+                if tail.is_covered:
+                    begun = await self._log.join(response_id, reader, None, 0)
+                    if begun is None:
+                        raise response_not_found(response_id)
+                    if not is_terminal(begun.status):
+                        return begun
+                begun = await self._log.join(
+                    response_id, reader, tail.stored_cursor, self._settings.page_bytes
+                )
+                if begun is None:
+                    raise response_not_found(response_id)
         if begun is None:
             begun = Begun((await self._known(response_id, reader)).status, [])
         return begun

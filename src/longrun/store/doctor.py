@@ -209,7 +209,7 @@ def _durability(row: Row) -> Finding:
 
 
 def _connections(row: Row, settings: Settings) -> Finding:
-    each = settings.pool_size + 6
+    each = settings.pool_size + 7
     said = f"{row['used']} of {row['connections']} in use; a replica takes up to {each}"
     if row["connections"] - row["used"] < each:
         return Finding(

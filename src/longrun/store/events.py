@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from asyncpg import Record
 
@@ -12,12 +12,9 @@ from longrun.errors import Unreadable
 from longrun.protocol import Status
 from longrun.store import sealing as places
 from longrun.store.database import Database, unavailable_if_gone
+from longrun.store.joining import Joining
 from longrun.store.records import Chunk, Ended
 from longrun.store.sealing import ITEM_EVENT
-from longrun.store.standby import SETTLED
-
-MOST_CHUNKS: Final = 2000
-"""Of a page, as the queries have it."""
 
 
 @dataclass(slots=True)
@@ -40,7 +37,11 @@ class Begun(NamedTuple):
 
 class EventLog:
     """The event log as readers see it: committed chunks only, in order, opened where they are
-    sealed. Every method that gives chunks may raise `Unreadable`, but for `news_unscoped`."""
+    sealed. Every method that gives chunks may raise `Unreadable`, but for `news_unscoped`.
+
+    Attributes:
+        joining: reads what streams begin with.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -48,6 +49,7 @@ class EventLog:
         self._sealing = database.sealing
         self._sealed = places.VERSION if database.sealing.knows_keys else None
         self._standby = database.standby
+        self.joining = Joining(database)
 
     async def begin(
         self, response_id: str, principal: str, cursor: int, limit: int
@@ -63,36 +65,26 @@ class EventLog:
         begun = await self.join(response_id, principal, cursor, limit)
         return begun if begun is None or begun.chunks or begun.ended else None
 
-    async def join(self, response_id: str, principal: str, cursor: int, limit: int) -> Begun | None:
-        """As `begin`, also where nothing comes after the cursor. None: it is not there, or not
-        theirs.
+    async def join(
+        self, response_id: str, principal: str, cursor: int | None, limit: int
+    ) -> Begun | None:
+        """As `begin`, also where nothing comes after the cursor; and without a cursor, to know no
+        more than how the response stands. Those that come at the same time are asked for together,
+        and have less then. None: it is not there, or not theirs.
 
         Raises:
             Unavailable: Postgres is away.
         """
-        standby = self._standby.is_fit
-        query = self._database.queries.bind(
-            "read_stream",
-            response_id=response_id,
-            principal=principal,
-            cursor=cursor,
-            limit=limit,
-            sealed=self._sealed,
-            settled=SETTLED if standby else None,
-            ended=None,
-        )
-        rows = await self._database.fetch(*query)
-        if rows and standby and rows[0]["ended"] is not None:
-            ended = Ended(principal, rows[0]["ended"])
-            return Begun(rows[0]["status"], [], ended, rows[0]["reached"])
+        rows = await self.joining.find(response_id, principal, cursor, limit)
         if not rows:
             return None
+        status, reached, ended = rows[0]["status"], rows[0]["reached"], rows[0].get("ended")
+        if ended is not None:
+            return Begun(status, [], Ended(principal, ended), reached)
         chunks = self._chunks(response_id, rows)
-        reached = rows[0]["reached"]
-        if chunks and len(chunks) < MOST_CHUNKS and sum(len(c.data) for c in chunks) < limit:
-            # Another one would have been taken along.
-            reached = chunks[-1].last
-        return Begun(rows[0]["status"], chunks, reached=reached)
+        if chunks and chunks[-1].last != reached:
+            reached = None
+        return Begun(status, chunks, reached=reached)
 
     async def ended_page(
         self, response_id: str, ended: Ended, cursor: int, limit: int
