@@ -218,6 +218,25 @@ class TestCancel:
         finished_one = await finished(two[0], done)
         assert (await clients[1].responses.cancel(done)).to_dict() == finished_one
 
+    async def test_a_foreground_one_that_is_live(
+        self, two: list[Replica], clients: list[AsyncOpenAI]
+    ) -> None:
+        """Its client may be gone, as that of a WebSocket here; or be there, and hear of it."""
+        said = script(deltas=1000, pause=0.1)
+        async with clients[0].responses.connect() as connection:
+            await connection.response.create(model="scripted", input=said)
+            begun = await connection.recv()
+        assert begun.type == "response.created"
+        cancelled = await clients[1].responses.cancel(begun.response.id)
+        assert cancelled.status == "cancelled"
+        again = await clients[0].responses.cancel(begun.response.id)
+        assert again.to_dict() == cancelled.to_dict()
+        stream = await clients[0].responses.create(model="scripted", input=said, stream=True)
+        events = [await anext(aiter(stream))]
+        await clients[1].responses.cancel(events[0].response.id)
+        events += [event async for event in stream]
+        assert (events[-1].type, events[-1].response.status) == ("response.failed", "cancelled")
+
     async def test_only_of_the_background(self, clients: list[AsyncOpenAI]) -> None:
         response = await create(clients[0], "hello")
         with pytest.raises(openai.BadRequestError) as raised:

@@ -430,12 +430,16 @@ class ResponsesAPI:
 
     @operation(ResponseObject)
     async def cancel(self, request: Request) -> Response:
-        """`POST /responses/{id}/cancel`: cancel a background response, on any replica."""
+        """`POST /responses/{id}/cancel`: cancel a background response, or a foreground one that is
+        live, on any replica."""
         response_id, principal = request.path_params["id"], principal_of(request)
         stored = await self._known(response_id, principal)
-        if not stored.background:
+        if stored.finished and not (stored.background or stored.status == "cancelled"):
+            # Of a live one nobody can tell here whether its client has gone, whom it goes on
+            # without after a takeover, over a WebSocket, or where that is set.
             raise BadRequest(
-                "Only background responses can be cancelled; to stop this one, disconnect.",
+                "Only background responses can be cancelled, and foreground ones while they are "
+                f"live: this one has ended ({stored.status}).",
                 param="id",
             )
         if not stored.finished:
