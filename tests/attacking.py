@@ -51,8 +51,19 @@ async def connect(replica: Replica, receive_buffer: int | None = None) -> socket
     connection.setblocking(False)
     if receive_buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await asyncio.get_running_loop().sock_connect(connection, address(replica))
+    with closed_if_not(connection):
+        await asyncio.get_running_loop().sock_connect(connection, address(replica))
     return connection
+
+
+@contextlib.contextmanager
+def closed_if_not(connection: socket.socket) -> Iterator[None]:
+    """Close a connection if the block fails: nobody has it then."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 async def say(connection: socket.socket, data: bytes) -> None:
@@ -62,8 +73,9 @@ async def say(connection: socket.socket, data: bytes) -> None:
 async def raw(replica: Replica, data: bytes) -> Wire:
     """Say something on a connection of its own, and read the head of the answer, if one comes."""
     connection = await connect(replica)
-    await say(connection, data)
-    return await answer(connection)
+    with closed_if_not(connection):
+        await say(connection, data)
+        return await answer(connection)
 
 
 async def answer(connection: socket.socket, timeout: float = 20) -> Wire:
@@ -244,8 +256,10 @@ class Peer:
         """
         host, port = address(replica)
         reader, writer = await asyncio.open_connection(host, port, ssl=trusting("h2"))
-        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
         peer = cls(reader, writer)
+        if writer.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
+            writer.transport.abort()
+            raise AssertionError("no HTTP/2")
         if window is not None:
             peer.h2.local_settings.initial_window_size = window
             peer.h2.local_settings.acknowledge()

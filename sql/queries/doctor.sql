@@ -30,25 +30,6 @@ SELECT pg_backend_pid();
 -- Whether it is heard on another connection that listens to this channel.
 SELECT pg_notify($1, $2);
 
--- name: examine_replicas
--- Each replica that is alive or holds responses. `locked`: its lock is held, so its process lives.
-SELECT replica.id, replica.hostname, replica.pid, replica.version,
-    extract(epoch FROM now() - replica.started_at)::double precision AS age,
-    extract(epoch FROM replica.lease_until - now())::double precision AS lease,
-    hashtextextended('longrun replica ' || replica.id, 0) IN (
-        SELECT held.classid::bigint << 32 | held.objid::bigint FROM pg_locks AS held
-        WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
-    ) AS locked,
-    (
-        SELECT count(*) FROM longrun.responses
-        WHERE status = 'in_progress' AND replica_id = replica.id
-    ) AS runs
-FROM longrun.replicas AS replica
-WHERE replica.lease_until > now() OR EXISTS (
-    SELECT FROM longrun.responses WHERE status = 'in_progress' AND replica_id = replica.id
-)
-ORDER BY replica.started_at;
-
 -- name: count_expired
 -- What `longrun prune` would delete: finished so many seconds ago.
 SELECT count(*) AS due FROM longrun.responses

@@ -159,10 +159,16 @@ SELECT
     (SELECT ran_on FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored) AS ran_on;
 
 -- name: list_replicas_unscoped
+-- All that are known, those without a lease included until they are forgotten. `locked`: its lock is
+-- held, so its process lives.
 SELECT replica.id, replica.hostname, replica.pid, replica.version, replica.has_room,
     replica.draining,
     extract(epoch FROM replica.started_at)::double precision AS started_at,
     extract(epoch FROM replica.lease_until - now())::double precision AS lease_seconds,
+    hashtextextended('longrun replica ' || replica.id, 0) IN (
+        SELECT held.classid::bigint << 32 | held.objid::bigint FROM pg_locks AS held
+        WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+    ) AS locked,
     (
         SELECT count(*) FROM longrun.responses AS response
         WHERE response.status = 'in_progress' AND response.replica_id = replica.id

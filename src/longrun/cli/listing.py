@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from longrun.cli.server import connected, in_words
+from longrun.durations import duration
 from longrun.errors import ConfigurationError
 from longrun.http.overview import as_run
 from longrun.jsontext import dumps
@@ -201,17 +202,3 @@ def _table(runs: list[Run], columns: Columns, nothing: str) -> Table | Text:
 def _status(run: Run) -> tuple[str, str]:
     said = "waits for approval" if run["waits"] else run["status"]
     return said, _COLOURS[run["status"]]
-
-
-def duration(seconds: float) -> str:
-    """As in `0.4s`, `12s`, `3m05s`, `2h10m`, `3d04h`."""
-    if seconds < 10:
-        return f"{max(seconds, 0):.1f}s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d{hours:02}h"
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -5,8 +5,9 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from longrun.errors import (
@@ -15,9 +16,10 @@ from longrun.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from longrun.http.limits import MOST_DIGITS, MOST_ESCAPES, Limits, Tally
-from longrun.http.problems import shortened
+from longrun.http.limits import MOST_DIGITS, MOST_ESCAPES, MOST_PARAMETERS, Limits, Tally
+from longrun.http.problems import bad_request, shortened
 from longrun.jsontext import NotJSON, loads
+from longrun.operations import null_is_absent
 
 T = TypeVar("T")
 
@@ -27,6 +29,30 @@ SMALL_BYTES: Final = 64 * 1024
 FREE_BYTES: Final = 16 * 1024
 """The part of each body that is not charged to the budget: while large bodies use it up, ordinary
 requests are still answered."""
+
+
+class Body(BaseModel):
+    """A body whose parameters are checked one by one. A `null` counts as not given."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=null_is_absent)
+
+    @classmethod
+    def parse(cls, body: Any) -> Self:
+        """Check a decoded body.
+
+        Raises:
+            BadRequest: names the parameter.
+        """
+        if not isinstance(body, dict):
+            raise BadRequest("The body must be a JSON object.")
+        if len(body) > MOST_PARAMETERS:
+            raise BadRequest(
+                f"The body has more than {MOST_PARAMETERS} parameters.", code="too_many_parameters"
+            )
+        try:
+            return cls.model_validate({k: v for k, v in body.items() if v is not None})
+        except ValidationError as error:
+            raise bad_request(error, body) from None
 
 
 class Budget:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Never, Self, get_args
+from typing import Annotated, Any, Final, Never, get_args
 
 from openai.types.conversations import Conversation as ConversationObject
 from openai.types.conversations import ConversationDeletedResource
 from openai.types.responses.response_includable import ResponseIncludable
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -19,14 +19,14 @@ from longrun.history.continuation import Stored, lost_reference
 from longrun.history.conversation import Before
 from longrun.http.access import principal_of, reader_of
 from longrun.http.answers import JSONAnswer
-from longrun.http.bodies import Bodies
+from longrun.http.bodies import Bodies, Body
 from longrun.http.items import CheckedItems, checked_items
-from longrun.http.limits import MOST_PARAMETERS, is_too_deep
+from longrun.http.limits import is_too_deep
 from longrun.http.lists import Item, ListedItem, ListQuery, as_item, as_list
-from longrun.http.problems import bad_request, item_not_found, shortened
+from longrun.http.problems import item_not_found, shortened
 from longrun.http.requests import Metadata
 from longrun.jsontext import dumps, loads
-from longrun.operations import PageOf, null_is_absent, operation
+from longrun.operations import PageOf, operation
 from longrun.store.conversations import Conversation, ConversationItem, Conversations
 from longrun.store.responses import Responses
 
@@ -37,38 +37,16 @@ MOST_ITEMS: Final = 20
 """Items that one request may add, as with OpenAI."""
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=null_is_absent)
-
-    @classmethod
-    def parse(cls, body: Any) -> Self:
-        """Check a body. A `null` counts as not given.
-
-        Raises:
-            BadRequest: names the parameter.
-        """
-        if not isinstance(body, dict):
-            raise BadRequest("The body must be a JSON object.")
-        if len(body) > MOST_PARAMETERS:
-            raise BadRequest(
-                f"The body has more than {MOST_PARAMETERS} parameters.", code="too_many_parameters"
-            )
-        try:
-            return cls.model_validate({k: v for k, v in body.items() if v is not None})
-        except ValidationError as error:
-            raise bad_request(error, body) from None
+class CreateConversation(Body):
+    items: Annotated[CheckedItems, Field(fail_fast=True)] = Field(default=[])
+    metadata: Metadata = Field(default={})
 
 
-class CreateConversation(_Body):
-    items: Annotated[CheckedItems, Field(fail_fast=True)] = []
-    metadata: Metadata = {}
+class UpdateConversation(Body):
+    metadata: Metadata = Field(default={})
 
 
-class UpdateConversation(_Body):
-    metadata: Metadata = {}
-
-
-class AddItems(_Body):
+class AddItems(Body):
     items: CheckedItems
 
 

@@ -146,6 +146,7 @@ class RunStep(BaseModel):
 
 class Replica(BaseModel):
     """A server process. `has_room`: whether it would take more runs; null: it does not say.
+    `locked`: it holds its lock in Postgres, so it lives, whatever its lease says.
     `events_per_second`: committed in the last five seconds, as of the system."""
 
     id: str
@@ -156,6 +157,7 @@ class Replica(BaseModel):
     draining: bool
     started_at: float
     lease_seconds: float
+    locked: bool
     runs: int
     events_per_second: float
 

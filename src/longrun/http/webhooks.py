@@ -15,11 +15,11 @@ from longrun import ids
 from longrun.errors import BadRequest, Forbidden, NotFound, TooManyRequests
 from longrun.http.access import caller_of, principal_of
 from longrun.http.answers import JSONAnswer
-from longrun.http.bodies import Bodies
+from longrun.http.bodies import Bodies, Body
 from longrun.http.lists import as_list
 from longrun.http.problems import bad_request, shortened
 from longrun.http.query import OF_DIGITS, Text
-from longrun.operations import ListOf, PageOf, null_is_absent, operation
+from longrun.operations import ListOf, PageOf, operation
 from longrun.protocol import WebhookEvent
 from longrun.settings.webhooks import EVENTS
 from longrun.store.webhooks import Document, Endpoint, WebhookEndpoints
@@ -43,25 +43,7 @@ _Name = Annotated[Text, Field(min_length=1, max_length=200)]
 _URL = Annotated[Text, Field(min_length=1, max_length=LONGEST_URL)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra=null_is_absent)
-
-    @classmethod
-    def parse(cls, body: Any) -> Self:
-        """Check a body. A `null` counts as not given.
-
-        Raises:
-            BadRequest: names the parameter.
-        """
-        if not isinstance(body, dict):
-            raise BadRequest("The body must be a JSON object.")
-        try:
-            return cls.model_validate({k: v for k, v in body.items() if v is not None})
-        except ValidationError as error:
-            raise bad_request(error, body) from None
-
-
-class CreateWebhookEndpoint(_Body):
+class CreateWebhookEndpoint(Body):
     """The body of `POST /webhook_endpoints`."""
 
     name: _Name
@@ -69,7 +51,7 @@ class CreateWebhookEndpoint(_Body):
     event_types: _EventTypes
 
 
-class UpdateWebhookEndpoint(_Body):
+class UpdateWebhookEndpoint(Body):
     """The body of `POST /webhook_endpoints/{id}`; what is left out stays as it is."""
 
     name: _Name | None = None
@@ -77,13 +59,13 @@ class UpdateWebhookEndpoint(_Body):
     event_types: _EventTypes | None = None
 
 
-class RotateWebhookSecret(_Body):
+class RotateWebhookSecret(Body):
     """The body of `POST /webhook_endpoints/{id}/rotate_secret`."""
 
     keep_old_secret_active_for_24_hours: bool = False
 
 
-class TestWebhookEndpoint(_Body):
+class TestWebhookEndpoint(Body):
     """The body of `POST /webhook_endpoints/{id}/test`."""
 
     __test__ = False

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import asyncpg
 
+from longrun.durations import duration
 from longrun.errors import ConfigurationError, LongrunError
 from longrun.settings import Settings
 from longrun.store.database import Database
@@ -80,7 +81,7 @@ class _Examination:
             return
         yield await self._checked("rights", "all that a replica needs", check_rights, None)
         yield await self._ring()
-        for finding in of_replicas(await self.database.fetch(queries.examine_replicas)):
+        for finding in of_replicas(await self.database.fetch(queries.list_replicas_unscoped)):
             yield finding
         waiting = await self.database.fetch_row(queries.sample_cluster)
         assert waiting is not None
@@ -237,7 +238,7 @@ def _notifications(used: float) -> Finding:
 
 
 def _transactions(oldest: float) -> Finding:
-    said = f"the longest has been open for {_duration(oldest)}"
+    said = f"the longest has been open for {duration(oldest)}"
     if oldest < LONG_TRANSACTION:
         return _ok("transactions", said)
     return Finding(
@@ -255,8 +256,8 @@ def _vacuum(setting: str) -> Finding:
 
 
 def of_replicas(rows: Sequence[Row]) -> list[Finding]:
-    """What the rows of `examine_replicas` say."""
-    alive = [row for row in rows if row["locked"] and row["lease"] > 0]
+    """What the rows of `list_replicas_unscoped` say."""
+    alive = [row for row in rows if row["locked"] and row["lease_seconds"] > 0]
     dead = [row for row in rows if row not in alive and row["runs"]]
     runs = sum(row["runs"] for row in rows)
     found = [_ok("replicas", f"{len(alive)} alive, with {runs} runs")]
@@ -288,7 +289,7 @@ def of_replicas(rows: Sequence[Row]) -> list[Finding]:
 def of_queue(row: Row, settings: Settings) -> Finding:
     """What the row of `sample_cluster` says."""
     waiting, oldest = row["waiting"], row["oldest"]
-    said = f"{waiting} waiting" + (f", the first for {_duration(oldest)}" if waiting else "")
+    said = f"{waiting} waiting" + (f", the first for {duration(oldest)}" if waiting else "")
     if waiting and (oldest > LONG_WAIT or waiting > FULL * settings.max_queued):
         return Finding(
             "queue",
@@ -300,12 +301,4 @@ def of_queue(row: Row, settings: Settings) -> Finding:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms" if seconds < 1 else _duration(seconds)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h"
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else duration(seconds)
