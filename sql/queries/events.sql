@@ -246,13 +246,25 @@ WITH held AS MATERIALIZED (
         SET requests = excluded.requests, format = excluded.format,
             written_by = excluded.written_by, state = excluded.state
 -- end
+-- optional :told_runs
+), told AS MATERIALIZED (
+    -- After the commit, by nature: how far these logs reach then.
+    SELECT pg_notify(:events_channel::text, string_agg(run.id || ':' || reached.last, ','))
+    FROM unnest(:told_runs::integer[], :told_lasts::bigint[]) AS reached (run, last)
+    JOIN checked AS run ON run.n = reached.run AND run.follows
+    HAVING count(*) > 0
+-- end
 ), durable AS MATERIALIZED (
     -- What is acknowledged must not be lost, whatever the server's default is.
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END
 )
 SELECT checked.n, checked.follows, checked.early, checked.steered
-FROM durable CROSS JOIN checked;
+FROM durable CROSS JOIN checked
+-- optional :told_runs
+LEFT JOIN told ON true
+-- end
+;
 
 -- name: find_chunks
 -- Which of these chunks are in the log, written by these very attempts. Asked when it is not

@@ -42,7 +42,6 @@ from longrun.store.log_writer import LogWriter
 from longrun.store.opening import Opening
 from longrun.store.overview import Overview
 from longrun.store.pulse import Pulse
-from longrun.store.records import Chunk
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
 from longrun.store.ring_check import RingCheck
@@ -101,7 +100,7 @@ class Parts:
         self.ring_check = RingCheck(self.database)
         self.pulse = Pulse(self.database, lost=self.hub.send_elsewhere)
         self.announcer = Announcer(self.database, self.interests)
-        self.writer = LogWriter(self.database, self._committed)
+        self.writer = LogWriter(self.database, self.hub.committed, self.announcer)
         self.host = Host(settings.max_runs, settings.drain_seconds)
         self.tracer = tracer_of(settings, replica_id)
         self.delivering = Delivering(Deliveries(self.database), settings)
@@ -215,10 +214,6 @@ class Parts:
         )
         compaction = Compaction(self.database, fit=lambda: self.ring_check.problem is None)
         self.work_parts.add("compaction", compaction.run)
-
-    def _committed(self, response_id: str, chunks: list[Chunk]) -> None:
-        self.hub.committed(response_id, chunks)
-        self.announcer.announce(response_id, chunks[-1].last)
 
     def _looked(self, alive: list[str]) -> None:
         self.announcer.replicas = len(alive)

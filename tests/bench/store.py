@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 
 from longrun import ids
@@ -111,7 +111,7 @@ class Writing:
 
     Args:
         announcing: announce everything, at most once an interval, whoever reads it.
-        announce: called after each commit with a response and how far it reaches, instead.
+        announcer: announces as ours do, instead.
     """
 
     def __init__(
@@ -120,11 +120,11 @@ class Writing:
         *,
         announcing: bool = False,
         interval: float = 0.0,
-        announce: Callable[[str, int], None] | None = None,
+        announcer: Announcer | None = None,
     ) -> None:
         self._announcer = _Regular(database, interval)
-        self._announce = announce or (self._announcer.announce if announcing else _nothing)
-        self.writer = LogWriter(database, self._committed)
+        self._announce = self._announcer.announce if announcing else _nothing
+        self.writer = LogWriter(database, self._committed, announcer)
 
     def _committed(self, response_id: str, chunks: list[Chunk]) -> None:
         self._announce(response_id, chunks[-1].last)

@@ -5,16 +5,18 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import asyncpg
 import pytest
 
 from longrun import ids
 from longrun.store.announcer import Announcer, control_channel, decode, events_channel
 from longrun.store.database import Database
 from longrun.store.listener import Listener
+from longrun.store.log_writer import LogWriter
 from longrun.supervision import Supervisor
 from tests.postgres import Server
 from tests.reading import eventually
-from tests.storing import connected, migrated, opened, terminate
+from tests.storing import add_response, connected, events, log_of, migrated, opened, terminate
 
 
 @contextlib.asynccontextmanager
@@ -234,3 +236,90 @@ async def test_the_largest_numbers_fit(store: Database, database: Server, last: 
     ):
         announcer.announce("resp_1", last)
         await eventually(lambda: told(messages) == [("resp_1", last)])
+
+
+class TestAlong:
+    """Announcements that an append takes along; the announcer by itself says nothing here."""
+
+    async def test_an_append_says_how_far_its_logs_reach(
+        self, store: Database, database: Server
+    ) -> None:
+        ids = [await add_response(store) for _ in range(2)]
+        channel = events_channel(store.settings.db_schema)
+        async with heard(database.url, channel) as messages, writer_of(store) as writer:
+            for log in [log_of(writer, id_) for id_ in ids]:
+                log.append(events(1, 3))
+            await eventually(lambda: dict(told(messages)) == dict.fromkeys(ids, 3))
+            assert len(messages) == 1
+
+    async def test_not_of_a_run_that_is_fenced(self, store: Database, database: Server) -> None:
+        held, fenced = [await add_response(store) for _ in range(2)]
+        channel = events_channel(store.settings.db_schema)
+        async with heard(database.url, channel) as messages, writer_of(store) as writer:
+            for log in (log_of(writer, fenced, attempt=2), log_of(writer, held)):
+                log.append(events(1, 1))
+            await eventually(lambda: bool(messages))
+            assert told(messages) == [(held, 1)]
+
+    async def test_what_refuses_a_message_does_not_refuse_the_append(
+        self, store: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As when the notification queue is full: it is announced by itself then."""
+        response_id = await add_response(store)
+        async with writer_of(store) as writer:
+            fetch, announcer = writer._lane.fetch, writer._announcer
+            assert announcer is not None
+
+            async def refusing(query: str, *args: object) -> list[asyncpg.Record]:
+                if "pg_notify" in query:
+                    raise asyncpg.ProgramLimitExceededError("too many notifications")
+                return await fetch(query, *args)
+
+            monkeypatch.setattr(writer._lane, "fetch", refusing)
+            log = log_of(writer, response_id)
+            log.append(events(1, 1))
+            await log.flush()
+            assert announcer._reached == {response_id: 1}
+            assert announcer.along({1: response_id}) == []
+
+    @pytest.mark.parametrize(
+        ("replicas", "takes", "every", "goes"),
+        [
+            (2, 0.001, 0.02, True),  # one run at a human pace
+            (2, 0.0006, 0.0008, True),  # many, on two replicas
+            (4, 0.005, 0.005, False),  # a slow disk, and much to write
+            (32, 0.001, 0.002, False),
+            (32, 0.001, 0.2, True),
+        ],
+    )
+    async def test_only_where_hardly_anybody_would_wait_for_the_lock(
+        self,
+        store: Database,
+        monkeypatch: pytest.MonkeyPatch,
+        replicas: int,
+        takes: float,
+        every: float,
+        goes: bool,
+    ) -> None:
+        """Of appends that take so many seconds, and are so many apart."""
+        now = 1000.0
+        monkeypatch.setattr("longrun.store.announcer.time.monotonic", lambda: now)
+        announcer = Announcer(store)
+        announcer.replicas = replicas
+        for _ in range(50):
+            now += every
+            announcer.appended(takes, told=False)
+        assert announcer.along({1: "resp_1", 2: "resp_2"}) == ([1, 2] if goes else [])
+        assert announcer.along({n: f"resp_{n}" for n in range(1000)}) == []
+
+
+@contextlib.asynccontextmanager
+async def writer_of(database: Database) -> AsyncIterator[LogWriter]:
+    """A log writer whose announcer does not run."""
+    writer, stop = LogWriter(database, lambda *_: None, Announcer(database)), asyncio.Event()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(writer.run(stop))
+        try:
+            yield writer
+        finally:
+            stop.set()

@@ -9,6 +9,7 @@ import pytest
 
 from longrun.errors import Fenced, LongrunError, NotStored
 from longrun.store import log_writer
+from longrun.store.batch import NOTHING_TOLD
 from longrun.store.database import Database
 from longrun.store.log_writer import LogWriter
 from longrun.store.records import Chunk, Step
@@ -43,7 +44,7 @@ async def change(database: Database, sql: str, *values: object) -> None:
 
 def columns_of(database: Database) -> dict[str, list[object]]:
     """The parameters of `append_log`, for a batch of nothing."""
-    return {name: [] for name in database.queries._parameters["append_log"]}
+    return {name: [] for name in database.queries._parameters["append_log"]} | NOTHING_TOLD
 
 
 @contextlib.asynccontextmanager

@@ -2,16 +2,18 @@
 
 One message at once when idle, then at most one an interval with all that came in between; the
 interval grows with what a NOTIFY takes and with the number of replicas. Nothing is said of a log
-that nobody reads elsewhere (`interests.py`). Never in the transaction of an
-append: a notifying commit holds a lock that is one for the whole cluster, over its WAL flush. An
-announcement is a hint; one that is lost costs time.
+that nobody reads elsewhere (`interests.py`). A commit that notifies holds a lock that is one for
+the whole cluster, over its WAL flush, so an append takes its announcement along only where hardly
+anybody would have to wait for it: that spares a round trip and a commit. An announcement is a hint;
+one that is lost costs time.
 """
 
 import asyncio
 import logging
+import math
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import asyncpg
@@ -37,7 +39,20 @@ BUSY: Final = 8
 """How many commits a whole rest has to spare a NOTIFY. Where it would be fewer, it is shorter."""
 
 SMOOTHING: Final = 0.2
-"""How much the last NOTIFY counts in what one takes, and in how many commits it spoke of."""
+"""How much the last NOTIFY counts in what one takes, and in how many commits it spoke of; and the
+last append in what that takes."""
+
+LOCKED: Final = 1 / 2
+"""For how much of an append that takes its announcement along it holds the lock, about."""
+
+FIRST_TAKES: Final = 0.0003
+"""Seconds that a NOTIFY is taken to need before there was one."""
+
+TICK: Final = 0.0005
+"""Seconds to which a rest is kept: timers are no more exact either."""
+
+MOST_ALONG: Final = 100
+"""Logs of which an append announces how far they reach: as many as fit into a message."""
 
 REMEMBERED: Final = 10_000
 """Of how many logs it is remembered how far they reach, those last written to."""
@@ -94,6 +109,9 @@ class Announcer:
         self._commits = 0
         self._commits_since = time.monotonic()
         self._rate = 0.0
+        self._rests_until = self._none_along_until = -math.inf
+        self._append_takes = self._appending = 0.0
+        self._appended_at = time.monotonic()
         self.replicas = 1
 
     @property
@@ -107,17 +125,71 @@ class Announcer:
         self._takes += SMOOTHING * (took - self._takes)
         self._rate += SMOOTHING * (commits / max(seconds, 1e-6) - self._rate)
 
-    def announce(self, response_id: str, last: int) -> None:
+    # -- announcements that an append takes along ----------------------------------------------
+
+    def along(self, logs: Mapping[int, str]) -> list[int]:
+        """Of which logs an append that is about to be made announces itself how far they reach.
+
+        Args:
+            logs: the response of each, by any number.
+
+        Returns:
+            The numbers; none: what is to be announced goes by itself, after the commit.
+        """
+        if not self._may_go_along():
+            return []
+        of_interest = self._interests.elsewhere if self._interests is not None else None
+        found = [n for n, id_ in logs.items() if of_interest is None or of_interest(id_)]
+        return found if len(found) <= MOST_ALONG else []
+
+    def _may_go_along(self) -> bool:
+        """Whether an append that notifies would keep those of the others, if they have as much to
+        write as this one, waiting for less time than a NOTIFY takes that goes by itself."""
+        now = time.monotonic()
+        if now + TICK < max(self._rests_until, self._none_along_until):
+            return False
+        held = self._append_takes * LOCKED
+        waiting = (self.replicas - 1) * self._appending * held / 2
+        return waiting < (self._takes or FIRST_TAKES)
+
+    def appended(self, took: float, *, told: bool) -> None:
+        """An append is committed, which took so many seconds.
+
+        Args:
+            told: it has announced something.
+        """
+        now = time.monotonic()
+        share = took / max(now - self._appended_at, took)
+        self._appended_at = now
+        self._append_takes += SMOOTHING * (took - self._append_takes)
+        self._appending += SMOOTHING * (share - self._appending)
+        if told:
+            metrics.announcements.inc()
+            self._rests_until = now - took + self.interval
+
+    def refused(self) -> None:
+        """An append that announces was refused: perhaps the notification queue is full."""
+        self._none_along_until = time.monotonic() + REFUSED_WAIT
+
+    # -- those that go by themselves -----------------------------------------------------------
+
+    def announce(self, response_id: str, last: int, *, told: bool = False) -> None:
         """A log that is written here reaches this number. The other replicas are told if they have
-        readers for it, or once they have."""
+        readers for it, or once they have.
+
+        Args:
+            told: the append has told them.
+        """
         if self._interests is not None:
             # Put at the end: the first ones are those that have been silent for longest.
             self._committed.pop(response_id, None)
             self._committed[response_id] = last, time.monotonic()
             if len(self._committed) > REMEMBERED:
                 del self._committed[next(iter(self._committed))]
-            if not self._interests.elsewhere(response_id):
+            if not told and not self._interests.elsewhere(response_id):
                 return
+        if told:
+            return
         self._reached[response_id] = last
         self._commits += 1
         self._work.set()
@@ -160,9 +232,12 @@ class Announcer:
         with also_on(stop, self._work.set):
             while not (stop.is_set() and not self._reached and not self._told):
                 await self._work.wait()
+                rest = self._rests_until - time.monotonic()
+                if rest > 0 and not stop.is_set():
+                    await asyncio.sleep(rest)
                 self._work.clear()
-                if await self._send(stop) and not stop.is_set():
-                    await asyncio.sleep(self.interval)
+                if await self._send(stop):
+                    self._rests_until = time.monotonic() + self.interval
 
     async def _send(self, stop: asyncio.Event) -> bool:
         """Send what there is. False: there was nothing."""

@@ -24,6 +24,9 @@ _PARKED: Final = (
 )
 _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 _CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
+NOTHING_TOLD: Final = dict.fromkeys(("told_runs", "told_lasts", "events_channel"))
+"""Of an append that announces nothing itself."""
+
 _ITEMS: Final = ("item_runs", "item_indexes", "items", "item_models", *_CUTS)
 _NO_RECORDS: Final = dict.fromkeys((*_ITEMS, "step_runs", *_STEPS, "ending_runs", *_ENDINGS))
 
@@ -192,6 +195,7 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         **(_named(parked, *_PARKED) if parked else dict.fromkeys(_PARKED)),
         **(_named(taken, *_TAKEN) if taken else dict.fromkeys(_TAKEN)),
         "input_refused_runs": input_refused or None,
+        **NOTHING_TOLD,
     }
 
 

@@ -10,12 +10,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
+
+import asyncpg
 
 from longrun import metrics
 from longrun.backoff import Backoff
 from longrun.errors import Fenced, LongrunError, NotStored, Overtaken
+from longrun.store.announcer import Announcer, events_channel
 from longrun.store.batch import (
+    NOTHING_TOLD,
     Share,
     append_columns,
     first_steps,
@@ -50,16 +54,24 @@ class LogWriter:
 
     Args:
         committed: called after each commit with a response id and its new chunks, for the
-            readers of this replica and for the announcement to the others.
+            readers of this replica.
+        announcer: tells the other replicas.
     """
 
-    def __init__(self, database: Database, committed: Callable[[str, list[Chunk]], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        committed: Callable[[str, list[Chunk]], None],
+        announcer: Announcer | None = None,
+    ) -> None:
         self._settings = database.settings
         self._queries = database.queries
         self._sealing = database.sealing
         self._lane = database.lane("log writer")
         self._lane_of_one = database.lane("log writer, one run")
         self._committed = committed
+        self._announcer = announcer
+        self._channel = events_channel(database.settings.db_schema)
         self._waiting: dict[RunLog, None] = {}
         self._alone: set[RunLog] = set()
         self._group: asyncio.TaskGroup
@@ -246,8 +258,21 @@ class LogWriter:
         if self._sealing.knows_keys:
             seal_columns(columns, shares, self._sealing)
         of_events_alone(columns)
-        rows = await lane.fetch(*self._queries.bind("append_log", **columns))
-        metrics.append_seconds.observe(time.perf_counter() - started)
+        told = self._take_along(columns, shares) if lane is self._lane else []
+        try:
+            rows = await lane.fetch(*self._queries.bind("append_log", **columns))
+        except asyncpg.ProgramLimitExceededError:
+            if self._announcer is None or not told:
+                raise
+            # The notification queue is full, which is no reason not to write.
+            self._announcer.refused()
+            told = []
+            columns.update(NOTHING_TOLD)
+            rows = await lane.fetch(*self._queries.bind("append_log", **columns))
+        took = time.perf_counter() - started
+        if self._announcer is not None:
+            self._announcer.appended(took, told=bool(told))
+        metrics.append_seconds.observe(took)
         metrics.appends.inc()
         self._appends += 1
         self.failing_since = None
@@ -257,7 +282,7 @@ class LogWriter:
             row = held.get(n)
             if row is not None and row["follows"]:
                 share.run.steered = row["steered"]
-                self._settle(share)
+                self._settle(share, told=n in told)
             elif row is not None and row["early"]:
                 share.done = True
                 share.run.lose(Overtaken())
@@ -282,13 +307,28 @@ class LogWriter:
         log.error("the log of %s does not end where it did, at %d", run.response_id, share.first)
         run.lose(NotStored("The database has lost events of this run that it had confirmed."))
 
-    def _settle(self, share: Share) -> None:
+    def _take_along(self, columns: dict[str, Any], shares: list[Share]) -> list[int]:
+        """Let an append announce how far logs reach, where it may. Returns of which shares, by
+        their numbers in the batch."""
+        if self._announcer is None:
+            return []
+        reached = {n: share for n, share in enumerate(shares, 1) if share.chunks}
+        told = self._announcer.along({n: share.run.response_id for n, share in reached.items()})
+        if told:
+            columns["told_runs"] = told
+            columns["told_lasts"] = [reached[n].chunks[-1].last for n in told]
+            columns["events_channel"] = self._channel
+        return told
+
+    def _settle(self, share: Share, *, told: bool = False) -> None:
         share.done = True
         share.run.settle(share.entries)
         chunks = share.chunks
         if chunks:
             metrics.events_appended.inc(_events_of(share))
             self._committed(share.run.response_id, chunks)
+            if self._announcer is not None:
+                self._announcer.announce(share.run.response_id, chunks[-1].last, told=told)
 
     async def _settle_committed(self, lane: Lane, shares: list[Share]) -> None:
         """Settle what is in the log already.

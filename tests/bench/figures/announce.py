@@ -151,7 +151,7 @@ async def _write(
                 half.announcer.replicas = WRITERS + LISTENERS
                 await stack.enter_async_context(half.running())
                 halves.append(half)
-                replica = Writing(database, announce=half.announcer.announce)
+                replica = Writing(database, announcer=half.announcer)
             else:
                 replica = Writing(database, announcing=how == "10 ms", interval=COALESCED)
             await stack.enter_async_context(replica.running())
