@@ -248,7 +248,8 @@ WITH held AS MATERIALIZED (
 -- end
 -- optional :told_runs
 ), told AS MATERIALIZED (
-    -- After the commit, by nature: how far these logs reach then.
+    -- How far these logs reach: sent when it is committed. Such a commit holds a lock that is one for
+    -- the whole cluster (store/announcer.py).
     SELECT pg_notify(:events_channel::text, string_agg(run.id || ':' || reached.last, ','))
     FROM unnest(:told_runs::integer[], :told_lasts::bigint[]) AS reached (run, last)
     JOIN checked AS run ON run.n = reached.run AND run.follows
@@ -506,6 +507,5 @@ WHERE NOT EXISTS (
 SELECT pg_notification_queue_usage();
 
 -- name: announce
--- Each text is one message. Never in the transaction of an append: a notifying commit holds a
--- lock that is one for the whole cluster.
+-- Each text is one message.
 SELECT pg_notify(channel, message) FROM unnest($1::text[], $2::text[]) AS told (channel, message);

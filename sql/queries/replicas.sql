@@ -120,6 +120,10 @@ WHERE replica.lease_until < now() - interval '10 minutes' AND NOT EXISTS (
     WHERE response.status = 'in_progress' AND response.replica_id = replica.id
 );
 
+-- name: plan_once
+-- Statements of this session are planned for any values, and so once.
+SET plan_cache_mode = force_generic_plan;
+
 -- name: greet
 -- On every new connection. Postgres is to notice a peer that is dead, and which locks rows or
 -- reads no notifications; by its settings it would do so after hours.

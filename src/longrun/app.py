@@ -220,6 +220,8 @@ class Longrun:
         await check_rights(self.parts.database)
         await self.parts.ring_check.begin()
         await self.parts.delivering.begin()
+        await self.parts.writer.prepare()
+        await self.parts.event_log.prepare()
         await self.parts.lease.begin()
 
 

@@ -1,34 +1,39 @@
-"""What is asked for each event is not planned each time, which takes longer than to execute it."""
+"""What is asked for each event is planned before there is one: to plan takes longer than to do."""
 
 from longrun.store.connections import Lane
 from longrun.store.database import Database
 from longrun.store.events import EventLog
+from longrun.store.records import Ending, Step
 from tests.storing import add_response, events, log_of, writing
 
-FIRST_PLANS = 5
-"""Postgres plans a statement so often with its values, before it may keep a plan without."""
+STEP = Step("", "model", "0", "{}", "{}")
+ENDING = Ending("completed", "{}")
 
 
 async def planned(lane: Lane, what: str) -> list[int]:
-    """How often each statement of a lane that has these words was planned with its values."""
+    """Of each statement of a lane that has these words: how often it was planned for its values
+    alone. Postgres would do so five times before it may keep a plan."""
     query = "SELECT custom_plans FROM pg_prepared_statements WHERE position($1 IN statement) > 0"
     return [row["custom_plans"] for row in await lane.fetch(query, what)]
 
 
-async def test_an_append_of_events(store: Database) -> None:
-    response_id = await add_response(store)
+async def test_appends(store: Database) -> None:
     async with writing(store) as writer:
-        log = log_of(writer, response_id)
-        for _ in range(4 * FIRST_PLANS):
-            log.append(events(log.next_sequence, 1))
+        await writer.prepare()
+        prepared = await planned(writer._lane, "new_chunks")
+        for steps, ending in (((), None), ((STEP,), None), ((), ENDING)):
+            log = log_of(writer, await add_response(store))
+            log.append(events(1, 1), steps=steps, ending=ending)
             await log.flush()
-        assert await planned(writer._lane, "new_chunks") == [FIRST_PLANS]
+        assert await planned(writer._lane, "new_chunks") == prepared == [0] * len(prepared)
 
 
 async def test_what_is_new_of_some_responses(store: Database) -> None:
     log = EventLog(store)
+    await log.prepare()
+    assert await planned(log._lane, "wanted") == [0]
     ids = [await add_response(store) for _ in range(3)]
-    for count in range(4 * FIRST_PLANS):
+    for count in range(12):
         news = await log.news_unscoped(dict.fromkeys(ids[: count % 3 + 1], -1), 1 << 20)
         assert [len(each.chunks) for each in news.values()] == [1] * (count % 3 + 1)
-    assert await planned(log._lane, "wanted") == [FIRST_PLANS]
+    assert await planned(log._lane, "wanted") == [0]

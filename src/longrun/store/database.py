@@ -151,8 +151,15 @@ class Database:
         url = self.settings.read_database_url.get_secret_value()
         return await self._connected(url, self._options("longrun standby", url, "prefer-standby"))
 
-    async def _connect(self, name: str) -> asyncpg.Connection:
-        return await self._connected(self._url, self._options(name, self._url))
+    async def _connect(self, name: str, plans_once: bool) -> asyncpg.Connection:
+        connection = await self._connected(self._url, self._options(name, self._url))
+        if plans_once and self.settings.statement_cache_size:
+            try:
+                await connection.execute(self.queries.plan_once)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
 
     async def _connected(self, url: str, options: dict[str, Any]) -> asyncpg.Connection:
         connection: asyncpg.Connection = await asyncpg.connect(url, **options)
@@ -163,13 +170,15 @@ class Database:
             raise
         return connection
 
-    def lane(self, name: str) -> Lane:
+    def lane(self, name: str, *, plans_once: bool = False) -> Lane:
         """A connection for one part of the replica, beside the pool.
 
         Args:
             name: shown in pg_stat_activity, after `longrun`.
+            plans_once: each statement is planned once, for whatever values; else five times for the
+                values that it comes with, before Postgres may keep a plan.
         """
-        made = Lane(lambda: self._connect(f"longrun {name}"), self._waiting)
+        made = Lane(lambda: self._connect(f"longrun {name}", plans_once), self._waiting)
         self._lanes.append(made)
         return made
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from asyncpg import Record
 
-from longrun.errors import Unreadable
+from longrun.errors import Unavailable, Unreadable
 from longrun.protocol import Status
 from longrun.store import sealing as places
 from longrun.store.database import Database, unavailable_if_gone
@@ -45,11 +45,17 @@ class EventLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lane = database.lane("hub")
+        self._lane = database.lane("hub", plans_once=True)
         self._sealing = database.sealing
         self._sealed = places.VERSION if database.sealing.knows_keys else None
         self._standby = database.standby
         self.joining = Joining(database)
+
+    async def prepare(self) -> None:
+        """Have a connection, and a plan, before there is something new."""
+        if self._database.settings.statement_cache_size:
+            with contextlib.suppress(Unavailable):
+                await self.news_unscoped({}, 0)
 
     async def begin(
         self, response_id: str, principal: str, cursor: int, limit: int

@@ -7,6 +7,7 @@ Postgres could not write in time, is written alone, on a connection beside the o
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +33,7 @@ from longrun.store.database import Database
 from longrun.store.records import Chunk
 from longrun.store.run_log import RunLog
 from longrun.store.sealed_batch import seal_columns
-from longrun.store.sqlstates import Meaning, meaning
+from longrun.store.sqlstates import FAILURES, Meaning, meaning
 from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.log_writer")
@@ -67,8 +68,8 @@ class LogWriter:
         self._settings = database.settings
         self._queries = database.queries
         self._sealing = database.sealing
-        self._lane = database.lane("log writer")
-        self._lane_of_one = database.lane("log writer, one run")
+        self._lane = database.lane("log writer", plans_once=True)
+        self._lane_of_one = database.lane("log writer, one run", plans_once=True)
         self._committed = committed
         self._announcer = announcer
         self._channel = events_channel(database.settings.db_schema)
@@ -79,6 +80,22 @@ class LogWriter:
         self._appends = 0
         self._ended = False
         self.failing_since: float | None = None
+
+    async def prepare(self) -> None:
+        """Have a connection, and plans for most appends, before there is something to write: to
+        make a plan takes longer than an append, and the ends of runs would wait for it."""
+        if not self._settings.statement_cache_size:
+            return
+        nothing = append_columns([])
+        events = dict(nothing)
+        of_events_alone(events)
+        with_tokens = {**nothing, "spent_runs": [], "spent_tokens": []}
+        told = {"told_runs": [], "told_lasts": [], "events_channel": self._channel}
+        with contextlib.suppress(*FAILURES):
+            for columns in (events, nothing, with_tokens):
+                for also in ({}, told):
+                    query = self._queries.bind("append_log", **{**columns, **also})
+                    await self._lane.fetch(*query)
 
     def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
         """The log of an attempt that this replica holds."""
