@@ -267,6 +267,58 @@ LEFT JOIN told ON true
 -- end
 ;
 
+-- name: append_events
+-- As append_log, of runs that bring one chunk each and nothing else, as most appends do at a human
+-- pace: in a third of the time less. What is held, and what follows, is the same there.
+WITH held AS MATERIALIZED (
+    SELECT run.n, run.first, run.last, run.data, response.id, response.attempt, response.steered
+    FROM (
+        SELECT run.n, run.response_id, run.attempt, run.first, run.last, run.data
+        FROM unnest(
+            :response_ids::text[], :attempts::integer[], :firsts::bigint[], :lasts::bigint[],
+            :data::bytea[]
+        ) WITH ORDINALITY AS run (response_id, attempt, first, last, data, n)
+        WHERE run.n % 1 = 0
+        ORDER BY run.response_id COLLATE "C"
+    ) AS run
+    CROSS JOIN LATERAL (
+        SELECT response.id, response.attempt, response.steered
+        FROM longrun.responses AS response
+        WHERE response.id = run.response_id AND response.attempt = run.attempt
+            AND response.status = 'in_progress'
+        FOR SHARE
+    ) AS response
+), checked AS MATERIALIZED (
+    SELECT held.*,
+        held.first = 1 + coalesce(
+            (
+                SELECT chunk.last FROM longrun.event_chunks AS chunk
+                WHERE chunk.response_id = held.id ORDER BY chunk.last DESC LIMIT 1
+            ),
+            -1
+        ) AS follows
+    FROM held
+), new_chunks AS (
+    INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
+    SELECT id, first, last, attempt, data FROM checked WHERE follows
+-- optional :told_runs
+), told AS MATERIALIZED (
+    SELECT pg_notify(:events_channel::text, string_agg(id || ':' || last, ','))
+    FROM checked
+    WHERE follows AND n = ANY(:told_runs::bigint[])
+    HAVING count(*) > 0
+-- end
+), durable AS MATERIALIZED (
+    SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+        THEN set_config('synchronous_commit', 'on', true) END
+)
+SELECT checked.n, checked.follows, false AS early, checked.steered
+FROM durable CROSS JOIN checked
+-- optional :told_runs
+LEFT JOIN told ON true
+-- end
+;
+
 -- name: find_chunks
 -- Which of these chunks are in the log, written by these very attempts. Asked when it is not
 -- known whether an append committed.

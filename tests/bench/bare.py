@@ -2,9 +2,11 @@
 
 No database, no agent, no router: one frame a send, with frames of the size of ours.
 `/paced?…` emits as `agents.Pace` says, `/begun?…` too, after an event at once, and so does a POST
-whose JSON has the pace as its input; `/frames` sends what it was given at its start.
+whose JSON has the pace as its input; `/shared?…` emits once for all streams that ask for the same;
+`/frames` sends what it was given at its start.
 """
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -78,6 +80,8 @@ async def _serve(parent: processes.Parent, frames: str | None) -> None:
 
 
 def _application(frames: list[bytes]) -> Any:
+    shared: dict[str, _Shared] = {}
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
@@ -89,6 +93,11 @@ def _application(frames: list[bytes]) -> Any:
         if scope["path"] == "/frames":
             for frame in frames:
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
+        elif scope["path"] == "/shared":
+            asked = unquote(scope["query_string"].decode())
+            if asked not in shared:
+                shared[asked] = _Shared(Pace.parse(asked))
+            await shared[asked].send_all(send)
         elif scope["method"] == "POST":
             asked = json.loads(await _body(receive))["input"]
             await _emit(Pace.parse(asked), send, _CREATED.encode())
@@ -107,6 +116,29 @@ async def _body(receive: Any) -> bytes:
         message = await receive()
         body, more = body + message["body"], message.get("more_body", False)
     return body
+
+
+class _Shared:
+    """What is emitted once, for any number of streams."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._frames: list[bytes] = []
+        self._changed = asyncio.Event()
+        self._emitting = asyncio.ensure_future(_emit(pace, self._keep))
+
+    async def _keep(self, message: Any) -> None:
+        self._frames.append(message["body"])
+        self._changed.set()
+
+    async def send_all(self, send: Any) -> None:
+        sent = 0
+        while not (self._emitting.done() and sent == len(self._frames)):
+            while sent == len(self._frames):
+                self._changed.clear()
+                await self._changed.wait()
+            body = b"".join(self._frames[sent:])
+            sent = len(self._frames)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 async def _emit(pace: Pace, send: Any, created: bytes = b"") -> None:

@@ -208,7 +208,7 @@ async def test_a_run_that_moves_has_its_readers_where_it_was(store: Database) ->
         assert two.interests.elsewhere(log.response_id)
         two.announcer.announce(log.response_id, 1000)
         await eventually(lambda: one.reached.get(log.response_id) == 1000)
-        await eventually(lambda: log.response_id in two.interests._counts)
+        await eventually(lambda: log.response_id in two.interests._readers)
 
 
 async def test_a_full_notification_queue_loses_no_interest(
@@ -227,7 +227,7 @@ async def test_a_full_notification_queue_loses_no_interest(
         two.announcer._lane.fetch = full  # type: ignore[method-assign,assignment]
         async with following(two, log.response_id) as reader:
             await reader.has(await append(log))
-            await eventually(lambda: log.response_id in one.interests._counts, timeout=20)
+            await eventually(lambda: log.response_id in one.interests._readers, timeout=20)
             assert len(refused) == 2
             await reader.has(await append(log))
 
@@ -247,3 +247,19 @@ async def test_the_control_channel_carries_it_so_that_older_versions_pass_it_ove
                     for message in said
                 )
             )
+
+
+async def test_who_does_not_read_it_does_not_hear_of_it(store: Database) -> None:
+    async with halves(store, 3) as (one, two, three), writing(store, one) as log:
+        await eventually(lambda: len(one.interests._direct) == 2)
+        async with following(two, log.response_id) as reader:
+            await eventually(lambda: one.interests.elsewhere(log.response_id))
+            for _ in range(3):
+                await reader.has(await append(log))
+        assert log.response_id not in three.reached
+        # One that has no channel of its own, as versions before.
+        one.interests._direct.discard(two.id)
+        async with following(two, log.response_id) as reader:
+            last = await append(log)
+            await reader.has(last)
+            await eventually(lambda: three.reached.get(log.response_id) == last)

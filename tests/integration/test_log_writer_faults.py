@@ -216,10 +216,13 @@ class TestContiguous:
                 "attempts": [1],
                 "firsts": [1],
             }
-            async with store.transaction() as connection:
-                assert await connection.fetchval("SHOW synchronous_commit") == "off"
-                await connection.fetch(*store.queries.bind("append_log", **columns))
-                assert await connection.fetchval("SHOW synchronous_commit") == "on"
+            small = {name: columns[name] for name in ("response_ids", "attempts", "firsts")}
+            small |= {"lasts": [1], "data": [b"{}"], "told_runs": None, "events_channel": None}
+            for query, values in (("append_log", columns), ("append_events", small)):
+                async with store.transaction() as connection:
+                    assert await connection.fetchval("SHOW synchronous_commit") == "off"
+                    await connection.fetch(*store.queries.bind(query, **values))
+                    assert await connection.fetchval("SHOW synchronous_commit") == "on"
 
 
 class TestAttempts:

@@ -1,15 +1,23 @@
 """Shares of a batch: which entries stay together, and where their chunks end."""
 
+from typing import Any
+
+import pytest
+
+from longrun.key_ring import KeyRing
 from longrun.store.batch import (
     Share,
     append_columns,
+    event_columns,
     first_steps,
+    is_small,
     last_chunks,
     of_events_alone,
     share_of,
 )
-from longrun.store.records import Ending, Step
+from longrun.store.records import Ending, Step, Taken
 from longrun.store.run_log import RunLog
+from longrun.store.sealing import Sealing
 
 CHUNK = 1000
 
@@ -121,3 +129,37 @@ def test_a_batch_of_events_alone_has_no_columns_for_anything_else() -> None:
     assert (short["item_runs"], short["step_results"], short["ending_statuses"]) == (None,) * 3
     assert short["chunk_runs"] == [1]
     assert (whole["item_runs"], whole["step_runs"], whole["ending_runs"]) == ([], [1], [])
+
+
+def test_what_is_small_is_one_chunk_of_each_run_and_nothing_else() -> None:
+    one, two = run_log(first=5), run_log(first=3, attempt=2)
+    one.append([line(50), line(51)])
+    two.append([line(52)])
+    batch = [taken(one), taken(two)]
+    assert is_small(batch)
+    columns, whole = event_columns(batch, Sealing(KeyRing())), append_columns(batch)
+    for name in ("response_ids", "attempts", "firsts"):
+        assert columns[name] == whole[name]
+    assert (columns["lasts"], columns["data"]) == (whole["chunk_lasts"], whole["chunk_data"])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"items": [(0, "{}")]},
+        {"steps": [step("call_1")]},
+        {"ending": Ending("completed", "{}")},
+        {"taken": Taken(0, 1, 0, 1)},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_what_brings_more_than_events_is_not_small(more: dict[str, Any]) -> None:
+    run = run_log()
+    run.append([line(50)], **more)
+    assert not is_small([taken(run)])
+
+
+def test_what_is_large_is_not_small() -> None:
+    run = run_log()
+    run.append([line(70_000)])
+    assert not is_small([taken(run)])

@@ -147,6 +147,58 @@ class TestElsewhere:
         assert scene.moved == ["a"]
 
 
+class TestChannels:
+    """Who hears of a response on a channel of its own."""
+
+    def hearing(self, scene: Scene, response_id: str = "a") -> list[str]:
+        return sorted(scene.interests.who_hears(response_id))
+
+    def test_its_readers_if_all_of_them_have_one(self, scene: Scene) -> None:
+        scene.interests.looked([MINE, OTHER, THIRD])
+        scene.interests.heard(f"reading {OTHER} a")
+        scene.interests.heard(f"reading {THIRD}")
+        assert self.hearing(scene) == []
+        scene.interests.heard(f"hears {OTHER}")
+        assert self.hearing(scene) == [OTHER]
+        scene.interests.heard(f"reads {THIRD} a")
+        assert self.hearing(scene) == [], "older versions have none"
+        scene.interests.heard(f"hears {THIRD}")
+        assert self.hearing(scene) == [OTHER, THIRD]
+        scene.interests.heard(f"left {THIRD} a")
+        assert self.hearing(scene) == [OTHER]
+
+    def test_nobody_alone_while_somebody_unknown_may_read_it(self, scene: Scene) -> None:
+        scene.interests.heard(f"reading {OTHER} a")
+        scene.interests.heard(f"hears {OTHER}")
+        assert self.hearing(scene) == [OTHER]
+        scene.hears = False
+        assert self.hearing(scene) == []
+        scene.hears = True
+        scene.interests.looked([MINE, OTHER, THIRD])
+        assert self.hearing(scene) == []
+
+    def test_nobody_alone_where_many_read_it(self, scene: Scene) -> None:
+        many = [f"replica_{n}" for n in range(module.MANY + 1)]
+        scene.interests.looked([MINE, *many])
+        for replica in many:
+            scene.interests.heard(f"reading {replica} a")
+            scene.interests.heard(f"hears {replica}")
+        assert self.hearing(scene) == []
+        scene.interests.heard(f"left {many[0]} a")
+        assert self.hearing(scene) == many[1:]
+
+    def test_each_tells_who_is_new(self, scene: Scene) -> None:
+        async def play() -> list[list[str]]:
+            said = []
+            scene.interests.reconnected()
+            for replica in (OTHER, MINE, OTHER, THIRD):
+                scene.interests.heard(f"hears {replica}")
+                said.append([m for m in scene.interests.messages() if m.startswith("hears")])
+            return said
+
+        assert asyncio.run(play()) == [[f"hears {MINE}"], [], [], [f"hears {MINE}"]]
+
+
 class TestMessages:
     def said(self, scene: Scene, *steps: Callable[[], Any]) -> list[str]:
         async def play() -> list[str]:

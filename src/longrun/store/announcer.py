@@ -68,6 +68,11 @@ def events_channel(schema: str) -> str:
     return f"{schema}_events"
 
 
+def own_channel(schema: str, replica_id: str) -> str:
+    """Carries announcements to one replica. A name has at most 63 bytes, a schema's 48."""
+    return f"{schema}_{replica_id[-14:]}"
+
+
 def control_channel(schema: str) -> str:
     """Carries what replicas tell each other about runs (see `Announcer.tell`)."""
     return f"{schema}_control"
@@ -99,7 +104,8 @@ class Announcer:
         self._usage = database.queries.notification_usage
         self._lane = database.lane("announcer")
         self._least_interval = database.settings.announce_interval
-        self._channel = events_channel(database.settings.db_schema)
+        self._schema = database.settings.db_schema
+        self._channel = events_channel(self._schema)
         self._control = control_channel(database.settings.db_schema)
         self._reached: dict[str, int] = {}
         self._told: dict[str, None] = {}
@@ -127,20 +133,24 @@ class Announcer:
 
     # -- announcements that an append takes along ----------------------------------------------
 
-    def along(self, logs: Mapping[int, str]) -> list[int]:
+    def along(self, logs: Mapping[int, str]) -> tuple[list[int], str]:
         """Of which logs an append that is about to be made announces itself how far they reach.
 
         Args:
             logs: the response of each, by any number.
 
         Returns:
-            The numbers; none: what is to be announced goes by itself, after the commit.
+            The numbers, and the channel; none: what is to be announced goes by itself, after the
+            commit.
         """
         if not self._may_go_along():
-            return []
+            return [], self._channel
         of_interest = self._interests.elsewhere if self._interests is not None else None
         found = [n for n, id_ in logs.items() if of_interest is None or of_interest(id_)]
-        return found if len(found) <= MOST_ALONG else []
+        if not 0 < len(found) <= MOST_ALONG:
+            return [], self._channel
+        channel, *others = {channel for n in found for channel in self._channels(logs[n])}
+        return found, self._channel if others else channel
 
     def _may_go_along(self) -> bool:
         """Whether an append that notifies would keep those of the others, if they have as much to
@@ -243,10 +253,10 @@ class Announcer:
         """Send what there is. False: there was nothing."""
         reached, self._reached = self._reached, {}
         told, self._told = self._told, {}
-        events = list(encode(reached.items()))
+        events = list(self._addressed(reached))
         also = [] if self._interests is None else self._interests.messages()
-        messages = [*told, *also, *events]
-        channels = [self._control] * (len(told) + len(also)) + [self._channel] * len(events)
+        messages = [*told, *also, *(message for _, message in events)]
+        channels = [self._control] * (len(told) + len(also)) + [channel for channel, _ in events]
         if not messages:
             return False
         try:
@@ -272,6 +282,21 @@ class Announcer:
         else:
             metrics.announcements.inc(len(messages))
         return True
+
+    def _channels(self, response_id: str) -> list[str]:
+        """Where it is announced how far a log reaches."""
+        hearing = () if self._interests is None else self._interests.who_hears(response_id)
+        return [own_channel(self._schema, replica) for replica in hearing] or [self._channel]
+
+    def _addressed(self, reached: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+        """Announcements, as channels and messages."""
+        by_channel: dict[str, list[tuple[str, int]]] = {}
+        for each in reached.items():
+            for channel in self._channels(each[0]):
+                by_channel.setdefault(channel, []).append(each)
+        for channel, found in by_channel.items():
+            for message in encode(found):
+                yield channel, message
 
     def _keep(self, reached: dict[str, int], told: dict[str, None], interests: bool) -> None:
         """For the next time: what could not be said, unless something newer can."""

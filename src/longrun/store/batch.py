@@ -8,6 +8,7 @@ from longrun.jsontext import dumps
 from longrun.store.cuts import Cut, cut
 from longrun.store.records import Chunk, Step
 from longrun.store.run_log import Entry, RunLog
+from longrun.store.sealing import Sealing, chunk_place
 
 _SAID: Final = ("said_runs", "said_places", "said_ids", "said_unkept")
 _ENDINGS: Final = ("ending_statuses", "ending_documents", "ending_reasons", "ending_steered")
@@ -24,6 +25,8 @@ _PARKED: Final = (
 )
 _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 _CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
+SMALL_BYTES: Final = 64 * 1024
+
 NOTHING_TOLD: Final = dict.fromkeys(("told_runs", "told_lasts", "events_channel"))
 """Of an append that announces nothing itself."""
 
@@ -196,6 +199,41 @@ def append_columns(batch: Sequence[Share]) -> dict[str, list[Any] | None]:
         **(_named(taken, *_TAKEN) if taken else dict.fromkeys(_TAKEN)),
         "input_refused_runs": input_refused or None,
         **NOTHING_TOLD,
+    }
+
+
+def is_small(batch: Iterable[Share]) -> bool:
+    """Whether a batch is one chunk of each run, without items, steps or ends, and not large: for
+    `append_events`, which keeps its chunks in memory."""
+    size = 0
+    for share in batch:
+        size += share.size
+        if size > SMALL_BYTES or len(share.chunks) != 1:
+            return False
+        for entry in share.entries:
+            if entry.items or entry.steps or entry.ending or entry.taken:
+                return False
+    return True
+
+
+def event_columns(batch: Sequence[Share], sealing: Sealing) -> dict[str, Any]:
+    """The parameters of `append_events`, sealed."""
+    ids = [share.run.response_id for share in batch]
+    chunks = [share.chunks[0] for share in batch]
+    data = [chunk.data for chunk in chunks]
+    if sealing.writes:
+        data = [
+            sealing.seal(chunk_place(id_, *chunk[:2]), chunk.data)
+            for id_, chunk in zip(ids, chunks, strict=True)
+        ]
+    return {
+        "response_ids": ids,
+        "attempts": [share.run.attempt for share in batch],
+        "firsts": [chunk.first for chunk in chunks],
+        "lasts": [chunk.last for chunk in chunks],
+        "data": data,
+        "told_runs": None,
+        "events_channel": None,
     }
 
 

@@ -5,7 +5,9 @@ Each replica tells the others on the control channel:
 
 - `reading REPLICA ID,ID,…`: all that it has readers for;
 - `reads REPLICA ID,…` and `left REPLICA ID,…`: these as well, these no longer;
-- `who`, `who REPLICA`: everybody, or that one, is to say `reading`.
+- `who`, `who REPLICA`: everybody, or that one, is to say `reading`;
+- `hears REPLICA`: that one has a channel of its own for announcements. What only such replicas
+  read is announced there, and wakes no other process; all else on the channel that all have.
 
 Versions before this one neither send nor understand these messages. So while any replica that is
 alive has not said what it reads, and whenever this one may have missed a message, everything is
@@ -16,7 +18,7 @@ no answer looks by itself, and says it again (`fanout/hub.py`).
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Final
 
 MESSAGE_BYTES: Final = 7_900
@@ -38,6 +40,9 @@ ASK_EVERY: Final = 10.0
 
 LEFT_WITHIN: Final = 1.0
 """Seconds within which the others are told that a response has no readers here any more."""
+
+MANY: Final = 4
+"""Replicas beyond which what they read is announced to all: one message, not one for each."""
 
 FORGOTTEN_AFTER: Final = 60.0
 """Seconds after which the interests of a replica that is not alive are forgotten; one that was
@@ -79,7 +84,8 @@ class Interests:
         self._wake = wake
         # Of the others.
         self._of: dict[str, set[str]] = {}
-        self._counts: dict[str, int] = {}
+        self._readers: dict[str, set[str]] = {}
+        self._direct: set[str] = set()
         self._alive: frozenset[str] = frozenset()
         self._alive_at: dict[str, float] = {}
         self._strangers: frozenset[str] = frozenset()
@@ -97,13 +103,23 @@ class Interests:
 
     def elsewhere(self, response_id: str) -> bool:
         """Whether a response has readers on another replica, or may have."""
-        if response_id in self._counts or self._strangers or not self._hears():
+        return response_id in self._readers or self._is_unsure(response_id)
+
+    def _is_unsure(self, response_id: str) -> bool:
+        """Whether it may have readers on a replica of which that is not known here."""
+        if self._strangers or not self._hears():
             return True
         now = time.monotonic()
         if now - self._looked_at > LOOK_HOLDS:
             return True
         taken = self._taken.get(response_id)
         return taken is not None and now - taken < TAKEN_FROM
+
+    def who_hears(self, response_id: str) -> Iterable[str]:
+        """The replicas on whose own channels it is to be announced; none: on that of all."""
+        readers: Set[str] = self._readers.get(response_id, frozenset())
+        direct = len(readers) <= MANY and readers <= self._direct
+        return readers if direct and not self._is_unsure(response_id) else ()
 
     def took(self, response_id: str) -> None:
         """This replica goes on with a response that another one may have executed."""
@@ -117,6 +133,7 @@ class Interests:
         for replica in [r for r, at in self._alive_at.items() if now - at > FORGOTTEN_AFTER]:
             del self._alive_at[replica]
             self._asked_at.pop(replica, None)
+            self._direct.discard(replica)
             self._forget(replica)
         self._taken = {id_: at for id_, at in self._taken.items() if now - at < TAKEN_FROM}
         known = self._strangers
@@ -137,10 +154,19 @@ class Interests:
         elif kind == "who":
             if rest in ("", self._own_id):
                 self.say_all()
+        elif kind == "hears":
+            self._hear_direct(rest)
         elif kind in ("reading", "reads", "left"):
             replica, _, listed = rest.partition(" ")
             if replica and replica != self._own_id:
                 self._hear(kind, replica, listed.split(",") if listed else [])
+
+    def _hear_direct(self, replica: str) -> None:
+        if replica and replica not in self._direct and replica != self._own_id:
+            self._direct.add(replica)
+            # It may be new, and not know this one.
+            self._asks[f"hears {self._own_id}"] = None
+            self._wake()
 
     def _hear(self, kind: str, replica: str, ids: list[str]) -> None:
         if kind == "reading":
@@ -153,21 +179,22 @@ class Interests:
             if kind == "left":
                 if read is not None and response_id in read:
                     read.remove(response_id)
-                    self._uncount(response_id)
+                    self._forget_reader(replica, response_id)
                 continue
             if read is not None and response_id not in read:
                 read.add(response_id)
-                self._counts[response_id] = self._counts.get(response_id, 0) + 1
+                self._readers.setdefault(response_id, set()).add(replica)
             self._wanted(response_id)
 
     def _forget(self, replica: str) -> None:
         for response_id in self._of.pop(replica, ()):
-            self._uncount(response_id)
+            self._forget_reader(replica, response_id)
 
-    def _uncount(self, response_id: str) -> None:
-        self._counts[response_id] -= 1
-        if not self._counts[response_id]:
-            del self._counts[response_id]
+    def _forget_reader(self, replica: str, response_id: str) -> None:
+        readers = self._readers[response_id]
+        readers.discard(replica)
+        if not readers:
+            del self._readers[response_id]
 
     def _count_strangers(self) -> None:
         self._strangers = self._alive.difference(self._of)
@@ -196,6 +223,7 @@ class Interests:
         for replica in list(self._of):
             self._forget(replica)
         self._count_strangers()
+        self._asks[f"hears {self._own_id}"] = None
         self._asks["who"] = None
         self.say_all()
 

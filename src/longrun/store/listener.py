@@ -13,7 +13,7 @@ import asyncpg
 
 from longrun import metrics
 from longrun.backoff import Backoff
-from longrun.store.announcer import control_channel, decode, events_channel
+from longrun.store.announcer import control_channel, decode, events_channel, own_channel
 from longrun.store.database import Database
 from longrun.store.sqlstates import FAILURES
 
@@ -76,7 +76,8 @@ class Listener:
         schema = self._database.settings.db_schema
         try:
             locked = await self._lock(connection)
-            await connection.add_listener(events_channel(schema), self._receive)
+            for channel in (events_channel(schema), own_channel(schema, self._replica_id)):
+                await connection.add_listener(channel, self._receive)
             await connection.add_listener(control_channel(schema), self._receive_control)
             self._up(True)
             self._caught_up()

@@ -23,7 +23,9 @@ from longrun.store.batch import (
     NOTHING_TOLD,
     Share,
     append_columns,
+    event_columns,
     first_steps,
+    is_small,
     last_chunks,
     of_events_alone,
     share_of,
@@ -91,11 +93,11 @@ class LogWriter:
         of_events_alone(events)
         with_tokens = {**nothing, "spent_runs": [], "spent_tokens": []}
         told = {"told_runs": [], "told_lasts": [], "events_channel": self._channel}
+        small = event_columns([], self._sealing)
         with contextlib.suppress(*FAILURES):
-            for columns in (events, nothing, with_tokens):
-                for also in ({}, told):
-                    query = self._queries.bind("append_log", **{**columns, **also})
-                    await self._lane.fetch(*query)
+            for columns in (small, events, nothing, with_tokens):
+                for also in ({}, {each: told[each] for each in told if each in columns}):
+                    await self._lane.fetch(*self._bound({**columns, **also}))
 
     def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
         """The log of an attempt that this replica holds."""
@@ -271,21 +273,7 @@ class LogWriter:
         """Settle what was committed. What was refused has lost its log, unless it is there
         already, from an append whose answer was lost."""
         started = time.perf_counter()
-        columns = append_columns(shares)
-        if self._sealing.knows_keys:
-            seal_columns(columns, shares, self._sealing)
-        of_events_alone(columns)
-        told = self._take_along(columns, shares) if lane is self._lane else []
-        try:
-            rows = await lane.fetch(*self._queries.bind("append_log", **columns))
-        except asyncpg.ProgramLimitExceededError:
-            if self._announcer is None or not told:
-                raise
-            # The notification queue is full, which is no reason not to write.
-            self._announcer.refused()
-            told = []
-            columns.update(NOTHING_TOLD)
-            rows = await lane.fetch(*self._queries.bind("append_log", **columns))
+        rows, told = await self._commit(lane, shares)
         took = time.perf_counter() - started
         if self._announcer is not None:
             self._announcer.appended(took, told=bool(told))
@@ -312,6 +300,34 @@ class LogWriter:
                 if not share.done:
                     self._refuse(share, held=n in held)
 
+    async def _commit(
+        self, lane: Lane, shares: list[Share]
+    ) -> tuple[list[asyncpg.Record], list[int]]:
+        """Write a batch. Returns what became of the shares, by their numbers in it, and of which
+        the others are told thereby how far their logs reach."""
+        if is_small(shares):
+            columns = event_columns(shares, self._sealing)
+        else:
+            columns = append_columns(shares)
+            if self._sealing.knows_keys:
+                seal_columns(columns, shares, self._sealing)
+            of_events_alone(columns)
+        told = self._take_along(columns, shares) if lane is self._lane else []
+        try:
+            return await lane.fetch(*self._bound(columns)), told
+        except asyncpg.ProgramLimitExceededError:
+            if self._announcer is None or not told:
+                raise
+            # The notification queue is full, which is no reason not to write.
+            self._announcer.refused()
+            columns.update({each: None for each in NOTHING_TOLD if each in columns})
+            return await lane.fetch(*self._bound(columns)), []
+
+    def _bound(self, columns: dict[str, Any]) -> tuple[Any, ...]:
+        if "chunk_data" in columns:
+            return self._queries.bind("append_log", **columns)
+        return self._queries.bind("append_events", **columns)
+
     def _refuse(self, share: Share, *, held: bool) -> None:
         share.done = True
         run = share.run
@@ -330,11 +346,13 @@ class LogWriter:
         if self._announcer is None:
             return []
         reached = {n: share for n, share in enumerate(shares, 1) if share.chunks}
-        told = self._announcer.along({n: share.run.response_id for n, share in reached.items()})
+        ids = {n: share.run.response_id for n, share in reached.items()}
+        told, channel = self._announcer.along(ids)
         if told:
             columns["told_runs"] = told
-            columns["told_lasts"] = [reached[n].chunks[-1].last for n in told]
-            columns["events_channel"] = self._channel
+            if "told_lasts" in columns:
+                columns["told_lasts"] = [reached[n].chunks[-1].last for n in told]
+            columns["events_channel"] = channel
         return told
 
     def _settle(self, share: Share, *, told: bool = False) -> None:
