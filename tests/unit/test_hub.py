@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longrun.fanout.hub import FLOW_LOOKS, FLOW_POLL
 from longrun.store.events import News
 from longrun.store.records import Chunk
 from tests.unit import clock
@@ -108,6 +109,35 @@ class TestSpeed:
                 return await read(one.tail(cursor=0))
 
         assert clock.run(scene()).finished_at < POLL / 2
+
+    def test_what_is_written_faster_than_it_is_announced_is_looked_for(self) -> None:
+        async def scene() -> tuple[float, int]:
+            log, chunks = MemoryLog(), chunks_of([1] * 30)
+            log.commit(ID, chunks[0])
+            loop = asyncio.get_running_loop()
+            async with replica(log) as one:
+                reading = asyncio.create_task(read(one.tail()))
+                await asyncio.sleep(POLL / 2)
+                for chunk in chunks[1:4]:
+                    log.commit(ID, chunk)
+                one.hub.announced(ID, 3)
+                for chunk in chunks[4:-1]:
+                    await asyncio.sleep(2.5 * FLOW_POLL)
+                    assert one.hub._topics[ID].ring.end == chunk.first - 1
+                    log.commit(ID, chunk)
+                await asyncio.sleep(2 * FLOW_LOOKS * FLOW_POLL)
+                asked = log.questions
+                await asyncio.sleep(POLL / 4)
+                asked -= log.questions
+                log.commit(ID, chunks[-1])
+                one.hub.announced(ID, 29)
+                last, seen = loop.time(), await reading
+                assert seen.cursor == 29
+                return seen.finished_at - last, asked
+
+        late, asked = clock.run(scene())
+        assert late < FLOW_POLL
+        assert asked == 0, "it is looked for no longer than it comes"
 
     def test_announcements_are_heard_at_once(self) -> None:
         async def scene() -> float:

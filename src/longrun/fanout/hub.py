@@ -32,6 +32,18 @@ UNHEARD_LOOKS: Final = 5
 log: they may not know that it has readers here. As long as that finds events, it is looked at
 again."""
 
+UNHEARD_AFTER: Final = 0.5
+"""Seconds without an announcement in which what is found makes a topic one that has heard nothing:
+longer than any announcer rests."""
+
+FLOW_POLL: Final = 0.02
+"""Seconds between looks at topics that flow: of which several commits came at once, as they are
+written faster than they are announced. To look costs as much as there are replicas with readers; an
+announcement wakes every replica, for each that writes."""
+
+FLOW_LOOKS: Final = 10
+"""Looks without anything new after which a topic flows no more, and waits to be announced."""
+
 LEAVING_PER_SECOND: Final = 50.0
 """Readers that a stopping replica sends away per second."""
 
@@ -107,6 +119,7 @@ class Hub:
         self._join = join
         self._leave = leave
         self._unheard: dict[Topic, int] = {}
+        self._flowing: dict[Topic, int] = {}
         self._topics: dict[str, Topic] = {}
         self._woken: set[Topic] = set()
         self._unsure = False
@@ -156,6 +169,7 @@ class Hub:
                 self._topics.pop(response_id, None)
                 self._woken.discard(topic)
                 self._unheard.pop(topic, None)
+                self._flowing.pop(topic, None)
                 self._leave(response_id)
 
     def reading(self) -> list[str]:
@@ -180,6 +194,7 @@ class Hub:
         if topic is None:
             return
         self._unheard.pop(topic, None)
+        topic.heard_at = asyncio.get_running_loop().time()
         if last > topic.announced:
             topic.announced = last
             self._tell(topic)
@@ -189,6 +204,7 @@ class Hub:
         topic = self._topics.get(response_id)
         if topic is not None:
             self._unheard.pop(topic, None)
+            self._flowing.pop(topic, None)
             topic.announced = max(topic.announced, chunks[-1].last)
             for chunk in chunks:
                 topic.push(chunk)
@@ -269,12 +285,14 @@ class Hub:
     async def run(self, stop: asyncio.Event) -> None:
         """Fetch what is new for woken topics, and for all of them at every poll."""
         loop = asyncio.get_running_loop()
-        polled = looked = loop.time()
+        polled = looked = flowed = loop.time()
         with also_on(stop, self._work.set):
             while not stop.is_set():
                 due = polled + self._interval()
                 if self._unheard:
                     due = min(due, looked + DEAF_POLL)
+                if self._flowing:
+                    due = min(due, flowed + FLOW_POLL)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(due):
                         await self._work.wait()
@@ -283,6 +301,9 @@ class Hub:
                 if now >= looked + DEAF_POLL:
                     looked = now
                     self._look_unheard()
+                if now >= flowed + FLOW_POLL:
+                    flowed = now
+                    self._look_flowing()
                 if now >= polled + self._interval():
                     polled = now
                     self._woken.update(self._topics.values())
@@ -308,6 +329,15 @@ class Hub:
                 continue
             self._unheard[topic] = looks + 1
             self._woken.add(topic)
+
+    def _look_flowing(self) -> None:
+        """Topics that are written faster than they are announced are looked at meanwhile."""
+        for topic, looks in list(self._flowing.items()):
+            if looks >= FLOW_LOOKS or topic.is_settled:
+                del self._flowing[topic]
+            else:
+                self._flowing[topic] = looks + 1
+                self._woken.add(topic)
 
     async def _find_lost(self) -> None:
         """End the streams of responses whose logs no longer reach what is in their rings. Their
@@ -354,7 +384,10 @@ class Hub:
         before = ring.end
         for chunk in news.chunks:
             topic.push(chunk)
-        if ring.end > max(before, topic.announced) and not topic.is_settled:
+        if len(news.chunks) > 1 or (news.chunks and topic in self._flowing):
+            self._flowing[topic] = 0
+        unheard = asyncio.get_running_loop().time() - topic.heard_at > UNHEARD_AFTER
+        if ring.end > max(before, topic.announced) and unheard and not topic.is_settled:
             # Nobody has announced it: perhaps nobody knows that it has readers here.
             self._unheard[topic] = 0
         # A full page probably has more behind it, whether that was announced or not. Only what

@@ -1,6 +1,7 @@
 """A topic: one response that has readers here, the newest of its log, and what is known of it."""
 
 import asyncio
+import math
 from collections import deque
 
 from longrun.protocol import ends_log
@@ -65,6 +66,7 @@ class Topic:
         ring: None until a first reader has caught up with the log. From then on the hub fetches
             what comes; what lies before the ring, each reader fetches itself.
         announced: how far the log reaches, as far as somebody said so.
+        heard_at: when somebody last said so, by the clock of the event loop.
         terminal: the sequence number of the terminal event, once that is in the ring or before it.
         deleted: the response no longer exists.
     """
@@ -74,6 +76,7 @@ class Topic:
         self.readers = 0
         self.ring: Ring | None = None
         self.announced = -1
+        self.heard_at = -math.inf
         self.terminal: int | None = None
         self.deleted = False
         self._ring_bytes = ring_bytes
