@@ -8,6 +8,7 @@ import pytest
 
 from longrun.store import interests as module
 from longrun.store.interests import Interests
+from tests.reading import eventually
 
 MINE, OTHER, THIRD = "replica_mine", "replica_other", "replica_third"
 
@@ -211,10 +212,24 @@ class TestMessages:
     def test_what_joins_is_said_and_what_is_executed_here_is_not(self, scene: Scene) -> None:
         self.said(scene)
         scene.local.add("b")
-        assert scene.interests.join("a") is True
-        assert scene.interests.join("b") is False
-        assert self.said(scene) == [f"reads {MINE} a"]
+        told: list[bool] = []
+        join = scene.interests.join
+        said = self.said(scene, lambda: told.extend((join("a"), join("b"))))
+        assert told == [True, False]
+        assert said == [f"reads {MINE} a"]
         assert self.said(scene) == []
+
+    async def test_what_joins_is_said_soon_and_all_that_joined_meanwhile(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()  # the clock goes on
+        for _ in range(2):
+            before = scene.wakes
+            for name in ("a", "b", "c"):
+                scene.interests.join(name)
+            assert scene.wakes == before, "what they begin with is read first"
+            await eventually(lambda before=before: scene.wakes > before)  # type: ignore[misc]
+            assert scene.wakes == before + 1
 
     def test_what_leaves_is_said_if_it_was_said_before(self, scene: Scene) -> None:
         self.said(scene)

@@ -38,6 +38,10 @@ SAY_EVERY: Final = 1.0
 ASK_EVERY: Final = 10.0
 """Interval at which a replica that has not said what it reads is asked again."""
 
+JOINED_WITHIN: Final = 0.003
+"""Seconds after which the others are told that a response has readers here: what these begin with
+is read first. What is committed meanwhile is announced then."""
+
 LEFT_WITHIN: Final = 1.0
 """Seconds within which the others are told that a response has no readers here any more."""
 
@@ -94,6 +98,7 @@ class Interests:
         # Of this one, and what it has to say.
         self._told: set[str] = set()
         self._pending: dict[str, bool] = {}
+        self._joined = False
         self._asks: dict[str, None] = {}
         self._asked_at: dict[str, float] = {}
         self._says_all = False
@@ -206,8 +211,14 @@ class Interests:
         if self._local(response_id):
             return False
         self._pending[response_id] = True
-        self._wake()
+        if not self._joined:
+            self._joined = True
+            asyncio.get_running_loop().call_later(JOINED_WITHIN, self._say_joined)
         return True
+
+    def _say_joined(self) -> None:
+        self._joined = False
+        self._wake()
 
     def leave(self, response_id: str) -> None:
         """A response has no readers here any more."""
