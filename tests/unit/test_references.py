@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from longrun.execution.replay.references import LONG, refer, resolve
+from longrun.execution.replay.references import LONG, encode_referring, refer, resolve
 from longrun.jsontext import dumps, loads
 from longrun.store.records import Step
 from tests.journal_agents.outputs import long_outputs
@@ -33,6 +33,11 @@ def referred(value: Any, items: dict[int, Any]) -> Step:
     json.loads(stored.result)
     assert resolve([stored], texts) == [whole]
     assert stored._replace(result="") == whole._replace(result="")
+    # A model's turn is encoded so, without being a whole text first.
+    turn = whole._replace(kind="model", result=encode_referring(value, texts))
+    [again] = resolve([turn], texts)
+    assert dumps(loads(again.result)) == dumps(loads(whole.result))
+    assert refer(turn, texts) == turn or not turn.result.startswith('{"pieces"')
     return stored
 
 
@@ -72,6 +77,18 @@ def test_a_tools_text_is_in_its_item_alone(text: str) -> None:
         {7: {"id": "fco_1", "type": "function_call_output", "output": text}},
     )
     assert len(stored.result) < 120
+
+
+@pytest.mark.parametrize("unit", ["x", "é\u2028", "\U0001f600", 'a"\n', "é\ud800"])
+def test_a_turn_of_any_length_is_in_its_items_alone(unit: str) -> None:
+    text = unit * 200_000
+    output = [{"type": "message", "content": [{"text": text}]}]
+    items = {4: item({**output[0], "id": "msg_1"})}
+    encoded = encode_referring({"response": {"output": output}}, items)
+    assert len(encoded) < 200
+    turn = step({}, kind="model")._replace(result=encoded)
+    [whole] = resolve([turn], items)
+    assert loads(whole.result) == {"response": {"output": output}}
 
 
 def test_parts_of_rich_outputs_and_items_told_twice() -> None:

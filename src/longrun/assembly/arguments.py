@@ -44,7 +44,9 @@ class Arguments:
         fields["type"] = self._end
         if self._type == "mcp_call":
             fields.pop("name", None)
-        return [*self._catch_up(fields), (self._end, fields)]
+        events = [*self._catch_up(fields), (self._end, fields)]
+        self._settle()
+        return events
 
     def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
         """Where deltas of this kind are gathered; None: they are not, or not any more."""
@@ -57,6 +59,7 @@ class Arguments:
         self._done = True
         yield from self._catch_up(raw)
         self._whole = raw.get(self._key) or ""
+        self._settle()
         done = {**self._identity, self._key: self._whole}
         if self._type == "function_call":
             done["name"] = raw.get("name") or ""
@@ -73,6 +76,11 @@ class Arguments:
     def begins(self, raw: JSONObject) -> bool:
         """Calls are told apart by their call ids."""
         return True
+
+    def _settle(self) -> None:
+        """Nothing more is gathered, and the whole of it need not be held twice."""
+        if self._whole is not None:
+            self._gathered = StringIO()
 
     def _catch_up(self, fields: JSONObject) -> Iterator[Event]:
         rest = missing(fields.get(self._key) or "", self._gathered.getvalue())

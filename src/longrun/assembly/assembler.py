@@ -13,7 +13,7 @@ item says what is to be emitted. The log numbers that.
 """
 
 import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -96,6 +96,7 @@ class Assembler:
     Attributes:
         turn_indexes: the output indexes of the items that the last turn finished.
         turn_calls: of these, those whose tools run here now, by call id.
+        upcoming: gives the number that the next event will have, as far as that is known.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class Assembler:
         make = Item if client_tools is None else self._calls.item
         self._new_item: NewItem = functools.partial(make, places=self._places)
         self._turn = Turn(self._new_item)
-        self._said: set[bytes] = set()
+        self._said: set[Hashable] = set()
         self._answered: set[str] = set()
         self._withdrawn: dict[int, JSONObject] = {}
         self.withdrawn_calls: set[str] = set()
@@ -136,6 +137,7 @@ class Assembler:
         self._events: list[Pending] = []
         self._items: list[tuple[int, str]] = []
         self._models: dict[int, str] = {}
+        self.upcoming: Callable[[], int] = lambda: 0
 
     def collect(self) -> Emission:
         """What was queued since the last call."""
@@ -220,6 +222,10 @@ class Assembler:
         }
         self._emit(TERMINAL_EVENT_OF[status], {"response": self._snapshot(status)})
         return dumps(self._document).decode()
+
+    def forget(self) -> None:
+        """The response has ended, and nobody asks for its items any more."""
+        self._output, self._turn = {}, Turn(self._new_item)
 
     def _snapshot(self, status: Status, also: Mapping[int, JSONObject] | None = None) -> JSONObject:
         items: dict[int, Any] = {index: Encoded(text) for index, text in self._output.items()}
@@ -366,7 +372,7 @@ class Assembler:
         The SDK reports the model's own messages in the same way; those were streamed already.
         """
         raw = plain(raw_item)
-        if dumps(texts_of(raw)) not in self._said:
+        if _words_of(raw) not in self._said:
             self._emit_finished(Item(raw, self._places).finish(raw), by_model=False)
 
     def refuse(self) -> None:
@@ -375,7 +381,7 @@ class Assembler:
         just_said = {item.output_index for item in self._turn.finished}
         for index, text in list(self._output.items()):
             item = loads(text)
-            said = index in just_said or dumps(texts_of(item)) in self._said
+            said = index in just_said or _words_of(item) in self._said
             if type_of(item) == "message" and said:
                 self.refused.append(index)
                 del self._output[index]
@@ -383,7 +389,7 @@ class Assembler:
     def replayed_turn(self, response: Any) -> None:
         """A turn that an earlier attempt finished: its events are in the log already."""
         self.usage.add(response.usage)
-        self._said = {dumps(texts_of(plain(raw))) for raw in response.output or ()}
+        self._said = {_words_of(plain(raw)) for raw in response.output or ()}
 
     def _turn_event(self, kind: str, event: Any) -> None:
         if kind == "response.created":
@@ -407,7 +413,7 @@ class Assembler:
         self.usage.add(response.usage)
         output = [self._plain(raw) for raw in response.output or ()]
         self._emit_finished(self._turn.complete(output, status))
-        self._said = {dumps(texts_of(raw)) for raw in output}
+        self._said = {_words_of(raw) for raw in output}
         self._emit_all(self._turn.close())
         finished = self._turn.finished
         self.turn_indexes = [item.output_index for item in finished]
@@ -449,18 +455,24 @@ class Assembler:
         for kind, fields in events:
             if "type" not in fields:
                 fields = {"type": kind, "sequence_number": 0, **fields}
-            self._events.append(pending(fields, is_delta=kind in DELTAS))
+            is_delta = kind in DELTAS
+            if not is_delta:
+                # Else it would be copied to be numbered, and it may have a whole text in it.
+                fields["sequence_number"] = self.upcoming() + len(self._events)
+            self._events.append(pending(fields, is_delta=is_delta))
 
     def _emit_finished(self, events: Sequence[Event], *, by_model: bool = True) -> None:
         """Events whose `done` are of finished items: those become part of the output."""
         for kind, fields in events:
             if kind == ITEM_DONE:
                 index, text = fields["output_index"], dumps(fields["item"])
-                self._output[index] = text.decode()
-                self._items.append((index, self._output[index]))
+                self._output[index] = item = text.decode()
+                self._items.append((index, item))
                 if (face := self._face_of(index, fields, by_model)) is not None:
                     self._models[index] = face
-                fields["item"] = Encoded(text)
+                # Of a text in ASCII no copy is made.
+                fields["item"] = Encoded(item if item.isascii() else text)
+                del text
         self._emit_all(events)
 
     def _face_of(self, index: int, done: JSONObject, by_model: bool) -> str | None:
@@ -484,3 +496,12 @@ class Assembler:
         behind = by_model and index - 1 in self._reasoning
         origin = self.origin if by_model else None
         return Face.of(shown, given, origin, behind=behind).text()
+
+
+def _words_of(message: JSONObject) -> Hashable:
+    """What tells a message by its words, without a copy of them."""
+    texts = texts_of(message)
+    try:
+        return hash(tuple(texts))
+    except TypeError:
+        return dumps(texts)

@@ -30,12 +30,20 @@ class _Part:
     text: Text
     place: int  # among the item's parts of its index: ours, without gaps
     gathered: StringIO = field(default_factory=StringIO)  # a list of deltas is ten times as large
+    whole: str | None = None  # what was gathered, once nothing more comes
     said: bool = False  # the text's own `done`
     done: bool = False  # the part's `done`
 
     @property
     def so_far(self) -> str:
-        return self.gathered.getvalue()
+        return self.gathered.getvalue() if self.whole is None else self.whole
+
+    def settle(self, text: str) -> None:
+        """Nothing more is gathered: most often it is this text of the model's, which is there
+        already, and need not be held twice."""
+        said = self.so_far
+        self.whole, self.gathered = text if text == said else said, StringIO()
+        self.said = True
 
     def is_open(self, text: Text | None) -> bool:
         """Whether more of this kind of text may still be said."""
@@ -102,8 +110,8 @@ class Texts:
         part, events = self._part_or_new(text, fields)
         if part.is_open(text):
             events += self._catch_up(part, fields.get(text.key) or "")
-            part.said = True
             fields[text.key] = fields.get(text.key) or part.so_far
+            part.settle(fields[text.key])
             events.append((kind, _placed(part, fields)))
         return events
 
@@ -215,7 +223,7 @@ class Texts:
     def _say(self, part: _Part, whole: str) -> Iterator[Event]:
         """The rest of a text, and its `done`."""
         yield from self._catch_up(part, whole)
-        part.said = True
+        part.settle(whole)
         said = self._at(part, **{part.text.key: whole}, **part.text.extra)
         yield f"{part.text.events}.done", said
 

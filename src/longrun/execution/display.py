@@ -24,6 +24,7 @@ class Display:
         self._log = run_log
         self._got_on = got_on
         self.first: Callable[[], None] | None = None
+        assembler.upcoming = lambda: run_log.next_sequence
 
     def write(self, steps: Sequence[Step] = (), *, refers: bool = True) -> None:
         """Append what the assembler has made, and the steps that are finished with it.

@@ -58,6 +58,7 @@ async def end_response(
     """
     if outcome.details is not None:
         assembler.incomplete_details = outcome.details
+    assembler.upcoming = lambda: run_log.next_sequence
     document = assembler.end(outcome.status, outcome.error, int(time.time()))
     emission = assembler.collect()
     said: list[Part] = []
@@ -83,6 +84,9 @@ async def end_response(
         steered,
     )
     run_log.append(emission.events, items=emission.items, ending=ending, models=emission.models)
+    # All that it said is in its last event, and long texts are to be there once.
+    del emission
+    assembler.forget()
     await run_log.flush()
 
 

@@ -214,6 +214,9 @@ class Run:
         if self._replay is not None:
             await self._replay.begin()
         outcome = await self._outcome()
+        if self._result is not None:
+            sdk.discard(self._result)
+            self._result = None
         # Of an agent tool that is known to have failed, say, the turns are not passed again.
         add_recorded_usage(self._assembler, self._journal.left("model"))
         parked = self._parked if outcome is COMPLETED else None
@@ -358,11 +361,16 @@ class Run:
         Args:
             until: the model turn after whose calls it is to stop.
         """
+        if self._result is not None:
+            sdk.discard(self._result)
         result = self._result = self._start(agent, begins, given, session)
         try:
             async for event in result.stream_events():
                 self._journal.check()
                 self._take(event)
+                if self._log.must_wait:
+                    # A model ends with its whole text a few times over: one at a time.
+                    await self._log.ready()
                 if until is not None and self._turns > until:
                     result.cancel(mode="after_turn")
             cancelled = sdk.cancellation_of(result)
@@ -436,7 +444,9 @@ class Run:
             self._assembler.raw_event(event)
             if event.type == "response.completed":
                 indexes, calls = self._assembler.turn_indexes, self._assembler.turn_calls
-                steps = self._steps.models.finished(event.response, indexes, calls)
+                steps = self._steps.models.finished(
+                    event.response, indexes, calls, self._assembler.turn_items
+                )
         self._display.write(steps)
         if event.type == "response.completed":
             self._turns += 1

@@ -150,5 +150,6 @@ class Sections:
                 continue
             # The stream's own step says which items there are of it.
             due, self.streamed = self.streamed, None
-            self._write([due.finished(encode_response(event.response, indexes, {}, calls))])
+            items = self._assembler.turn_items
+            self._write([due.finished(encode_response(event.response, indexes, {}, calls, items))])
             self._begin()

@@ -253,13 +253,18 @@ class ModelTurns:
         )
 
     def finished(
-        self, response: Response, indexes: list[int], calls: Mapping[str, RunningCall]
+        self,
+        response: Response,
+        indexes: list[int],
+        calls: Mapping[str, RunningCall],
+        items: Mapping[int, str],
     ) -> list[Step]:
-        """The step of the run's own turn that was asked, to be committed with its last events."""
+        """The step of the run's own turn that was asked, to be committed with its last events. It
+        refers to these items of the turn."""
         due, self._asked = self._asked, None
         if self.origin is not None:
             self.border.came_in(response.output, self.origin)
-        return [] if due is None else [self._step(due, response, indexes, calls)]
+        return [] if due is None else [self._step(due, response, indexes, calls, items)]
 
     def _step(
         self,
@@ -267,8 +272,9 @@ class ModelTurns:
         response: Response,
         indexes: Sequence[int] = (),
         calls: Mapping[str, RunningCall] = MappingProxyType({}),
+        items: Mapping[int, str] = MappingProxyType({}),
     ) -> Step:
-        result = encode_response(response, indexes, self.call_ids.given, calls)
+        result = encode_response(response, indexes, self.call_ids.given, calls, items)
         step = self._marked(due.finished(result), response)
         if not due.scope and due.key in self.steered:
             # A version that knows nothing of the message would go on without it.

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from longrun.jsontext import NotJSON, dumps, loads
+from longrun.jsontext import Encoded, NotJSON, dumps, loads
 from longrun.store.records import Step
 
 LONG: Final = 256
@@ -25,6 +25,12 @@ _PROBE: Final = 64
 
 _MOST_PROBES: Final = 8
 """Places that begin like a string which are compared with it."""
+
+_SLICE: Final = 64 * 1024
+"""Characters of a string that are encoded and compared at a time: a long one is not copied."""
+
+_MARK: Final = "\0"
+"""Stands for a reference while a text is made: no JSON text has this character."""
 
 _MOST_MISSED: Final = 8 * 1024 * 1024
 """Characters of items that are looked through in vain before it is left at that: milliseconds."""
@@ -41,12 +47,44 @@ def refer(step: Step, items: Mapping[int, str]) -> Step:
     Args:
         items: JSON texts by output index, committed before the step or with it, and kept as long.
     """
-    if len(step.result) < LONG or step.kind not in _KINDS:
+    if len(step.result) < LONG or step.kind not in _KINDS or step.result.startswith(_REFERS):
         return step
     pieces = _pieces(step.result, items)
     if len(pieces) == 1:
         return step
     return step._replace(result=dumps({"pieces": pieces}).decode())
+
+
+def encode_referring(value: Any, items: Mapping[int, str]) -> str:
+    """A JSON value as text, or as one that refers to items where it says the same: as `refer`, for
+    which all of it has to be a text first."""
+    if not items:
+        return dumps(value).decode()
+    sources, places = _Sources(items), list[tuple[int, int, int]]()
+    mark = Encoded(_MARK)
+
+    def marked(value: Any) -> Any:
+        if isinstance(value, str):
+            if len(value) >= LONG and not sources.exhausted and (place := sources.find(value)):
+                places.append(place)
+                return mark
+        elif isinstance(value, dict):
+            return {key: marked(each) for key, each in value.items()}
+        elif isinstance(value, list):
+            return [marked(each) for each in value]
+        return value
+
+    try:
+        own = dumps(marked(value)).decode().split(_MARK)
+    except (ValueError, RecursionError):
+        # What orjson does not take.
+        return dumps(value).decode()
+    if not places:
+        return own[0]
+    pieces: list[Piece] = [own[0]]
+    for place, text in zip(places, own[1:], strict=True):
+        pieces += [place, text]
+    return dumps({"pieces": pieces}).decode()
 
 
 def resolve(steps: Iterable[Step], items: Mapping[int, str]) -> list[Step]:
@@ -78,8 +116,8 @@ def _pieces(text: str, items: Mapping[int, str]) -> list[Piece]:
         if start < 0 or sources.exhausted:
             break
         cursor = start + len(encoded)
-        if place := sources.find(encoded):
-            pieces += [text[written:start], (*place, len(encoded))]
+        if place := sources.find(string):
+            pieces += [text[written:start], place]
             written = cursor
     return [*pieces, text[written:]]
 
@@ -98,24 +136,49 @@ class _Sources:
         """Too much was looked through in vain."""
         return self._missed > _MOST_MISSED
 
-    def find(self, encoded: str) -> tuple[int, int] | None:
-        """An item that has this string, and where."""
+    def find(self, string: str) -> tuple[int, int, int] | None:
+        """An item that has this string as JSON; where, and how many characters of it."""
+        found = self._find(string, _SLICE)
+        if found is None and len(string) > _SLICE and not string.isascii():
+            # One lone surrogate anywhere has all of a text encoded in another way.
+            found = self._find(string, len(string))
+        return found
+
+    def _find(self, string: str, size: int) -> tuple[int, int, int] | None:
         for index, start in self._after.items():
-            if (at := self._find(index, encoded, start)) >= 0:
-                return index, at
+            if place := self._find_in(index, string, size, start):
+                return place
         for index, start in self._after.items():
-            if start and (at := self._find(index, encoded, 0)) >= 0:
-                return index, at
+            if start and (place := self._find_in(index, string, size, 0)):
+                return place
         return None
 
-    def _find(self, index: int, encoded: str, start: int) -> int:
-        text = self._items[index]
-        at = _find(text, encoded, start)
-        if at < 0:
-            self._missed += len(text) - start
-        else:
-            self._after[index] = at + len(encoded)
-        return at
+    def _find_in(
+        self, index: int, string: str, size: int, start: int
+    ) -> tuple[int, int, int] | None:
+        text, at = self._items[index], start
+        probe = dumps(string[:size]).decode()[:_PROBE]
+        for _ in range(_MOST_PROBES):
+            at = text.find(probe, at)
+            if at < 0:
+                break
+            if length := _length_in(text, at, string, size):
+                self._after[index] = at + length
+                return index, at, length
+            at += 1
+        self._missed += len(text) - start
+        return None
+
+
+def _length_in(text: str, start: int, string: str, size: int) -> int:
+    """How many characters of a text, from there on, are this string as JSON; 0: they are not."""
+    end = start + 1
+    for place in range(0, len(string), size):
+        encoded = dumps(string[place : place + size]).decode()
+        if not text.startswith(encoded[1:-1], end):
+            return 0
+        end += len(encoded) - 2
+    return end + 1 - start if text.startswith('"', end) else 0
 
 
 def _find(text: str, encoded: str, start: int) -> int:

@@ -19,6 +19,7 @@ from openai.types.responses import Response
 from longrun.assembly.kinds import plain
 from longrun.assembly.server_calls import RunningCall
 from longrun.execution.replay.rebuilt import rebuilt
+from longrun.execution.replay.references import encode_referring
 from longrun.jsontext import dumps, loads
 
 _RICH: Final = {
@@ -129,19 +130,21 @@ def encode_response(
     indexes: Sequence[int],
     given: Mapping[str, Any],
     calls: Mapping[str, RunningCall] = MappingProxyType({}),
+    items: Mapping[int, str] = MappingProxyType({}),
 ) -> str:
     """A streamed model turn as the model gave it, with the output indexes of its items, and its
     calls that are executed here.
 
     Args:
         given: by the call ids that were minted, what the model gave (`call_ids.py`).
+        items: what it may refer to, as in `references.refer`.
     """
     kept = {name: value for name, value in plain(response).items() if name not in _NOT_NEEDED}
     minted = _as_given(kept.get("output") or [], given)
     recorded: dict[str, Any] = {"response": kept, "indexes": list(indexes), **minted}
     if calls:
         recorded["calls"] = {call_id: list(call) for call_id, call in calls.items()}
-    return dumps(recorded).decode()
+    return encode_referring(recorded, items)
 
 
 def decode_response(result: str) -> tuple[Response, list[int]]:

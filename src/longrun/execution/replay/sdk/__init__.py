@@ -44,6 +44,7 @@ from longrun.execution.replay.sdk.names import (
 from longrun.execution.replay.sdk.runs import (
     agents_behind,
     cancellation_of,
+    discard,
     last_text,
     loop_task,
     put_in,
@@ -86,6 +87,7 @@ __all__ = [
     "commit_output",
     "counted_by_provider",
     "declared_json",
+    "discard",
     "first_turn",
     "guarded",
     "is_agent_tool",

@@ -30,6 +30,14 @@ def loop_task(result: RunResultStreaming) -> asyncio.Task[Any] | None:
     return result.run_loop_task
 
 
+def discard(result: RunResultStreaming) -> None:
+    """Let a run that has ended hold nothing any more. It refers to itself: all that was said would
+    stay in memory until the collector comes, many runs later."""
+    task = loop_task(result)
+    if task is None or task.done():
+        vars(result).clear()
+
+
 def put_in(result: RunResultStreaming, items: list[Any]) -> None:
     """Give a run more input between two of its turns: it goes in before the next one, after what
     the tools gave. As `RunState.add_input` does for a run that waits; for one that is live the SDK
