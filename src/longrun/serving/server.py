@@ -18,7 +18,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 
 from longrun.app import Longrun
 from longrun.errors import ConfigurationError
-from longrun.serving import blocked, sockets, stubborn
+from longrun.serving import allocator, blocked, sockets, stubborn
 from longrun.serving.bounds import Bounds, Context
 from longrun.serving.connection import Connection, Connections
 from longrun.serving.pinned import check
@@ -57,6 +57,7 @@ def run(
         ConfigurationError: the server cannot start; says why.
     """
     check()
+    allocator.bound()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _threads(settings) as pool:
         loop = runner.get_loop()
         loop.set_default_executor(pool)
