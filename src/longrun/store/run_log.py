@@ -85,6 +85,7 @@ class RunLog:
     Attributes:
         next_sequence: the number of the next event that is not merged with the last one.
         steered: how many messages were put into the run, as of the last commit.
+        must_wait: whether `ready` would wait, or raise.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class RunLog:
         self.next_sequence = next_sequence
         self.lost: LongrunError | None = None
         self.steered = 0
+        self.must_wait = False
         self._wake = wake
         self._buffer_bytes = buffer_bytes
         self._merge_deltas = merge_deltas
@@ -161,12 +163,11 @@ class RunLog:
         self._growing = growing
         self.next_sequence += len(events)
         self._pending_bytes += size
+        self._weigh()
         self._wake(self)
 
-    @property
-    def must_wait(self) -> bool:
-        """Whether `ready` would wait, or raise."""
-        return self._pending_bytes >= self._buffer_bytes or self.lost is not None
+    def _weigh(self) -> None:
+        self.must_wait = self._pending_bytes >= self._buffer_bytes or self.lost is not None
 
     async def ready(self) -> None:
         """Wait until less is pending than `buffer_bytes`: the run is slowed, never cut.
@@ -203,6 +204,8 @@ class RunLog:
             return False
         entry.size += grown
         self._pending_bytes += grown
+        if self._pending_bytes >= self._buffer_bytes:
+            self.must_wait = True
         return True
 
     def _encode_growing(self) -> None:
@@ -268,6 +271,7 @@ class RunLog:
         """These entries are committed."""
         self._pending_bytes -= sum(entry.size for entry in entries)
         self._committed += len(entries)
+        self._weigh()
         self._changed.set()
 
     def lose(self, error: LongrunError) -> None:
@@ -277,4 +281,5 @@ class RunLog:
         self._entries.clear()
         self._growing = None
         self._pending_bytes = 0
+        self._weigh()
         self._changed.set()
