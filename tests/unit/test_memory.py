@@ -11,6 +11,7 @@ import pytest
 from agents import Agent, RunResultStreaming
 
 from longrun.assembly.assembler import Assembler
+from longrun.execution.replay.references import _Sources
 from longrun.pending import Delta, Pending, numbered
 from longrun.serving import allocator
 from longrun.store.run_log import ENVELOPE_BYTES, RunLog
@@ -118,6 +119,7 @@ async def test_nothing_of_a_run_that_has_ended_waits_for_the_collector() -> None
         gc.enable()
     assert not [each for each in left if type(each) is RunResultStreaming and vars(each)]
     assert not [each for each in left if type(each) is Assembler and each.output]
+    assert not [each for each in left if type(each) is _Sources]
 
 
 FREED = """

@@ -60,22 +60,9 @@ def encode_referring(value: Any, items: Mapping[int, str]) -> str:
     which all of it has to be a text first."""
     if not items:
         return dumps(value).decode()
-    sources, places = _Sources(items), list[tuple[int, int, int]]()
-    mark = Encoded(_MARK)
-
-    def marked(value: Any) -> Any:
-        if isinstance(value, str):
-            if len(value) >= LONG and not sources.exhausted and (place := sources.find(value)):
-                places.append(place)
-                return mark
-        elif isinstance(value, dict):
-            return {key: marked(each) for key, each in value.items()}
-        elif isinstance(value, list):
-            return [marked(each) for each in value]
-        return value
-
+    places: list[tuple[int, int, int]] = []
     try:
-        own = dumps(marked(value)).decode().split(_MARK)
+        own = dumps(_marked(value, _Sources(items), places)).decode().split(_MARK)
     except (ValueError, RecursionError):
         # What orjson does not take.
         return dumps(value).decode()
@@ -85,6 +72,19 @@ def encode_referring(value: Any, items: Mapping[int, str]) -> str:
     for place, text in zip(places, own[1:], strict=True):
         pieces += [place, text]
     return dumps({"pieces": pieces}).decode()
+
+
+def _marked(value: Any, sources: "_Sources", places: list[tuple[int, int, int]]) -> Any:
+    """A value with a mark in place of each string that an item has, and where that is."""
+    if isinstance(value, str):
+        if len(value) >= LONG and not sources.exhausted and (place := sources.find(value)):
+            places.append(place)
+            return Encoded(_MARK)
+    elif isinstance(value, dict):
+        return {key: _marked(each, sources, places) for key, each in value.items()}
+    elif isinstance(value, list):
+        return [_marked(each, sources, places) for each in value]
+    return value
 
 
 def resolve(steps: Iterable[Step], items: Mapping[int, str]) -> list[Step]:
