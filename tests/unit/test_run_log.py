@@ -3,8 +3,16 @@
 import pytest
 
 from longrun.errors import Fenced, LongrunError, NotStored, TooLarge
+from longrun.pending import LONGEST, Pending, pending
 from longrun.store.records import Ending, Step
-from longrun.store.run_log import ENVELOPE_BYTES, OUTPUT_ITEMS, STEP_ITEMS, RunLog, check_size
+from longrun.store.run_log import (
+    ENTRY_BYTES,
+    ENVELOPE_BYTES,
+    OUTPUT_ITEMS,
+    STEP_ITEMS,
+    RunLog,
+    check_size,
+)
 
 LIMIT = 100_000
 
@@ -21,6 +29,11 @@ def step(size: int) -> Step:
 def event(size: int, type: str = "response.output_item.done") -> bytes:
     head = b'{"type":"%b","sequence_number":0,"delta":"' % type.encode()
     return head + b"x" * (size - len(head) - 2) + b'"}'
+
+
+def delta(size: int, index: int = 0) -> Pending:
+    said = {"type": "response.output_text.delta", "sequence_number": 0, "output_index": index}
+    return pending({**said, "delta": "x" * size}, is_delta=True)
 
 
 class TestSizes:
@@ -64,6 +77,24 @@ class TestSizes:
     def test_events_with_the_whole_response_may_be_larger(self, run: RunLog) -> None:
         run.append([event(LIMIT * 2, "response.in_progress")])
         run.append([event(LIMIT * 3, "response.completed")], ending=Ending("completed", "{}"))
+        assert run.lost is None
+
+    @pytest.mark.parametrize("size", [20, 1000, LONGEST + 1])
+    def test_an_item_that_never_ends_is_bounded_while_it_is_streamed(
+        self, run: RunLog, size: int
+    ) -> None:
+        said = 0
+        while run.lost is None and said < 2 * LIMIT:
+            run.append([delta(size)])
+            said += size
+        assert isinstance(run.lost, TooLarge)
+        assert LIMIT < said <= LIMIT + ENTRY_BYTES + size
+
+    def test_many_items_may_have_as_much_text_each(self, run: RunLog) -> None:
+        for index in range(OUTPUT_ITEMS):
+            for _ in range(LIMIT // 1000 - 1):
+                run.append([delta(1000, index)])
+            run.append([event(1000)], items=[(index, "x" * LIMIT)])
         assert run.lost is None
 
     def test_all_items_together_are_bounded_too(self, run: RunLog) -> None:

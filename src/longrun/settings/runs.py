@@ -81,7 +81,8 @@ class Runs(Section):
         ge=64 * 1024,
         le=128 * 1024 * 1024,
         description="Maximum size of one output item, or one tool output, as JSON. A larger tool "
-        "output is replaced by a message; anything else that is larger fails its run.",
+        "output is replaced by a message; anything else that is larger fails its run, and so do "
+        "items of more than eight times that together.",
     )
     compaction_agent: str = Field(
         default="",

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from longrun import metrics
 from longrun.errors import LongrunError, TooLarge
-from longrun.pending import Delta, Pending, lines
+from longrun.pending import ENVELOPE, LONGEST, Delta, Pending, lines
 from longrun.store.records import Ending, Step, Taken
 
 ENTRY_BYTES: Final = 32 * 1024
@@ -28,6 +28,8 @@ OUTPUT_ITEMS: Final = 8
 event has them all."""
 
 _NONE: Final[Mapping[int, str]] = MappingProxyType({})
+
+_DELTA: Final = b'.delta","sequence_number"'
 
 _WHOLE: Final = (b'{"type":"response.created"', b'{"type":"response.in_progress"')
 """Events that carry the whole response, which may be larger than an item; terminal ones too."""
@@ -113,6 +115,9 @@ class RunLog:
         self._entries: deque[Entry] = deque()
         self._pending_bytes = 0
         self._output_size = 0
+        self._open: dict[int | None, int] = {}
+        """Characters of unfinished items, by output index; None: of deltas that are long."""
+        self._too_long = 0
         self._appended = 0
         self._committed = 0
         self._changed = asyncio.Event()
@@ -136,10 +141,18 @@ class RunLog:
         if alone and len(events) == 1 and self._merged(events[0]):
             return
         self._encode_growing()
+        for index, _ in items:
+            self._open.pop(index, None)
+            self._open.pop(None, None)
         first, last = self.next_sequence, events[-1] if events else None
         growing = last if isinstance(last, Delta) and alone and self._merge_deltas else None
         encoded = lines(events if growing is None else events[:-1], first)
         size = sum(map(len, encoded))
+        if growing is None or len(events) > 1:
+            self._count_text(event for event in events if event is not growing)
+        if self._too_long:
+            self.lose(TooLarge("an output item", self._too_long, self.max_item_bytes))
+            return
         if items or steps or size > self.max_item_bytes:
             try:
                 self._check_sizes(encoded if ending is None else (), items, steps, models)
@@ -218,8 +231,23 @@ class RunLog:
         entry.events.append(event)
         entry.size += len(event) - growing.size
         self._pending_bytes += len(event) - growing.size
+        self._count_text([growing])
         if len(growing.texts) > 1:
             metrics.deltas_merged.inc(len(growing.texts) - 1)
+
+    def _count_text(self, events: Iterable[Pending]) -> None:
+        """An item that never ends has no size by which it could be refused: its text is bounded
+        while it is streamed. As JSON it is no shorter than it has characters."""
+        for event in events:
+            if isinstance(event, Delta):
+                index, size = event.fields.get("output_index"), sum(map(len, event.texts))
+            elif len(event) > LONGEST and _DELTA in event[: len(_DELTA) + 64]:
+                index, size = None, len(event) - ENVELOPE
+            else:
+                continue
+            self._open[index] = size = self._open.get(index, 0) + size
+            if size > self.max_item_bytes:
+                self._too_long = size
 
     def _check_sizes(
         self,
