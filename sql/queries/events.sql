@@ -5,7 +5,9 @@
 -- locks the response against a claim, in the same statement as the writes. A claim in turn
 -- makes this wait and then find nothing. And they are written only where they follow the log
 -- (`follows`): each chunk begins where the one before it ended, the first of them at the end of
--- what is committed. Returns the runs that were held; all rows of the others are refused, and
+-- what is committed. With :server that is known: whoever holds the attempt has written so far itself,
+-- and had it confirmed by this very server, as its start tells; and all logs follow, or none, if it is
+-- another one by now. Returns the runs that were held; all rows of the others are refused, and
 -- all rows of those that do not follow. An item that stands in a chunk of the batch is cut out of
 -- it, by bytes, and does not come as a text besides. With the end of a response its tokens are
 -- counted (`spent`). With the end of a response on a conversation
@@ -17,14 +19,14 @@
 -- were put into it by then (`early`), nothing is written, and the run goes on. That number is in the
 -- row that is locked, which is the newest: what another table has is as old as the statement.
 WITH held AS MATERIALIZED (
-    SELECT run.n, run.first, response.id, response.attempt, response.steered
+    SELECT run.n, response.id, response.attempt, response.steered
     FROM (
         -- In one order everywhere, so that two of these never wait for each other. The condition
         -- is always true, and makes the planner expect one run: it then keeps its plan instead of
         -- making a new one each time, which takes as long as a small append.
-        SELECT run.n, run.response_id, run.attempt, run.first
-        FROM unnest(:response_ids::text[], :attempts::integer[], :firsts::bigint[])
-            WITH ORDINALITY AS run (response_id, attempt, first, n)
+        SELECT run.n, run.response_id, run.attempt
+        FROM unnest(:response_ids::text[], :attempts::integer[])
+            WITH ORDINALITY AS run (response_id, attempt, n)
         WHERE run.n % 1 = 0
         ORDER BY run.response_id COLLATE "C"
     ) AS run
@@ -53,13 +55,19 @@ WITH held AS MATERIALIZED (
         ) ELSE false END
 -- end
         AS early,
-        held.first = 1 + coalesce(
+-- optional :server
+        pg_postmaster_start_time() = :server::timestamptz AND
+-- end
+-- optional :looked
+        :looked::boolean AND (:firsts::bigint[])[held.n] = 1 + coalesce(
             (
                 SELECT chunk.last FROM longrun.event_chunks AS chunk
                 WHERE chunk.response_id = held.id ORDER BY chunk.last DESC LIMIT 1
             ),
             -1
-        ) AND held.n NOT IN (SELECT torn.run FROM torn) AS follows
+        ) AND
+-- end
+        held.n NOT IN (SELECT torn.run FROM torn) AS follows
     FROM held
 ), checked AS MATERIALIZED (
     SELECT n, id, attempt, steered, follows AND early AS early, follows AND NOT early AS follows
@@ -261,6 +269,9 @@ WITH held AS MATERIALIZED (
         THEN set_config('synchronous_commit', 'on', true) END
 )
 SELECT checked.n, checked.follows, checked.early, checked.steered
+-- optional :looked
+    , pg_postmaster_start_time() AS server
+-- end
 FROM durable CROSS JOIN checked
 -- optional :told_runs
 LEFT JOIN told ON true
@@ -290,13 +301,19 @@ WITH held AS MATERIALIZED (
     ) AS response
 ), checked AS MATERIALIZED (
     SELECT held.*,
-        held.first = 1 + coalesce(
+-- optional :server
+        pg_postmaster_start_time() = :server::timestamptz AND
+-- end
+-- optional :looked
+        :looked::boolean AND held.first = 1 + coalesce(
             (
                 SELECT chunk.last FROM longrun.event_chunks AS chunk
                 WHERE chunk.response_id = held.id ORDER BY chunk.last DESC LIMIT 1
             ),
             -1
-        ) AS follows
+        ) AND
+-- end
+        true AS follows
     FROM held
 ), new_chunks AS (
     INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
@@ -313,6 +330,9 @@ WITH held AS MATERIALIZED (
         THEN set_config('synchronous_commit', 'on', true) END
 )
 SELECT checked.n, checked.follows, false AS early, checked.steered
+-- optional :looked
+    , pg_postmaster_start_time() AS server
+-- end
 FROM durable CROSS JOIN checked
 -- optional :told_runs
 LEFT JOIN told ON true

@@ -4,12 +4,13 @@ ever; what goes wrong for one run is that run's alone."""
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 
 import pytest
 
 from longrun.errors import Fenced, LongrunError, NotStored
 from longrun.store import log_writer
-from longrun.store.batch import NOTHING_TOLD
+from longrun.store.batch import NOTHING_TOLD, end_columns
 from longrun.store.database import Database
 from longrun.store.log_writer import LogWriter
 from longrun.store.records import Chunk, Step
@@ -44,7 +45,8 @@ async def change(database: Database, sql: str, *values: object) -> None:
 
 def columns_of(database: Database) -> dict[str, list[object]]:
     """The parameters of `append_log`, for a batch of nothing."""
-    return {name: [] for name in database.queries._parameters["append_log"]} | NOTHING_TOLD
+    names = database.queries._parameters["append_log"]
+    return {name: [] for name in names} | NOTHING_TOLD | end_columns(None)
 
 
 @contextlib.asynccontextmanager
@@ -117,6 +119,13 @@ class TestRefusedConnections:
                 assert len(await logged(store, run.response_id)) == 171
 
 
+def failed_over(*runs: RunLog) -> None:
+    """What these know is of another server than the one that answers now."""
+    for run in runs:
+        assert run.end is not None
+        run.end = (run.end[0] - timedelta(days=1), run.end[1])
+
+
 class TestContiguous:
     async def test_what_the_database_forgot_is_not_written_past(self, store: Database) -> None:
         """As after a failover to a standby that had not got the last commits."""
@@ -132,6 +141,7 @@ class TestContiguous:
                 "DELETE FROM longrun.event_chunks WHERE response_id = $1 AND last = 4",
                 run.response_id,
             )
+            failed_over(run, other)
             append(run, 3)
             append(other, 3)
             await other.flush()
@@ -141,6 +151,21 @@ class TestContiguous:
                 await run.ready()
         assert len(await logged(store, run.response_id)) == 3
         assert len(await logged(store, other.response_id)) == 8
+
+    async def test_what_another_server_has_as_well_is_gone_on_from(self, store: Database) -> None:
+        """As after a failover in which nothing was lost: looked at once, and known again."""
+        async with writing(store) as writer:
+            runs = [log_of(writer, await add_response(store)) for _ in range(3)]
+            for n in range(3):
+                for run in runs:
+                    append(run, 2)
+                    if n == 1:
+                        failed_over(run)
+                await asyncio.gather(*(run.flush() for run in runs))
+            [row] = await store.fetch("SELECT pg_postmaster_start_time() AS server")
+            assert {run.end for run in runs} == {(row["server"], 7)}
+        for run in runs:
+            assert len(await logged(store, run.response_id)) == 7
 
     async def test_nor_a_step_alone(self, store: Database) -> None:
         async with writing(store) as writer:
@@ -152,6 +177,7 @@ class TestContiguous:
                 "DELETE FROM longrun.event_chunks WHERE response_id = $1 AND last = 2",
                 run.response_id,
             )
+            failed_over(run)
             run.append([], steps=[Step("", "tool", "call_1", "{}", "{}")])
             with pytest.raises(NotStored):
                 await run.flush()
@@ -218,6 +244,7 @@ class TestContiguous:
             }
             small = {name: columns[name] for name in ("response_ids", "attempts", "firsts")}
             small |= {"lasts": [1], "data": [b"{}"], "told_runs": None, "events_channel": None}
+            small |= end_columns(None)
             for query, values in (("append_log", columns), ("append_events", small)):
                 async with store.transaction() as connection:
                     assert await connection.fetchval("SHOW synchronous_commit") == "off"
@@ -305,8 +332,9 @@ class TestInTime:
         """Down to single entries; each is committed with all that belongs to it."""
         fetch = log_writer.Lane.fetch
 
-        async def slow(self: log_writer.Lane, query: str, *values: list[object]) -> object:
-            sent = sum(len(each) for column in values for each in column if type(each) is bytes)
+        async def slow(self: log_writer.Lane, query: str, *values: object) -> object:
+            columns = [column for column in values if isinstance(column, list)]
+            sent = sum(len(each) for column in columns for each in column if type(each) is bytes)
             if sent > 50_000:
                 raise TimeoutError
             return await fetch(self, query, *values)

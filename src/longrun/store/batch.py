@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from longrun.jsontext import dumps
@@ -79,6 +80,11 @@ class Share:
     def first(self) -> int:
         """The number of its first event; the end of the log where it has none."""
         return self.entries[0].first
+
+    @property
+    def end(self) -> int:
+        """The number after its last event; the end of the log where it has none."""
+        return self.chunks[-1].last + 1 if self.chunks else self.first
 
     @property
     def first_step(self) -> Step | None:
@@ -235,6 +241,12 @@ def event_columns(batch: Sequence[Share], sealing: Sealing) -> dict[str, Any]:
         "told_runs": None,
         "events_channel": None,
     }
+
+
+def end_columns(server: datetime | None) -> dict[str, Any]:
+    """The parameters of both that say that this server has confirmed all that a batch follows;
+    None: where the logs end is looked at."""
+    return {"server": server, "looked": True if server is None else None}
 
 
 def of_events_alone(columns: dict[str, list[Any] | None]) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import asyncpg
@@ -23,6 +24,7 @@ from longrun.store.batch import (
     NOTHING_TOLD,
     Share,
     append_columns,
+    end_columns,
     event_columns,
     first_steps,
     is_small,
@@ -97,7 +99,9 @@ class LogWriter:
         with contextlib.suppress(*FAILURES):
             for columns in (small, events, nothing, with_tokens):
                 for also in ({}, {each: told[each] for each in told if each in columns}):
-                    await self._lane.fetch(*self._bound({**columns, **also}))
+                    for known in (None, datetime.now(UTC)):
+                        values = {**columns, **also, **end_columns(known)}
+                        await self._lane.fetch(*self._bound(values))
 
     def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
         """The log of an attempt that this replica holds."""
@@ -251,6 +255,7 @@ class LogWriter:
             except Exception as error:
                 if len(shares) > 1 or meaning(error) is not Meaning.OWN:
                     raise
+                _forget_ends(shares)
                 await self._settle_committed(lane, shares)
                 if not shares[0].done:
                     metrics.append_failures.inc()
@@ -259,6 +264,7 @@ class LogWriter:
                     _lose(shares)
         except Exception as error:
             metrics.append_failures.inc()
+            _forget_ends(shares)
             return self._failure(shares, error)
         return None
 
@@ -273,7 +279,8 @@ class LogWriter:
         """Settle what was committed. What was refused has lost its log, unless it is there
         already, from an append whose answer was lost."""
         started = time.perf_counter()
-        rows, told = await self._commit(lane, shares)
+        known = _server_of(shares)
+        rows, told = await self._commit(lane, shares, known)
         took = time.perf_counter() - started
         if self._announcer is not None:
             self._announcer.appended(took, told=bool(told))
@@ -288,12 +295,17 @@ class LogWriter:
             if row is not None and row["follows"]:
                 share.run.steered = row["steered"]
                 self._settle(share, told=n in told)
+                share.run.end = (known or row["server"], share.end)
             elif row is not None and row["early"]:
                 share.done = True
                 share.run.lose(Overtaken())
             else:
                 refused[n] = share
         metrics.append_events.observe(sum(map(_events_of, shares)))
+        if known is not None and (unsure := [refused.pop(n) for n in held if n in refused]):
+            # Another server, which may not have all that the one before had confirmed.
+            _forget_ends(unsure)
+            await self._append(lane, unsure)
         if refused:
             await self._settle_committed(lane, list(refused.values()))
             for n, share in refused.items():
@@ -301,9 +313,10 @@ class LogWriter:
                     self._refuse(share, held=n in held)
 
     async def _commit(
-        self, lane: Lane, shares: list[Share]
+        self, lane: Lane, shares: list[Share], known: datetime | None
     ) -> tuple[list[asyncpg.Record], list[int]]:
-        """Write a batch. Returns what became of the shares, by their numbers in it, and of which
+        """Write a batch, of which this server has confirmed all that it follows; None: that is
+        looked at. Returns what became of the shares, by their numbers in it, and of which
         the others are told thereby how far their logs reach."""
         if is_small(shares):
             columns = event_columns(shares, self._sealing)
@@ -312,6 +325,7 @@ class LogWriter:
             if self._sealing.knows_keys:
                 seal_columns(columns, shares, self._sealing)
             of_events_alone(columns)
+        columns |= end_columns(known)
         told = self._take_along(columns, shares) if lane is self._lane else []
         try:
             return await lane.fetch(*self._bound(columns)), told
@@ -383,6 +397,21 @@ class LogWriter:
         for share in shares:
             if share.key in found:
                 self._settle(share)
+
+
+def _server_of(shares: Sequence[Share]) -> datetime | None:
+    """The server that has confirmed all that these follow, by when it was started; None: where
+    their logs end has to be looked at."""
+    end = shares[0].run.end
+    if end is None:
+        return None
+    server = end[0]
+    return server if all(share.run.end == (server, share.first) for share in shares) else None
+
+
+def _forget_ends(shares: Iterable[Share]) -> None:
+    for share in shares:
+        share.run.end = None
 
 
 def _lose(shares: Iterable[Share]) -> None:

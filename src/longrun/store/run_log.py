@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
@@ -88,6 +89,8 @@ class RunLog:
         next_sequence: the number of the next event that is not merged with the last one.
         steered: how many messages were put into the run, as of the last commit.
         must_wait: whether `ready` would wait, or raise.
+        end: the number of the next event to be committed, and the server that has confirmed all
+            before it, by when it was started; None: where the log ends is to be looked at.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class RunLog:
         self.lost: LongrunError | None = None
         self.steered = 0
         self.must_wait = False
+        self.end: tuple[datetime, int] | None = None
         self._wake = wake
         self._buffer_bytes = buffer_bytes
         self._merge_deltas = merge_deltas
