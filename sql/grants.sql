@@ -125,6 +125,15 @@ BEGIN
     GRANT UPDATE (
         attempts, failures, due_at, ended_at, outcome, status_code, problem
     ) ON longrun.webhook_deliveries TO "longrun_runtime";
+    GRANT SELECT ON longrun.partitions TO "longrun_runtime";
+    GRANT UPDATE (left_at) ON longrun.partitions TO "longrun_runtime";
+    GRANT EXECUTE ON FUNCTION longrun.look_at_partitions() TO "longrun_runtime";
+    GRANT EXECUTE ON FUNCTION longrun.add_partition(text,text) TO "longrun_runtime";
+    GRANT EXECUTE ON FUNCTION longrun.begin_range(text,text) TO "longrun_runtime";
+    GRANT EXECUTE ON FUNCTION longrun.validate_range(text) TO "longrun_runtime";
+    GRANT EXECUTE ON FUNCTION longrun.give_up_range(text) TO "longrun_runtime";
+    GRANT EXECUTE ON FUNCTION longrun.finish_range(text) TO "longrun_runtime";
+    GRANT EXECUTE ON FUNCTION longrun.drop_partition(text,text) TO "longrun_runtime";
     GRANT EXECUTE ON FUNCTION longrun.is_busy(text) TO "longrun_runtime";
 END
 $$;

@@ -2,6 +2,10 @@
 -- One migrator at a time, in the whole cluster, for this schema.
 SELECT pg_advisory_xact_lock(hashtextextended('longrun migrate ' || $1, 0));
 
+-- name: bound_lock_waits
+-- In this transaction, a lock is waited for no longer than $1 milliseconds: others queue behind it.
+SELECT set_config('lock_timeout', $1::integer::text, true);
+
 -- name: find_schema
 SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) AS exists;
 

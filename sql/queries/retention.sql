@@ -22,7 +22,7 @@ WITH turn AS MATERIALIZED (
         LIMIT 100
     )
 )
-SELECT response.id, (
+SELECT response.id, response.stored, (
     SELECT count(*)
     FROM (SELECT FROM longrun.event_chunks WHERE response_id = response.id LIMIT $3) AS counted
 ) AS chunks
@@ -34,13 +34,42 @@ FOR UPDATE OF response SKIP LOCKED;
 
 -- name: delete_expired
 -- After lock_expired in the same transaction, as a statement of its own: so that it sees what whoever
--- held one of them before has written.
-WITH chunks AS (
-    DELETE FROM longrun.event_chunks WHERE response_id = ANY($1::text[])
+-- held one of them before has written. Of those in $2, rows are left in partitions that end before $3,
+-- which soon go as a whole; `left_at` says since when some are.
+WITH going AS MATERIALIZED (
+    SELECT of_table, first, until, left_at FROM longrun.partitions WHERE until <= $3
+), noted AS (
+    UPDATE longrun.partitions AS part SET left_at = now()
+    FROM going
+    WHERE part.of_table = going.of_table AND part.first = going.first AND going.left_at IS NULL
+        AND part.left_at IS NULL AND EXISTS (
+            SELECT FROM unnest($2::text[]) AS kept (id)
+            WHERE kept.id >= going.first AND kept.id < going.until
+        )
+), chunks AS (
+    DELETE FROM longrun.event_chunks WHERE response_id = ANY(ARRAY(
+        SELECT expired.id FROM unnest($1::text[]) AS expired (id)
+        WHERE expired.id <> ALL($2::text[]) OR NOT EXISTS (
+            SELECT FROM going
+            WHERE of_table = 'event_chunks' AND expired.id >= first AND expired.id < until
+        )
+    ))
 ), items AS (
-    DELETE FROM longrun.items WHERE response_id = ANY($1::text[])
+    DELETE FROM longrun.items WHERE response_id = ANY(ARRAY(
+        SELECT expired.id FROM unnest($1::text[]) AS expired (id)
+        WHERE expired.id <> ALL($2::text[]) OR NOT EXISTS (
+            SELECT FROM going
+            WHERE of_table = 'items' AND expired.id >= first AND expired.id < until
+        )
+    ))
 ), steps AS (
-    DELETE FROM longrun.steps WHERE response_id = ANY($1::text[])
+    DELETE FROM longrun.steps WHERE response_id = ANY(ARRAY(
+        SELECT expired.id FROM unnest($1::text[]) AS expired (id)
+        WHERE expired.id <> ALL($2::text[]) OR NOT EXISTS (
+            SELECT FROM going
+            WHERE of_table = 'steps' AND expired.id >= first AND expired.id < until
+        )
+    ))
 )
 DELETE FROM longrun.responses WHERE id = ANY($1::text[]);
 

@@ -122,6 +122,8 @@ class Longrun:
         found = [f"MCP server {name} is away" for name in self.parts.servers.away()]
         if disabled := self.parts.delivering.disabled:
             found.append(f"webhook endpoints that are disabled: {disabled}")
+        if (problem := self.parts.partitions.problem) is not None:
+            found.append(problem)
         return found
 
     def drain(self) -> None:
@@ -218,6 +220,7 @@ class Longrun:
         else:
             await check_migrated(self.parts.database)
         await check_rights(self.parts.database)
+        await self.parts.partitions.begin()
         await self.parts.ring_check.begin()
         await self.parts.delivering.begin()
         await self.parts.writer.prepare()

@@ -88,13 +88,23 @@ def cell_of(id_: str) -> str | None:
 
 def created_at(response_id: str) -> int:
     """When an id of ours was made, in seconds since the epoch."""
-    return int(response_id.removeprefix("resp_")[:12], 16) // 1000
+    return int(made_at(response_id))
+
+
+def made_at(response_id: str) -> float:
+    """As `created_at`, to the millisecond."""
+    return int(response_id.removeprefix("resp_")[:12], 16) / 1000
+
+
+def response_ids_from(seconds: float) -> str:
+    """What sorts before all ids of responses that are made from a moment on, in seconds since the
+    epoch, and behind all that are made before it."""
+    return f"resp_{max(0, int(seconds * 1000)):012x}"
 
 
 def age(response_id: str) -> float:
     """Seconds since an id of ours was made, by this machine's clock; never negative."""
-    made = int(response_id.removeprefix("resp_")[:12], 16) / 1000
-    return max(time.time() - made, 0.0)
+    return max(time.time() - made_at(response_id), 0.0)
 
 
 def new_conversation_id(cell: str = FIRST_CELL) -> str:

@@ -196,6 +196,11 @@ notification_queue = Gauge(
     registry=registry,
 )
 replicas = Gauge("longrun_cluster_replicas", "Replicas that are alive.", registry=registry)
+partitions_ahead = Gauge(
+    "longrun_cluster_partitions_ahead_seconds",
+    "For how long there are partitions for what comes; below 0 it goes to the one for the rest.",
+    registry=registry,
+)
 loop_blocks = Counter(
     "longrun_loop_blocks",
     "Times that code held up the event loop for seconds; the log names it.",

@@ -41,6 +41,7 @@ from longrun.store.listener import Listener
 from longrun.store.log_writer import LogWriter
 from longrun.store.opening import Opening
 from longrun.store.overview import Overview
+from longrun.store.partitions import Partitions
 from longrun.store.pulse import Pulse
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
@@ -98,6 +99,9 @@ class Parts:
         self.creations = CreationWriter(self.database, self.hub.committed)
         self.responses = Responses(self.database, self.creations)
         self.ring_check = RingCheck(self.database)
+        self.partitions = Partitions(
+            self.database, settings.partition_seconds, settings.leave_seconds
+        )
         self.pulse = Pulse(self.database, lost=self.hub.send_elsewhere)
         self.announcer = Announcer(self.database, self.interests)
         self.writer = LogWriter(self.database, self.hub.committed, self.announcer)
@@ -212,6 +216,7 @@ class Parts:
                 self.idempotency_keys,
             ).run,
         )
+        self.work_parts.add("partitions", self.partitions.run)
         compaction = Compaction(self.database, fit=lambda: self.ring_check.problem is None)
         self.work_parts.add("compaction", compaction.run)
 

@@ -102,10 +102,14 @@ def size(url: str, schema: str, *tables: str) -> int:
     total = 0
     for table in tables:
         query(url, f"VACUUM FULL {schema}.{table}")
-        rows = query(url, "SELECT pg_total_relation_size($1::regclass)", f"{schema}.{table}")
+        rows = query(url, _SIZE, f"{schema}.{table}")
         total += int(rows[0][0])
     return total
 
+
+_SIZE: Final = """
+    SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree($1::regclass)
+"""
 
 _ROWS: Final = """
     INSERT INTO {schema}.event_chunks (response_id, first, last, attempt, data)

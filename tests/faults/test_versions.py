@@ -12,9 +12,10 @@ from typing import Final
 
 import pytest
 
+from longrun.store.database import Database
 from tests import postgres, servers
 from tests.faults.ground import Ground, following, ground, script
-from tests.reading import Wire, create
+from tests.reading import Wire, create, eventually
 from tests.servers import REPOSITORY, Replica
 from tests.storing import migrated
 
@@ -87,3 +88,30 @@ async def is_draining(replica: Replica) -> None:
             if wire.status == 503:
                 return
             await asyncio.sleep(0.02)
+
+
+async def test_a_replica_of_before_streams_on_while_tables_become_partitions(
+    database: postgres.Server, found: Ground, before: Path
+) -> None:
+    """It began before the migration, and has prepared its statements; then it runs beside a replica
+    of this version, which makes partitions."""
+    [old] = found.start(tree=before)
+    ids = await found.submit(old, 3, gates=("in b",))
+    await found.reach(ids, "in b")
+    async with following([old], ids) as followers, migrated(database.url, found.schema) as store:
+        found.open("in b")
+        later = await found.submit(old, 2)
+        found.start()
+        await eventually(lambda: _has_ranges(store))
+        last = await found.submit(old, 2)
+        await found.all_finished([*ids, *later, *last])
+    for follower in followers:
+        await found.check(follower.response_id)
+        assert follower.lines == await found.log_of(follower.response_id)
+    await found.check_all([*later, *last])
+    assert set((await found.attempts([*ids, *later, *last])).values()) == {1}
+
+
+async def _has_ranges(store: Database) -> bool:
+    rows = await store.fetch(store.queries.look_at_partitions)
+    return all(row["ranges"] and row["rest_first"] is None for row in rows)

@@ -96,11 +96,11 @@ class Store:
                 await connection.execute(statement)
 
     async def tables(self) -> list[str]:
-        """All of the schema, and what ANALYZE keeps of them."""
+        """All of the schema, each with its partitions, and what ANALYZE keeps of them."""
         async with connected(self.url) as connection:
             rows = await connection.fetch(
-                "SELECT oid::regclass::text AS name FROM pg_class"
-                f" WHERE relkind = 'r' AND relnamespace = '{SCHEMA}'::regnamespace"
+                "SELECT oid::regclass::text AS name FROM pg_class WHERE NOT relispartition"
+                f" AND relkind IN ('r', 'p') AND relnamespace = '{SCHEMA}'::regnamespace"
             )
         return [*(row["name"] for row in rows), "pg_statistic"]
 

@@ -163,6 +163,7 @@ class TestRights:
         await change(url, f'GRANT USAGE ON SCHEMA "{schema}" TO {role}')
         tables = f'ON ALL TABLES IN SCHEMA "{schema}"'
         await change(url, f"GRANT SELECT, INSERT, UPDATE, DELETE {tables} TO {role}")
+        await change(url, f'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "{schema}" TO {role}')
 
     async def test_none_to_create_is_needed_when_nothing_is_pending(
         self, database: Server, schema: str, app: str

@@ -6,12 +6,13 @@ import re
 import pytest
 
 from longrun.store.database import Database
+from longrun.store.partitions import Partitions
 from longrun.store.records import Ending, Parked, Step
 from tests.postgres import Server
 from tests.servers import REPOSITORY
 from tests.storing import REPLICA, add_response, connected, event, log_of, writing
 
-SECTION = (REPOSITORY / "sql/README.md").read_text().split("## Eleven queries for operators")[1]
+SECTION = (REPOSITORY / "sql/README.md").read_text().split("## Twelve queries for operators")[1]
 
 QUERIES = [
     (re.split(r"[,:]", title.strip().rpartition("\n\n")[2])[0], sql)
@@ -19,14 +20,15 @@ QUERIES = [
 ]
 
 
-def test_there_are_eleven() -> None:
-    assert len(QUERIES) == 11
+def test_there_are_twelve() -> None:
+    assert len(QUERIES) == 12
 
 
 @pytest.mark.parametrize(("title", "sql"), QUERIES, ids=[title for title, _ in QUERIES])
 async def test_it_finds_what_it_promises(
     store: Database, database: Server, schema: str, title: str, sql: str
 ) -> None:
+    await Partitions(store, 86_400, 86_400).begin()
     live = await add_response(store, attempt=2)
     failed = await add_response(store)
     asking = await add_response(store)

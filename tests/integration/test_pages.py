@@ -1,11 +1,13 @@
 """A page of a long log costs what the page has, wherever in the log it is."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from longrun import ids
 from longrun.store.database import Database
 from tests.postgres import Server
 from tests.storing import add_response, connected
@@ -66,12 +68,16 @@ async def test_a_page_reads_no_more_than_it_has_though_postgres_knows_nothing_of
     """Without statistics, as on the first day, Postgres takes every log for a short one, and would
     read and sort what is left of it for each page."""
     schema = store.settings.db_schema
+    for days in (-1, 1, 2):
+        until = ids.response_ids_from(time.time() + days * 86_400)
+        await store.fetch(store.queries.add_partition, "event_chunks", until)
     response_id = await add_response(store)
     mode = "force_generic_plan" if generic else "force_custom_plan"
     async with connected(database.url) as connection:
-        await connection.execute(
-            f'ALTER TABLE "{schema}".event_chunks SET (autovacuum_enabled = false)'
-        )
+        for row in await connection.fetch(f'SELECT name FROM "{schema}".partitions'):
+            await connection.execute(
+                f'ALTER TABLE "{schema}".{row["name"]} SET (autovacuum_enabled = false)'
+            )
         await connection.execute(_LONG.format(schema=f'"{schema}"'), response_id, CHUNKS)
         await connection.execute(_SHORT.format(schema=f'"{schema}"'))
         await connection.execute(f"SET plan_cache_mode = {mode}")

@@ -130,7 +130,7 @@ async def test_readers_are_noted_while_much_is_deleted(
     response_id, stop, at_it = await finished(store, stored=False), asyncio.Event(), asyncio.Event()
 
     class Slow(Responses):
-        async def expire(self, retention_seconds: float) -> int:
+        async def expire(self, retention_seconds: float, goes_before: str = "") -> int:
             at_it.set()
             await stop.wait()
             return 0

@@ -71,6 +71,13 @@ class Database(Section):
         le=36_600,
         description="How long a finished response is kept for polls and replays, in days.",
     )
+    partition_days: float | None = Field(
+        default=None,
+        ge=1 / 24,
+        le=36_600,
+        description="How many days of responses are stored together, to be dropped together when "
+        "they have expired. Unset: a quarter of the retention, but at least one.",
+    )
     event_retention: float | None = Field(
         default=None,
         gt=0,
@@ -85,6 +92,16 @@ class Database(Section):
         description="How long a conversation is kept after its last use, in seconds. Unset: until "
         "it is deleted.",
     )
+
+    @property
+    def partition_seconds(self) -> float:
+        """How much time is between the bounds of a partition."""
+        return 86_400 * (self.partition_days or max(1.0, self.retention_days / 4))
+
+    @property
+    def leave_seconds(self) -> float:
+        """How long at most what has expired waits for its partition to be dropped."""
+        return min(self.partition_seconds, 86_400 * self.retention_days / 4)
 
     @field_validator("database_url", "listen_database_url", "read_database_url")
     @classmethod

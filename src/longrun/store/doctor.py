@@ -16,6 +16,7 @@ from longrun.store.database import Database
 from longrun.store.grants import check_rights
 from longrun.store.migrate import check_migrated
 from longrun.store.opening import Opening
+from longrun.store.partitions import problem_of, seconds_ahead
 from longrun.store.ring_check import RingCheck
 from longrun.store.sqlstates import FAILURES
 
@@ -83,6 +84,7 @@ class _Examination:
         yield await self._ring()
         for finding in of_replicas(await self.database.fetch(queries.list_replicas_unscoped)):
             yield finding
+        yield of_partitions(await self.database.fetch(queries.look_at_partitions))
         waiting = await self.database.fetch_row(queries.sample_cluster)
         assert waiting is not None
         yield of_queue(waiting, self.database.settings)
@@ -284,6 +286,22 @@ def of_replicas(rows: Sequence[Row]) -> list[Finding]:
             )
         )
     return found
+
+
+def of_partitions(rows: Sequence[asyncpg.Record]) -> Finding:
+    """What the rows of `look_at_partitions` say."""
+    problem = next(filter(None, map(problem_of, rows)), None)
+    if problem is None:
+        ahead = duration(min(map(seconds_ahead, rows)))
+        count = sum(row["ranges"] for row in rows)
+        return _ok("partitions", f"{count}, for what comes within {ahead}")
+    return Finding(
+        "partitions",
+        "warning",
+        problem,
+        "Nothing is lost by that, but what expires is deleted by rows, and not dropped. A replica "
+        "mends it within minutes; its log says what is in the way",
+    )
 
 
 def of_queue(row: Row, settings: Settings) -> Finding:

@@ -1,16 +1,35 @@
 """Migrations: numbered, forward only, checked by their checksums, one migrator at a time."""
 
+import asyncio
 import hashlib
+import logging
 import re
+import time
 from dataclasses import dataclass
+from typing import Final
 
 import asyncpg
 
+from longrun.backoff import Backoff, jittered
 from longrun.errors import ConfigurationError
-from longrun.store.database import Database
+from longrun.store.database import Connection, Database
 from longrun.store.queries import in_schema, sql_folder
 
+log = logging.getLogger("longrun.store.migrate")
+
+SHORTEST_WAIT: Final = 0.1
+LONGEST_WAIT: Final = 2.0
+"""Seconds for which a table is waited for, at first and later. Postgres ends an autovacuum that is
+in the way after one (deadlock_timeout)."""
+
+WAITS: Final = 600.0
+"""Seconds for which this is tried."""
+
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
+
+
+class InUse(Exception):
+    """A table that a migration changes is in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +99,7 @@ async def migrate(database: Database) -> list[Migration]:
     if not (todo := await _pending(database)):
         return []
     try:
-        return await _apply(database)
+        return await _apply_patiently(database)
     except asyncpg.InsufficientPrivilegeError as error:
         schema = database.queries.schema
         raise ConfigurationError(
@@ -91,17 +110,43 @@ async def migrate(database: Database) -> list[Migration]:
         ) from error
 
 
-async def _apply(database: Database) -> list[Migration]:
+async def _apply_patiently(database: Database) -> list[Migration]:
+    """Apply what is pending without holding up servers that run: while a migration waits for a
+    table, all else queues behind it. So it soon gives up, and tries again later.
+
+    Raises:
+        ConfigurationError: something holds a table all the time.
+    """
+    patience = Backoff(SHORTEST_WAIT, LONGEST_WAIT)
+    until = time.monotonic() + WAITS
+    while True:
+        wait = patience.next()
+        try:
+            return await _apply(database, wait)
+        except InUse as error:
+            log.info("a table is in use, and the migration is tried again: %s", error)
+            if time.monotonic() > until:
+                raise ConfigurationError(
+                    "the migrations that are pending need a table that another session holds all "
+                    f"the time: {error}. Look in pg_stat_activity for an old transaction, by "
+                    "xact_start"
+                ) from error
+        await asyncio.sleep(jittered(5 * wait))
+
+
+async def _apply(database: Database, wait: float) -> list[Migration]:
+    """Apply what is pending, waiting no longer than so many seconds for any table."""
     queries = database.queries
     async with database.transaction() as connection:
         await connection.execute(queries.lock_migrations, queries.schema, timeout=600)
+        await connection.execute(queries.bound_lock_waits, int(wait * 1000))
         if not await connection.fetchval(queries.find_schema, queries.schema):
             await connection.execute(queries.create_schema)
         if not await connection.fetchval(queries.has_migrations, _table(database)):
             await connection.execute(queries.create_migrations)
         todo = pending(known_migrations(), await connection.fetch(queries.list_migrations))
         for migration in todo:
-            await connection.execute(in_schema(migration.sql, queries.schema), timeout=600)
+            await _execute(connection, in_schema(migration.sql, queries.schema))
             await connection.execute(
                 queries.record_migration,
                 migration.version,
@@ -110,6 +155,13 @@ async def _apply(database: Database) -> list[Migration]:
                 migration.breaking,
             )
     return todo
+
+
+async def _execute(connection: Connection, sql: str) -> None:
+    try:
+        await connection.execute(sql, timeout=600)
+    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+        raise InUse(str(error)) from error
 
 
 async def _pending(database: Database) -> list[Migration]:

@@ -265,9 +265,14 @@ class Responses:
         if ids := list(response_ids):
             await self._database.execute(self._queries.note_readers, ids, retention_seconds)
 
-    async def expire(self, retention_seconds: float) -> int:
+    async def expire(self, retention_seconds: float, goes_before: str = "") -> int:
         """Delete some responses that are past their retention and not being read, in one
-        transaction; returns how many. 0: there are none, or another replica is at it."""
+        transaction; returns how many. 0: there are none, or another replica is at it.
+
+        Args:
+            goes_before: what lies in partitions that end before this id is left there, to go with
+                them; but for what was not to be stored.
+        """
         async with self._database.transaction() as connection:
             rows = await connection.fetch(
                 self._queries.lock_expired, retention_seconds, self._queries.schema, MOST_CHUNKS
@@ -275,8 +280,11 @@ class Responses:
             before = accumulate([row["chunks"] for row in rows[:-1]], initial=0)
             fit = sum(chunks < MOST_CHUNKS for chunks in before)
             expired = [row["id"] for row in rows[:fit]]
+            left = [row["id"] for row in rows[:fit] if row["stored"] and goes_before]
             if expired:
-                await connection.execute(self._queries.delete_expired, expired, timeout=DELETION)
+                await connection.execute(
+                    self._queries.delete_expired, expired, left, goes_before, timeout=DELETION
+                )
         return len(expired)
 
 

@@ -4,6 +4,9 @@ and their deltas sooner and conversations some time after their last use, if the
 One that was not to be stored goes a minute after its end. A slow reader may need longer for its
 log, on whichever replica: each notes in Postgres what is being read there, for a minute at a time,
 so that what a dead replica has noted passes by itself.
+
+The row of a response goes when its time is over, and what it has in other tables with it, unless
+the partition that holds that goes soon as a whole (`partitions.py`).
 """
 
 import asyncio
@@ -12,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from longrun import ids
 from longrun.backoff import jittered, sleep_unless
 from longrun.settings import Settings
 from longrun.store.abridging import Abridging
@@ -61,6 +65,7 @@ class Retention:
         self._idempotency_keys = idempotency_keys
         self._limits = limits
         self._seconds = settings.retention_days * 86_400
+        self._leave_seconds = settings.leave_seconds
         # Whichever comes first is to wait for readers.
         self._changes_after = min(self._seconds, settings.event_retention or self._seconds)
         self._reading = reading
@@ -87,7 +92,10 @@ class Retention:
             await self._limits.forget(self._seconds)
 
     async def _expire(self, stop: asyncio.Event) -> None:
-        expired = await in_batches(lambda: self._responses.expire(self._seconds), stop)
+        # Of partitions that go as a whole before this much more time has passed, rows are left.
+        soon = time.time() - self._seconds + self._leave_seconds
+        goes_before = ids.response_ids_from(soon)
+        expired = await in_batches(lambda: self._responses.expire(self._seconds, goes_before), stop)
         if expired:
             log.info("deleted %d responses past their retention", expired)
         unused_seconds = self._unused_seconds
