@@ -14,8 +14,10 @@ from tests.bench.figures.insert import INSERT
 from tests.bench.figures.joining import JOINING
 from tests.bench.figures.latency import LATENCY
 from tests.bench.figures.memory import MEMORY
+from tests.bench.figures.partitions import PARTITIONS
 from tests.bench.figures.queue import QUEUE
 from tests.bench.figures.replay import REPLAY
+from tests.bench.figures.retention import RETENTION
 from tests.bench.figures.size import SIZE
 from tests.bench.figures.takeover import TAKEOVER
 from tests.bench.figures.throughput import THROUGHPUT
@@ -25,6 +27,17 @@ FIGURES: Final[dict[str, Figure]] = {
     figure.name: figure
     for figure in (
         *(LATENCY, FANOUT, CREATION, THROUGHPUT, REPLAY, ANNOUNCE, INSERT, COPIES, FAULTS),
-        *(TAKEOVER, QUEUE, COMPACTION, SIZE, JOINING, CROWD, MEMORY, WORKERS),
+        *(
+            TAKEOVER,
+            QUEUE,
+            COMPACTION,
+            PARTITIONS,
+            RETENTION,
+            SIZE,
+            JOINING,
+            CROWD,
+            MEMORY,
+            WORKERS,
+        ),
     )
 }
