@@ -34,13 +34,20 @@ def alone(ground: Ground, number: int, examples: int) -> None:
     """Single requests: each endpoint, with what fits and what does not, as anybody, with ids of
     anybody."""
     ground.furnish()
+    for place, cases in enumerate(ground.once("cases", lambda: _cases(ground))):
+        seed(number * 1000 + place)(usual(examples)(_test(ground, cases)))()
+
+
+def _cases(ground: Ground) -> list[Any]:
+    """Of each endpoint, what fits and what does not."""
     schema = schemathesis.openapi.from_dict(ground.document)
     operations = [each.ok() for each in schema.get_all_operations()]
     chosen = [each for each in operations if not each.path.startswith(PUBLIC)]
     modes = list(GenerationMode)
-    for place, operation in enumerate(chosen):
-        cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in modes))
-        seed(number * 1000 + place)(usual(examples)(_test(ground, cases)))()
+    return [
+        st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in modes))
+        for operation in chosen
+    ]
 
 
 def _test(ground: Ground, cases: Any) -> Callable[[], None]:
@@ -105,17 +112,31 @@ def shown(arguments: dict[str, Any]) -> str:
 def chained(ground: Ground, number: int, examples: int) -> None:
     """Requests that take up what answers gave: made, read, streamed, cancelled, deleted."""
     ground.furnish()
+    workflow = ground.once("workflow", lambda: _workflow(ground))
+    workflow.number = number
+    how = usual(examples, stateful_step_count=12)
+    workflow.TestCase.settings = how
+    walk(seed(number)(workflow), how)
+
+
+def _workflow(ground: Ground) -> Any:
+    """What walks along the links of the document, as the tenant whose turn it is."""
     schema = schemathesis.openapi.from_dict(ground.document)
     base = schema.as_state_machine()
-    tenant = ground.tenants[number % len(ground.tenants)]
 
     class Workflow(base):  # type: ignore[misc,valid-type]
+        number = 0
+
         def __init__(self) -> None:
             ground.said.clear()
             super().__init__()
 
+        @property
+        def tenant(self) -> Tenant:
+            return ground.tenants[self.number % len(ground.tenants)]
+
         def call(self, case: Any, **kwargs: Any) -> Any:
-            answer = send(ground, tenant, case, replica=number)
+            answer = send(ground, self.tenant, case, replica=self.number)
             return answer if answer is not None else super().call(case, **kwargs)
 
         def before_call(self, case: Any) -> None:
@@ -124,13 +145,12 @@ def chained(ground: Ground, number: int, examples: int) -> None:
                 case.body["model"] = "scripted"
 
         def get_call_kwargs(self, case: Any) -> dict[str, Any]:
-            return {"headers": tenant.headers, "timeout": 20}
+            return {"headers": self.tenant.headers, "timeout": 20}
 
         def validate_response(self, response: Any, case: Any, **kwargs: Any) -> None:
             """`send` did."""
 
-    Workflow.TestCase.settings = usual(examples, stateful_step_count=12)
-    walk(seed(number)(Workflow), usual(examples, stateful_step_count=12))
+    return Workflow
 
 
 def walk(machine: Any, how: settings) -> None:

@@ -16,10 +16,10 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import httpx2
@@ -30,6 +30,8 @@ from longrun.store.keys import Keys, KeyToStore
 from tests import servers, storing
 from tests.openapi import Judge
 from tests.servers import Replica
+
+T = TypeVar("T")
 
 MEGABYTE: Final = 1024 * 1024
 
@@ -115,6 +117,9 @@ class Ground:
     statuses: Counter[int] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
     """What the example at hand has sent so far: of a find, the smallest that does it."""
+    built: dict[str, Any] = field(default_factory=dict)
+    """What a part builds once and uses in all its rounds. Hypothesis and schemathesis keep whatever
+    machine or schema they have ever seen: built anew, it is some megabytes a round."""
     _warm: dict[int, tuple[int, int]] = field(default_factory=dict)
     _read: dict[Path, int] = field(default_factory=dict)
 
@@ -126,6 +131,13 @@ class Ground:
 
     def other(self, tenant: Tenant | None) -> list[Tenant]:
         return [each for each in self.tenants if each is not tenant]
+
+    def once(self, name: str, build: Callable[[], T]) -> T:
+        """What `build` gives, which is called the first time only."""
+        if name not in self.built:
+            self.built[name] = build()
+        found: T = self.built[name]
+        return found
 
     def headers(self, tenant: Tenant | None) -> dict[str, str]:
         """What somebody, or nobody, says of themselves."""

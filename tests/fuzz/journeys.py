@@ -216,9 +216,5 @@ def check_whole(text: str, after: int | None = None) -> None:
 
 def journeys(ground: Ground, number: int, examples: int) -> None:
     """Clients at random, beside a model of what should be."""
-
-    class Here(Journeys):
-        pass
-
-    Here.ground = ground
-    walk(seed(number)(Here), usual(examples, stateful_step_count=15))
+    machine = ground.once("journeys", lambda: type("Here", (Journeys,), {"ground": ground}))
+    walk(seed(number)(machine), usual(examples, stateful_step_count=15))
