@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests import servers
-from tests.bench import gate, logs, processes, reader, runs
+from tests.bench import bare, gate, logs, processes, reader, runs
 from tests.bench.agents import AGENTS, Pace
+from tests.bench.emissions import latencies, percentile
 from tests.bench.figure import Figure, Ground, Line, Target
 from tests.bench.reader import Stream
 from tests.servers import Replica
@@ -79,9 +80,14 @@ def _idle(ground: Ground, replica: Replica, count: int) -> list[Line]:
 
 def _one_run(ground: Ground, replica: Replica, count: int) -> list[Line]:
     """One run that many read, from its beginning to its end."""
+    ground.said(f"{count:,} readers of one run: floor")
+    with bare.serving() as port, gate.shut() as shut:
+        pace = Pace(100, str(shut.path), rate=10.0, clock=True)
+        streams = [Stream(port, bare.paced_path(pace, "shared"))] * count
+        floor = latencies(ground, shut, streams, pace)
     ground.said(f"{count:,} readers of one run")
     with gate.shut() as shut:
-        id_ = runs.create(replica, Pace(100, str(shut.path), rate=10.0))
+        id_ = runs.create(replica, Pace(100, str(shut.path), rate=10.0, clock=True))
         stream = runs.stream_of(replica, id_)
         with processes.started(_hold, streams=[stream] * 10) as child:
             child.ready()
@@ -94,8 +100,14 @@ def _one_run(ground: Ground, replica: Replica, count: int) -> list[Line]:
             grown = _resident(replica) - before
             readings = begun.read()
     ground.problems += readings.problems[:5]
+    ours = [1000 * each for stream in readings.streams for each in stream.latencies]
+    emitted = f"{count:,} readers of one run: emit to each"
     what = f"{count:,} readers of one run: memory of each"
     return [
+        *(
+            Line(f"{emitted}, p{p}", "ms", [(percentile(floor, p), percentile(ours, p))])
+            for p in (50, 99)
+        ),
         Line(what, "KiB", [(STREAM_KIB, (opened - before) / count)], KEPT),
         Line(f"{what}, at its end", "KiB", [(STREAM_KIB, grown / count)], KEPT),
     ]
@@ -173,6 +185,7 @@ async def _hold(parent: processes.Parent, streams: list[list[str]]) -> int:
 CROWD: Final = Figure(
     name="crowd",
     title="many readers of one replica, which serves and executes",
-    floor="what is promised; of processor time, the same replica with nobody reading",
+    floor="what is promised; of processor time, the same replica with nobody reading; of one run, "
+    "the same from a bare ASGI app in memory, one process",
     measure=_measure,
 )
