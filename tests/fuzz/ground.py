@@ -12,6 +12,7 @@ or file left open, no more memory than after the warm-up, and nothing in Postgre
 import asyncio
 import contextlib
 import json
+import os
 import re
 import secrets
 import time
@@ -344,9 +345,10 @@ class Ground:
             await connection.close()
 
     def size(self) -> str:
-        """Of each replica's memory, for the progress."""
-        sizes = [psutil.Process(each.process.pid).memory_info().rss for each in self.replicas]
-        return " + ".join(f"{size / 1e6:.0f}" for size in sizes) + " MB"
+        """Of each replica's memory, and of the fuzzer's own, for the progress."""
+        pids = [*(each.process.pid for each in self.replicas), os.getpid()]
+        *sizes, own = [psutil.Process(pid).memory_info().rss / 1e6 for pid in pids]
+        return " + ".join(f"{size:.0f}" for size in sizes) + f" MB, {own:.0f} here"
 
 
 @contextlib.contextmanager
