@@ -1,5 +1,6 @@
 """What a run holds while a long text is made, and what is left of it."""
 
+import asyncio
 import gc
 import subprocess
 import sys
@@ -120,6 +121,26 @@ async def test_nothing_of_a_run_that_has_ended_waits_for_the_collector() -> None
     assert not [each for each in left if type(each) is RunResultStreaming and vars(each)]
     assert not [each for each in left if type(each) is Assembler and each.output]
     assert not [each for each in left if type(each) is _Sources]
+
+
+async def test_a_stream_that_is_not_read_to_its_end_is_still_closed_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The SDK does that later, and still needs the run's result."""
+
+    def fail(*_: Any) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(Assembler, "raw_event", fail)
+    failures: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failures.append(context))
+    await runs.run(long_text(100), request(), commits=Passing())
+    gc.collect()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert not failures
 
 
 FREED = """

@@ -91,6 +91,18 @@ def test_a_turn_of_any_length_is_in_its_items_alone(unit: str) -> None:
     assert loads(whole.result) == {"response": {"output": output}}
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_turn_of_many_items_refers_to_each_of_them(alike: bool) -> None:
+    texts = [("the same" if alike else f"{number:05}") + "word " * 100 for number in range(3000)]
+    output = [{"type": "message", "content": [{"text": text}]} for text in texts]
+    items = {index: item({"id": f"msg_{index}", **each}) for index, each in enumerate(output)}
+    value = {"response": {"output": output}}
+    encoded = encode_referring(value, items)
+    assert len(encoded) < 3000 * 100
+    [again] = resolve([step({}, kind="model")._replace(result=encoded)], items)
+    assert loads(again.result) == value
+
+
 def test_parts_of_rich_outputs_and_items_told_twice() -> None:
     picture, text = f"data:image/png;base64,{'A' * 5000}", "words " * 500
     output = [{"type": "input_image", "image_url": picture}, {"type": "input_text", "text": text}]

@@ -172,6 +172,7 @@ class Run:
         )
         self._result: RunResultStreaming | None = None
         self._heard_all = False
+        self._read_whole = False
         if compacting is not None and (terms := compacting.terms(request, handle)) is not None:
             self._steps.management = ContextManagement(
                 terms,
@@ -214,9 +215,7 @@ class Run:
         if self._replay is not None:
             await self._replay.begin()
         outcome = await self._outcome()
-        if self._result is not None:
-            sdk.discard(self._result)
-            self._result = None
+        self._discard_result()
         # Of an agent tool that is known to have failed, say, the turns are not passed again.
         add_recorded_usage(self._assembler, self._journal.left("model"))
         parked = self._parked if outcome is COMPLETED else None
@@ -361,8 +360,7 @@ class Run:
         Args:
             until: the model turn after whose calls it is to stop.
         """
-        if self._result is not None:
-            sdk.discard(self._result)
+        self._discard_result()
         result = self._result = self._start(agent, begins, given, session)
         try:
             async for event in result.stream_events():
@@ -373,6 +371,7 @@ class Run:
                     await self._log.ready()
                 if until is not None and self._turns > until:
                     result.cancel(mode="after_turn")
+            self._read_whole = True
             cancelled = sdk.cancellation_of(result)
             if cancelled is not None:
                 raise Escaped("the agent raised CancelledError") from cancelled
@@ -384,6 +383,13 @@ class Run:
         finally:
             await _stop(result)
         return result
+
+    def _discard_result(self) -> None:
+        """The SDK's call has ended, and what is needed of it was taken. One whose stream was not
+        read to its end is still used while that is closed."""
+        if self._result is not None and self._read_whole:
+            sdk.discard(self._result)
+        self._result, self._read_whole = None, False
 
     async def _between_turns(self, result: RunResultStreaming, turn: int) -> None:
         """What was put into the run meanwhile goes in before its next turn."""

@@ -124,11 +124,14 @@ def _pieces(text: str, items: Mapping[int, str]) -> list[Piece]:
 
 class _Sources:
     """The items that may be referred to. Strings come in about the order of the items, so each is
-    looked for behind the one before it, and only then everywhere."""
+    looked for behind the one before it, in that item and the next ones, and only then everywhere.
+    So a turn of 10,000 items takes as many looks."""
 
     def __init__(self, items: Mapping[int, str]) -> None:
         self._items = items
         self._after = dict.fromkeys(items, 0)
+        self._order = list(items)
+        self._last = 0
         self._missed = 0
 
     @property
@@ -145,8 +148,11 @@ class _Sources:
         return found
 
     def _find(self, string: str, size: int) -> tuple[int, int, int] | None:
-        for index, start in self._after.items():
-            if place := self._find_in(index, string, size, start):
+        count = len(self._order)
+        for number in range(self._last, self._last + count):
+            index = self._order[number % count]
+            if place := self._find_in(index, string, size, self._after[index]):
+                self._last = number % count
                 return place
         for index, start in self._after.items():
             if start and (place := self._find_in(index, string, size, 0)):
@@ -166,7 +172,7 @@ class _Sources:
                 self._after[index] = at + length
                 return index, at, length
             at += 1
-        self._missed += len(text) - start
+        self._missed += _PROBE + len(text) - start
         return None
 
 
