@@ -86,6 +86,7 @@ BEGIN
         input_refused, unkept, compacted_at, steered
     ) ON longrun.responses TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.event_chunks TO "longrun_runtime";
+    GRANT SELECT, INSERT, DELETE ON longrun.digests TO "longrun_runtime";
     GRANT SELECT, INSERT ON longrun.reached TO "longrun_runtime";
     GRANT UPDATE (finished_at) ON longrun.reached TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.items TO "longrun_runtime";

@@ -48,6 +48,19 @@ FOR UPDATE SKIP LOCKED;
 -- name: rewrite_chunk
 UPDATE longrun.event_chunks SET data = $3 WHERE response_id = $1 AND last = $2;
 
+-- name: find_other_digests
+SELECT response_id, last, first, data FROM longrun.digests
+WHERE (response_id, last) > (:after_id, :after_last::bigint) AND (
+    get_byte(substring(data FOR 1), 0) = 1
+    AND substring(data FROM 7 FOR octet_length(:key_id::bytea)) = :key_id
+) <> :wanted
+ORDER BY response_id, last
+LIMIT :limit
+FOR UPDATE SKIP LOCKED;
+
+-- name: rewrite_digest
+UPDATE longrun.digests SET data = $3 WHERE response_id = $1 AND last = $2;
+
 -- name: find_other_items
 SELECT response_id, output_index, item, model FROM longrun.items
 WHERE (response_id, output_index) > (:after_id, :after_index::integer)

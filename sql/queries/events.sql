@@ -396,7 +396,7 @@ ORDER BY page.last;
 
 -- name: read_back
 -- The last chunks, before a number if there is one, at least one if there is any, then as many as fit into :limit
--- bytes; :sealed as in read_page.
+-- bytes; none that is before the end of the newest digest there. :sealed as in read_page.
 SELECT page.first, page.last, page.data
 FROM (
     SELECT chunk.first, chunk.last, chunk.data, chunk.bytes,
@@ -413,6 +413,15 @@ FROM (
         FROM longrun.event_chunks AS chunk
         WHERE chunk.response_id = :response_id
             AND chunk.last < :before -- optional
+            AND chunk.last > coalesce(
+                (
+                    SELECT digest.last FROM longrun.digests AS digest
+                    WHERE digest.response_id = :response_id
+                        AND digest.last < :before -- optional
+                    ORDER BY digest.last DESC LIMIT 1
+                ),
+                -1
+            )
     ) AS chunk
     ORDER BY chunk.last DESC
     LIMIT (SELECT 2000)

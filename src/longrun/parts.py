@@ -31,6 +31,7 @@ from longrun.store.conversations import Conversations
 from longrun.store.creation_writer import CreationWriter
 from longrun.store.database import Database
 from longrun.store.deliveries import Deliveries
+from longrun.store.digesting import Digesting
 from longrun.store.events import EventLog
 from longrun.store.idempotency import IdempotencyKeys
 from longrun.store.interests import Interests
@@ -43,6 +44,7 @@ from longrun.store.opening import Opening
 from longrun.store.overview import Overview
 from longrun.store.partitions import Partitions
 from longrun.store.pulse import Pulse
+from longrun.store.records import Chunk
 from longrun.store.responses import Responses
 from longrun.store.retention import Retention
 from longrun.store.ring_check import RingCheck
@@ -104,7 +106,10 @@ class Parts:
         )
         self.pulse = Pulse(self.database, lost=self.hub.send_elsewhere)
         self.announcer = Announcer(self.database, self.interests)
-        self.writer = LogWriter(self.database, self.hub.committed, self.announcer)
+        self.digesting = Digesting(
+            self.database, is_live=lambda response_id: self.host.find(response_id) is not None
+        )
+        self.writer = LogWriter(self.database, self._committed, self.announcer)
         self.host = Host(settings.max_runs, settings.drain_seconds)
         self.tracer = tracer_of(settings, replica_id)
         self.delivering = Delivering(Deliveries(self.database), settings)
@@ -219,6 +224,11 @@ class Parts:
         self.work_parts.add("partitions", self.partitions.run)
         compaction = Compaction(self.database, fit=lambda: self.ring_check.problem is None)
         self.work_parts.add("compaction", compaction.run)
+        self.work_parts.add("digesting", self.digesting.run)
+
+    def _committed(self, response_id: str, chunks: list[Chunk]) -> None:
+        self.hub.committed(response_id, chunks)
+        self.digesting.committed(response_id, chunks[-1])
 
     def _looked(self, alive: list[str]) -> None:
         self.announcer.replicas = len(alive)

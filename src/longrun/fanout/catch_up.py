@@ -53,7 +53,7 @@ async def snapshot(tail: Tail, event_log: EventLog, stored: StoredResponse) -> B
     found = Snapshot(_by_index(stored.output))
     newest: Chunk | None = None
     before: int | None = None
-    while chunks := await event_log.page_before_unscoped(stored.id, before, PAGE_BYTES):
+    while chunks := await event_log.told_before_unscoped(stored.id, before, PAGE_BYTES):
         if newest is None:
             newest = chunks[-1]
             if ends_log(newest.data):

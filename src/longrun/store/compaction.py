@@ -163,6 +163,8 @@ class Compaction:
                 await self._merge(connection, response_id, groups)
             if reached is None:
                 await connection.execute(self._queries.note_compacted, response_id)
+                # Those that it has still, since the replica that executed it is gone.
+                await connection.execute(self._queries.drop_digests, [response_id])
         metrics.compacted_bytes.inc(sum(group.size for group in groups))
         if reached is None:
             metrics.compacted_logs.inc()

@@ -145,15 +145,36 @@ class EventLog:
         """
         return await self._page(response_id, cursor, limit)
 
-    async def page_before_unscoped(
+    async def told_before_unscoped(
         self, response_id: str, before: int | None, limit: int
     ) -> list[Chunk]:
-        """The last chunks before a number (None: of the log), about `limit` bytes of them, in
-        order.
+        """What the log says last before a number (None: in all), about `limit` bytes of it, in
+        order: chunks, or where there are digests, these, in which deltas are merged.
 
         Raises:
             Unavailable: Postgres is away.
         """
+        return await self._page_before(response_id, before, limit) or await self._digests_before(
+            response_id, before, limit
+        )
+
+    async def _digests_before(
+        self, response_id: str, before: int | None, limit: int
+    ) -> list[Chunk]:
+        query = self._database.queries.bind(
+            "read_digests", response_id=response_id, before=before, limit=limit
+        )
+        found: list[Chunk] = []
+        for first, last, data in await self._database.fetch(*query):
+            if before is not None and last != before - 1:
+                # What is in between only the log has; or one was made twice.
+                break
+            place = places.digest_place(response_id, first, last)
+            found.append(Chunk(first, last, self._sealing.open(place, data)))
+            before = first
+        return found[::-1]
+
+    async def _page_before(self, response_id: str, before: int | None, limit: int) -> list[Chunk]:
         query = self._database.queries.bind(
             "read_back",
             response_id=response_id,

@@ -29,7 +29,8 @@ PAUSE: Final = 0.2
 next, so that one pass with nothing to do says little."""
 
 
-CHUNKS: Final = "event_chunks"
+_OF_BYTES: Final = ("event_chunks", "digests")
+"""The tables whose sealed column is no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def _rewritten(
 def _as_wanted(table: Table, sealing: Sealing) -> dict[str, Any]:
     """How the values of a table begin that are as they should be, or that are not."""
     key = sealing.ring.writes
-    if table.name == CHUNKS:
+    if table.name in _OF_BYTES:
         return {"key_id": places.id_in_envelope(key), "wanted": key is not None}
     return {"prefix": places.text_prefix(key), "wanted": key is not None}
 
@@ -164,6 +165,11 @@ def _response(row: Record, sealing: Sealing) -> list[Any]:
 
 def _chunk(row: Record, sealing: Sealing) -> list[Any]:
     place = places.chunk_place(row["response_id"], row["first"], row["last"])
+    return [sealing.seal(place, sealing.open(place, row["data"]))]
+
+
+def _digest(row: Record, sealing: Sealing) -> list[Any]:
+    place = places.digest_place(row["response_id"], row["first"], row["last"])
     return [sealing.seal(place, sealing.open(place, row["data"]))]
 
 
@@ -213,7 +219,14 @@ TABLES: Final = (
         write=lambda queries: queries.rewrite_response,
     ),
     Table(
-        CHUNKS,
+        "digests",
+        {"after_id": "", "after_last": -1},
+        _digest,
+        find=lambda queries, values: queries.bind("find_other_digests", **values),
+        write=lambda queries: queries.rewrite_digest,
+    ),
+    Table(
+        "event_chunks",
         {"after_id": "", "after_last": -1},
         _chunk,
         find=lambda queries, values: queries.bind("find_other_chunks", **values),

@@ -66,6 +66,11 @@ def chunk_place(response_id: str, first: int, last: int) -> Place:
     return Place(response_id, "chunk", (first, last))
 
 
+def digest_place(response_id: str, first: int, last: int) -> Place:
+    """What a stretch of a live log says (`digests.data`)."""
+    return Place(response_id, "digest", (first, last))
+
+
 def column_place(response_id: str, column: str) -> Place:
     """A column of `responses`: document, input, request or reason."""
     return Place(response_id, column)

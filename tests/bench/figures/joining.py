@@ -1,16 +1,20 @@
 """Joining a long response at its present, beside reading all that it has said."""
 
+import asyncio
 import http.client
 import time
 from typing import Final
 
+from longrun.store.digesting import Digesting
 from tests import servers
 from tests.bench import logs
 from tests.bench.agents import AGENTS
 from tests.bench.figure import Figure, Ground, Line, Target
 from tests.servers import Replica
+from tests.storing import opened
 
 SCHEMA: Final = "bench_joining"
+_LIVE: Final = "UPDATE {schema}.responses SET status = $2 WHERE id = $1"
 UP: Final = 50.0
 """Milliseconds after which a reader is to have what there is."""
 
@@ -25,6 +29,7 @@ def _measure(ground: Ground) -> list[Line]:
         for items in shapes:
             ground.said(f"a log of {events:,} events")
             response_id = logs.add_live(url, SCHEMA, items, events // items)
+            asyncio.run(_digest(url, response_id))
             last = items * (events // items + 2) - 1
             pairs = ground.in_turn(
                 rounds,
@@ -38,6 +43,17 @@ def _measure(ground: Ground) -> list[Line]:
             up = [(UP, ours) for _, ours in pairs]
             lines.append(Line(what, "ms", up, Target("<=", 1.0)))
     return lines
+
+
+async def _digest(url: str, response_id: str) -> None:
+    """As the replica that executes it would have done."""
+    async with opened(url, SCHEMA) as database:
+        digesting, reached = Digesting(database), None
+        await database.execute(_LIVE.format(schema=SCHEMA), response_id, "in_progress")
+        while (reached := await digesting.digest(response_id, reached)) is not None:
+            pass
+        # Else the replica would look for somebody to take it over.
+        await database.execute(_LIVE.format(schema=SCHEMA), response_id, "queued")
 
 
 def _milliseconds(replica: Replica, response_id: str, how: str, last: int) -> float:
