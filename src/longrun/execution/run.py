@@ -13,6 +13,7 @@ from agents import (
     ModelBehaviorError,
     ModelRefusalError,
     OutputGuardrailTripwireTriggered,
+    RunConfig,
     Runner,
     RunResultStreaming,
     RunState,
@@ -52,6 +53,7 @@ from longrun.execution.parameters import (
     model_settings,
     with_client_tools,
 )
+from longrun.execution.passing import Passing
 from longrun.execution.replay import place, sdk
 from longrun.execution.replay.border import Border
 from longrun.execution.replay.context_management import ContextManagement
@@ -188,6 +190,9 @@ class Run:
         self._parked: Parked | None = None
         self._heard = False
         self._turns = 0
+        self._passing = Passing(
+            self._journal, self._steps, self._assembler, self._display, self._budget
+        )
         self._approving = Approving(
             request,
             self._assembler,
@@ -310,7 +315,8 @@ class Run:
                 begins = [*items, *await self._said_before(0)]
             if self._inserted:
                 extended, begins = await self._forked(extended, begins, given, session)
-            result = await self._ran(extended, begins, given, session)
+            passed = await self._passed_over(extended, begins, given)
+            result = await self._ran(extended, begins, given, session, passed=passed)
             while not result.interruptions and self._assembler.incomplete_details is None:
                 # What the model said last is an answer; what came meanwhile is asked, too.
                 here = place.here()
@@ -347,6 +353,25 @@ class Run:
             agent, items = result.last_agent, [*insert.behind(result), *said]
         return agent, items
 
+    async def _passed_over(
+        self, agent: Agent[Any], begins: Any, given: Given
+    ) -> Sequence[sdk.DoneTurn]:
+        """The recorded turns that the SDK need not replay."""
+        here = place.here()
+        assert here is not None
+        plain = not (
+            self._goes_on is not None
+            or self._inserted
+            or given.session is not None
+            or self._steps.management is not None
+            or self._steering.taken
+            or self._journal.has_copies
+        )
+        if not plain:
+            return ()
+        config = self._config(agent, given)
+        return await self._passing.over(agent, begins, config, given.hooks, here.scope)
+
     async def _ran(
         self,
         agent: Agent[Any],
@@ -354,14 +379,18 @@ class Run:
         given: Given,
         session: JournaledSession | None,
         until: int | None = None,
+        passed: Sequence[sdk.DoneTurn] = (),
     ) -> RunResultStreaming:
         """One call of the SDK's Runner, to its end.
 
         Args:
             until: the model turn after whose calls it is to stop.
+            passed: the turns behind which it begins.
         """
         self._discard_result()
         result = self._result = self._start(agent, begins, given, session)
+        if passed:
+            sdk.begin_behind(result, agent, passed)
         try:
             async for event in result.stream_events():
                 self._journal.check()
@@ -407,7 +436,6 @@ class Run:
     def _start(
         self, agent: Agent[Any], begins: Any, given: Given, session: JournaledSession | None
     ) -> RunResultStreaming:
-        parameters = self._request.parameters
         ours = ToolEnds(self._steps.tools)
         return Runner.run_streamed(
             agent,
@@ -416,13 +444,16 @@ class Run:
             max_turns=self._settings.max_turns,
             hooks=ours if given.hooks is None else Hooks(ours, given.hooks),
             session=session,
-            run_config=run_config(
-                given.run_config,
-                group_id=self._steps.group_id,
-                workflow_name=agent.name,
-                model_settings=model_settings(parameters),
-                traced=self._request.stored and (self._settings.sdk_tracing or self._settings.otel),
-            ),
+            run_config=self._config(agent, given),
+        )
+
+    def _config(self, agent: Agent[Any], given: Given) -> RunConfig:
+        return run_config(
+            given.run_config,
+            group_id=self._steps.group_id,
+            workflow_name=agent.name,
+            model_settings=model_settings(self._request.parameters),
+            traced=self._request.stored and (self._settings.sdk_tracing or self._settings.otel),
         )
 
     # -- the stream -----------------------------------------------------------------------

@@ -24,6 +24,12 @@ def fingerprint(**arguments: str) -> str:
     return dumps(arguments).decode()
 
 
+def asks(step: Step) -> dict[str, str]:
+    """What a recorded step was asked."""
+    asked: dict[str, str] = loads(step.fingerprint)
+    return asked
+
+
 def marked(step: Step, **marks: str) -> Step:
     """A step that released versions must not replay, since they would read it differently."""
     return step._replace(fingerprint=fingerprint(**loads(step.fingerprint), **marks))
@@ -55,6 +61,19 @@ class Journal:
     def has(self, scope: str, kind: str, key: str) -> bool:
         """Whether a step is recorded."""
         return (scope, kind, key) in self._steps
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether any step is recorded as another response's alone."""
+        return bool(self._copied)
+
+    def peek(self, scope: str, kind: str, key: str) -> Step | None:
+        """A recorded step, without passing it."""
+        return self._steps.get((scope, kind, key))
+
+    def passed(self, step: Step) -> None:
+        """A recorded step was passed, and asked what it was asked before."""
+        self._used.add((step.scope, step.kind, step.key))
 
     def is_copied(self, scope: str, kind: str, key: str) -> bool:
         """Whether a step is recorded as another response's alone."""

@@ -28,7 +28,7 @@ from longrun.execution.replay.results import (
     encode_model_response,
     encode_response,
 )
-from longrun.execution.replay.scope import ModelCall
+from longrun.execution.replay.scope import ModelCall, Scope
 from longrun.store.records import Step
 from longrun.store.run_log import RunLog
 
@@ -244,6 +244,12 @@ class ModelTurns:
                 if failure is error:
                     raise
                 raise failure from error
+
+    def passed(self, turn: str, response: Response, origin: str) -> None:
+        """A recorded turn of the run's own is passed over (`execution/passing.py`)."""
+        self.origin = origin
+        self.call_ids.turn(Scope(""), turn, origin)
+        self.border.came_in(response.output, origin)
 
     def _replayed(self, recorded: str, call: ModelCall) -> ReplayedTurn:
         response, indexes = decode_response(recorded)

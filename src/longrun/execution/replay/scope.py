@@ -43,6 +43,10 @@ class Scope:
         self.turn += 1
         return str(self.turn)
 
+    def skip_to(self, other: "Scope") -> None:
+        """Go on where another one of the same run stands."""
+        self.turn, self._hash, self._hashed = other.turn, other._hash, other._hashed
+
     def next_operation(self, name: str) -> str:
         """A key for what has no key of its own: the n-th of this name."""
         self._operations[name] = self._operations.get(name, 0) + 1

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agents import (
     Agent,
@@ -304,8 +304,26 @@ class _Led:
 
 
 def _of_tool(scope: Scope, tool: Any, context: Any) -> Due:
-    print_ = fingerprint(tool=tool.name, arguments=_digest(context.tool_arguments))
-    return Due(scope.path, "tool", key_of(context.tool_call_id), print_)
+    return due_of(scope, tool, context.tool_call_id, context.tool_arguments)
+
+
+def due_of(scope: Scope, tool: Any, call_id: str, arguments: str) -> Due:
+    """The call of a function tool, as a step."""
+    print_ = fingerprint(tool=tool.name, arguments=_digest(arguments))
+    return Due(scope.path, "tool", key_of(call_id), print_)
+
+
+class Returned(NamedTuple):
+    """What a function tool gave. `is_error`: the SDK wrote it, or we did."""
+
+    output: Any
+    is_error: bool
+
+
+def returned(result: str) -> Returned | None:
+    """What a recorded call of a function tool gave; None: it raised."""
+    outcome = _decode_outcome(result)
+    return None if outcome.error is not None else Returned(outcome.result.output, outcome.is_error)
 
 
 def _of_action(scope: Scope, arguments: dict[str, Any]) -> Due:

@@ -40,16 +40,17 @@ def _name(owner: str, name: str, *parameters: str) -> Name:
     return Name(owner, name, frozenset(parameters))
 
 
-_RUN_LOOP: Final = "agents.run_internal.run_loop"
+RUN_LOOP: Final = "agents.run_internal.run_loop"
 _TOOL_EXECUTION: Final = "agents.run_internal.tool_execution"
 _ACTIONS: Final = "agents.run_internal.tool_actions"
-_CALLS: Final = "agents.run_internal.run_steps"
+RUN_STEPS: Final = "agents.run_internal.run_steps"
+RUN_ITEMS: Final = "agents.run_internal.items"
 
 TURNS: Final = "agents.run_internal.turn_preparation"
-GET_MODEL: Final = _name(_RUN_LOOP, "get_model", "agent", "run_config")
-GET_HANDOFFS: Final = _name(_RUN_LOOP, "get_handoffs", "agent", "context_wrapper")
+GET_MODEL: Final = _name(RUN_LOOP, "get_model", "agent", "run_config")
+GET_HANDOFFS: Final = _name(RUN_LOOP, "get_handoffs", "agent", "context_wrapper")
 BETWEEN_TURNS: Final = _name(
-    _RUN_LOOP, "_wait_for_streamed_turn_events_and_stop_if_cancelled", "streamed_result"
+    RUN_LOOP, "_wait_for_streamed_turn_events_and_stop_if_cancelled", "streamed_result"
 )
 INVOKE_TOOL: Final = _name(
     _TOOL_EXECUTION,
@@ -65,8 +66,8 @@ TOOL_FAILURES: Final = tuple(
     for owner in ("agents.tool", _TOOL_EXECUTION)
 )
 TIMED_REQUESTS: Final = (
-    _name(_RUN_LOOP, "stream_response_with_retry", "get_retry_advice", "timeout"),
-    _name(_RUN_LOOP, "get_response_with_retry", "get_retry_advice", "timeout"),
+    _name(RUN_LOOP, "stream_response_with_retry", "get_retry_advice", "timeout"),
+    _name(RUN_LOOP, "get_response_with_retry", "get_retry_advice", "timeout"),
 )
 GUARDRAILS: Final = (
     _name("agents:InputGuardrail", "run", "agent", "input", "context"),
@@ -135,7 +136,28 @@ NAMES: Final = (
     ),
     _name("agents:RunResultStreaming", "run_loop_task"),
     _name("agents:RunResultStreaming", "_state"),
-    _name("agents.run_state:RunState", "_pending_input"),
+    *(
+        _name("agents.run_state:RunState", field)
+        for field in (
+            *("_pending_input", "_current_turn", "_generated_items", "_session_items"),
+            *("_model_responses", "_current_step", "set_tool_use_tracker_snapshot"),
+        )
+    ),
+    _name("agents:RunResultStreaming", "_model_input_items"),
+    _name("agents:RunResultStreaming", "_tool_use_tracker_snapshot"),
+    _name(
+        RUN_LOOP,
+        "_prepare_turn_input_items",
+        *("caller_input", "generated_items", "reasoning_item_id_policy"),
+    ),
+    _name(RUN_ITEMS, "deduplicate_input_items_preferring_latest", "items"),
+    _name(RUN_STEPS, "NextStepRunAgain"),
+    _name("agents.usage", "_response_usage_to_usage", "response_usage"),
+    _name("agents.tool", "get_function_tool_origin", "function_tool"),
+    _name("agents:RunContextWrapper", "_mark_tool_invocation_executed", "raw_item"),
+    _name("agents:RunContextWrapper", "_mark_tool_call_completed", "raw_item"),
+    _name("agents:FunctionTool", "_tool_namespace"),
+    _name("agents:FunctionTool", "_mcp_title"),
     _name("agents.usage", "serialize_usage", "usage"),
     _name("agents.usage", "deserialize_usage", "usage_data"),
     _name(
@@ -148,7 +170,7 @@ NAMES: Final = (
     _name("agents.models.chatcmpl_helpers:ChatCmplHelpers", "is_openai", "client"),
     _name("agents:OpenAIChatCompletionsModel", "_get_client"),
     *(
-        _name(f"{_CALLS}:{call}", field)
+        _name(f"{RUN_STEPS}:{call}", field)
         for call, tool in (
             ("ToolRunComputerAction", "computer_tool"),
             ("ToolRunLocalShellCall", "local_shell_tool"),
