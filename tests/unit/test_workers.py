@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, Info
 from prometheus_client import Counter as Count
 from prometheus_client.parser import text_string_to_metric_families
 
+from longrun.backoff import Backoff
 from longrun.serving import cores
 from longrun.serving.shares import NONE, Shares
 from longrun.serving.taking import LEAD_PART, Taking
 from longrun.serving.totals import Totals, snapshot
+from longrun.serving.workers import TRIES, Workers
 from tests.reading import eventually
 
 
@@ -207,3 +210,31 @@ class TestTaking:
 async def connected_to(listening: socket.socket) -> asyncio.StreamWriter:
     _, writer = await asyncio.open_connection(*listening.getsockname())
     return writer
+
+
+async def test_one_that_does_not_start_while_others_serve_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        workers = Workers(
+            2, listening, lease_seconds=1, drain_seconds=1, started=lambda models: None
+        )
+
+        def shown(name: str) -> float:
+            samples = [sample for metric in workers._own() for sample in metric.samples]
+            return next(s.value for s in samples if f"{s.name} {s.labels.get('state', '')}" == name)
+
+        monkeypatch.setattr(workers, "_is_served", lambda: True)
+        monkeypatch.setattr(sys, "executable", "/nowhere/python")
+        async with asyncio.TaskGroup() as group:
+            again = group.create_task(workers._start_again(2, Backoff(0.001, 0.002)))
+            await eventually(lambda: shown("longrun_worker_failed_starts_total ") > TRIES)
+            assert shown("longrun_workers failing") == 1
+            started = object()
+            monkeypatch.setattr(workers, "_start", lambda number: returned(started))
+            assert await again is started
+        assert shown("longrun_workers failing") == 0
+
+
+async def returned(value: object) -> object:
+    return value

@@ -97,6 +97,8 @@ class Workers:
         self._serving: dict[int, WorkerProcess] = {}
         self._replacements: dict[int, WorkerProcess] = {}
         self._restarts: Counter[str] = Counter()
+        self._failed_starts = 0
+        self._failing: set[int] = set()
         self._totals = Totals()
         self._measuring: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -270,10 +272,19 @@ class Workers:
         failures = 0
         while not self._stop.is_set():
             try:
-                return await self._start(number)
+                process = await self._start(number)
+                self._failing.discard(number)
+                return process
             except NotStarted as error:
                 failures += 1
-                log.error("worker %d does not start: %s", number, error.message)
+                self._failed_starts += 1
+                self._failing.add(number)
+                log.error(
+                    "worker %d does not start (%d times in a row): %s",
+                    number,
+                    failures,
+                    error.message,
+                )
                 if failures >= TRIES and not self._is_served():
                     self._fail(error)
             await backoff.pause(self._stop)
@@ -412,12 +423,17 @@ class Workers:
         workers = GaugeMetricFamily("longrun_workers", "Worker processes.", labels=["state"])
         for state in ("starting", "ready", "stopping", "frozen"):
             workers.add_metric([state], states[state])
+        workers.add_metric(["failing"], len(self._failing))
         restarts = CounterMetricFamily(
             "longrun_worker_restarts", "Workers that died, by how.", labels=["reason"]
         )
         for reason in ("exit", "signal", "killed"):
             restarts.add_metric([reason], self._restarts[reason])
-        return workers, restarts
+        failed = CounterMetricFamily(
+            "longrun_worker_failed_starts", "Workers that ended before they were ready."
+        )
+        failed.add_metric([], self._failed_starts)
+        return workers, restarts, failed
 
 
 async def _any_of(*events: asyncio.Event) -> None:
