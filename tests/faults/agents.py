@@ -193,6 +193,10 @@ async def crash(context: ToolContext[Any]) -> str:
 
 
 def agents() -> list[Agent[Any]]:
-    """One agent, `gated`."""
+    """`gated`, and `plain` without hooks: it has no gates before tools start, nor at the end."""
     tools: list[Any] = [work, stuck, block, sleep_in_thread, die, crash]
-    return [Agent(name="gated", model=ScriptedModel(gated), tools=tools, hooks=Gates())]
+    model = ScriptedModel(gated)
+    return [
+        Agent(name="gated", model=model, tools=tools, hooks=Gates()),
+        Agent(name="plain", model=model, tools=tools),
+    ]

@@ -216,11 +216,13 @@ class Ground:
 
     # -- runs -----------------------------------------------------------------------------
 
-    async def submit(self, replica: Replica, count: int = 1, **fields: Any) -> list[str]:
+    async def submit(
+        self, replica: Replica, count: int = 1, *, model: str = "gated", **fields: Any
+    ) -> list[str]:
         """Background runs of a script (`script`)."""
         text = json.dumps(script(**fields))
         answers = await asyncio.gather(
-            *(create(replica, text, model="gated", background=True) for _ in range(count))
+            *(create(replica, text, model=model, background=True) for _ in range(count))
         )
         return [answer["id"] for answer in answers]
 

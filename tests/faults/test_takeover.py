@@ -39,10 +39,11 @@ async def test_two_replicas_race_for_200_orphans(found: Ground) -> None:
     assert set(shares) <= {row["id"] for row in await found.sql("SELECT id FROM replicas")}
 
 
-async def test_the_successor_dies_too_and_then_all_of_them(found: Ground) -> None:
+@pytest.mark.parametrize("model", ["gated", "plain"])
+async def test_the_successor_dies_too_and_then_all_of_them(found: Ground, model: str) -> None:
     first, second = found.start(2)
     found.start(1, wait=False)
-    ids = await found.submit(first, 10, gates=("in b", "delta 3"))
+    ids = await found.submit(first, 10, model=model, gates=("in b", "delta 3"))
     await found.reach(ids, "in b")
     first.signal(signal.SIGKILL)
     await found.all_at_attempt(ids, 2)

@@ -164,7 +164,7 @@ async def _replayed(ground: Ground, found: faults.Ground, two: list[Replica]) ->
     found.close()
     (victim,) = found.start()
     turns = tuple((("work", {"name": "a"}),) for _ in range(STEPS // 2))
-    (id_,) = await found.submit(victim, turns=turns, gates=("delta 1",))
+    (id_,) = await found.submit(victim, model="plain", turns=turns, gates=("delta 1",))
     await found.reach([id_], "delta 1", timeout=60)
     async with following(two, [id_]) as (follower,):
         victim.signal(signal.SIGKILL)

@@ -23,6 +23,9 @@ TURNS: Final = ((("work", {"name": "a"}),),) * 11
 TWO_TOOLS: Final = ((("work", {"name": "a"}), ("work", {"name": "c"})),)
 """With these, 25 finished steps: twelve model turns and thirteen tools."""
 
+MODEL: Final = "plain"
+"""Not `gated`, whose hooks are told of tools: so the Agents SDK replays all of its turns."""
+
 GATED: Final = ((("work", {"name": "b"}),),)
 LIVE: Final = 4
 PAUSE: Final = 0.02
@@ -80,7 +83,8 @@ async def _begin(found: faults.Ground, gate: str, turns: tuple[object, ...]) -> 
     """Runs on a new replica, the last of `found.replicas`, at a gate after 25 steps."""
     found.close()
     (victim,) = found.start()
-    ids = await found.submit(victim, RUNS, gates=(gate,), turns=(*TURNS, *TWO_TOOLS, *turns))
+    script = {"gates": (gate,), "turns": (*TURNS, *TWO_TOOLS, *turns)}
+    ids = await found.submit(victim, RUNS, model=MODEL, **script)
     await found.reach(ids, gate, timeout=60)
     return ids
 
