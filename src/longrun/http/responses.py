@@ -37,6 +37,7 @@ from longrun.http.approvals import Answers
 from longrun.http.bodies import Bodies
 from longrun.http.creations import Creations, Runs
 from longrun.http.forks import Sources
+from longrun.http.long_answers import Polls
 from longrun.http.problems import response_not_found
 from longrun.http.query import GetResponse
 from longrun.http.rates import count_repeated, say_tokens
@@ -140,6 +141,7 @@ class ResponsesAPI:
         self._log = event_log
         self._settings = settings
         self._streams = OpenStreams(settings.max_principal_streams)
+        self._polls = Polls(settings.max_bodies_bytes)
         self.creations = Creations(
             runs=runs,
             models=models,
@@ -353,7 +355,7 @@ class ResponsesAPI:
         response_id = request.path_params["id"]
         reader = await reader_of(request, response_id, self._responses.owner_unscoped)
         if not query.stream and "last-event-id" not in request.headers:
-            return JSONAnswer(as_response(await self._known(response_id, reader)))
+            return await self._polled(response_id, reader)
         if not ids.is_response_id(response_id):
             raise response_not_found(response_id)
         with contextlib.ExitStack() as open_stream:
@@ -380,6 +382,11 @@ class ResponsesAPI:
                 send_timeout=self._settings.send_timeout,
                 closed=open_stream.pop_all().close,
             )
+
+    async def _polled(self, response_id: str, reader: str) -> ASGIApp:
+        """The answer to a poll: the reader's response as it stands."""
+        read = partial(self._known, response_id, reader)
+        return await self._polls.answer(reader, response_id, read)
 
     async def _skipped(
         self, query: GetResponse, stored: StoredResponse, tail: Tail

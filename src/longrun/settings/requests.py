@@ -22,7 +22,8 @@ class Requests(Section):
     max_bodies_bytes: int = Field(
         default=256 * 1024 * 1024,
         ge=1024,
-        description="Maximum size of all request bodies being read at once; beyond it, 503.",
+        description="Maximum size of all request bodies being read at once; beyond it, 503. "
+        "As much is held for polls of long responses, which wait for each other.",
     )
     max_json_values: int = Field(
         default=100_000,
