@@ -6,11 +6,14 @@ from longrun.store.events import EventLog
 from longrun.store.records import Ending, Step
 from tests.storing import add_response, events, log_of, writing
 
+FIRST_PLANS = 5
+"""Postgres plans a statement so often for its values, before it may keep a plan without."""
+
 STEP = Step("", "model", "0", "{}", "{}")
 ENDING = Ending("completed", "{}")
 
 
-async def planned(lane: Lane, what: str) -> list[int]:
+async def planned(lane: Lane | Database, what: str) -> list[int]:
     """Of each statement of a lane that has these words: how often it was planned for its values
     alone. Postgres would do so five times before it may keep a plan."""
     query = "SELECT custom_plans FROM pg_prepared_statements WHERE position($1 IN statement) > 0"
@@ -37,3 +40,19 @@ async def test_what_is_new_of_some_responses(store: Database) -> None:
         news = await log.news_unscoped(dict.fromkeys(ids[: count % 3 + 1], -1), 1 << 20)
         assert [len(each.chunks) for each in news.values()] == [1] * (count % 3 + 1)
     assert await planned(log._lane, "wanted") == [0]
+
+
+async def test_a_page_of_a_log_that_is_shorter_than_most(store: Database) -> None:
+    """Once Postgres has looked at the table, it takes a plan for this very log for worth making."""
+    schema, log = store.settings.db_schema, EventLog(store)
+    *long, short = [await add_response(store) for _ in range(21)]
+    await store.execute(
+        f'INSERT INTO "{schema}".event_chunks (response_id, first, last, attempt, data)'
+        " SELECT id, n, n, 1, repeat('x', 30)::bytea"
+        " FROM unnest($1::text[]) AS id, generate_series(1, 2000) AS n",
+        long,
+    )
+    await store.execute(f'ANALYZE "{schema}".event_chunks')
+    for _ in range(4 * FIRST_PLANS):
+        await log.page_unscoped(short, -1, 1000)
+    assert await planned(store, "bytes_through") == [FIRST_PLANS]
