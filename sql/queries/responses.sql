@@ -335,6 +335,10 @@ SELECT asked.n IN (SELECT chosen.n FROM chosen) AS created
 FROM asked
 ORDER BY asked.n;
 
+-- name: find_created
+-- Whether a response is there, of whose creation no answer came.
+SELECT FROM longrun.responses WHERE id = $1 AND principal = $2;
+
 -- name: get_response
 -- :indexed asks for the output indexes of the items too, without which sealed ones are not opened.
 -- With :ended it is on a standby, which has it whole if it has this end.

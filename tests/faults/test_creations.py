@@ -15,6 +15,7 @@ from tests.reading import Wire, eventually
 from tests.servers import Replica
 
 BEHIND = 6
+ROUNDS = 3
 WRITER = "longrun creation writer"
 BODY = {"model": "gated", "input": json.dumps(script()), "background": True}
 
@@ -134,3 +135,24 @@ async def test_postgres_is_restarted_in_a_commit_of_many(found: Ground, own: Own
 
     await eventually(creates)
     await check_created(found, [id_ for _, id_ in answers if id_])
+
+
+async def test_connections_are_ended_in_commits_of_many(found: Ground) -> None:
+    """What is created with them is looked for, and created again where it is not there."""
+    [replica] = found.start(1)
+    ending = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name IN ('longrun', $1) AND backend_type = 'client backend'"
+    )
+    async with creations_in_commit(found, replica) as wires:
+        pass
+    answers = [await answer_of(wire) for wire in wires]
+    for _ in range(ROUNDS):
+        async with creations_in_commit(found, replica) as wires:
+            await found.value(ending, WRITER)
+        answers += [await answer_of(wire) for wire in wires]
+    assert {status for status, _ in answers} == {200}
+    ids = [id_ for _, id_ in answers if id_]
+    assert len(set(ids)) == len(answers) == (ROUNDS + 1) * (BEHIND + 1)
+    assert await found.value("SELECT count(*) FROM responses") == len(ids)
+    await check_created(found, ids)

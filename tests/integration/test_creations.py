@@ -11,7 +11,7 @@ import pytest
 
 from longrun import ids
 from longrun.errors import LongrunError, TokensSpent, TooManyRequests, Unavailable
-from longrun.protocol import Allowance
+from longrun.protocol import Allowance, Once
 from longrun.store.creation import NewResponse
 from longrun.store.creation_writer import SMALL_BYTES, CreationWriter
 from longrun.store.database import Database
@@ -68,7 +68,8 @@ async def at_work(store: Database) -> AsyncIterator[Creating]:
     fetch = writer._lane.fetch
 
     async def counted(query: str, *args: Any) -> list[asyncpg.Record]:
-        made.sent.append(len(args[0]) if isinstance(args[0], list) else 1)
+        if args[0]:
+            made.sent.append(len(args[0]) if isinstance(args[0], list) else 1)
         return await fetch(query, *args)
 
     writer._lane.fetch = counted  # type: ignore[method-assign]
@@ -220,22 +221,44 @@ async def test_nothing_is_acknowledged_before_its_commit(
     assert await under_way == [None] * 3
 
 
-async def test_a_server_that_goes_in_the_middle_is_said_and_the_next_are_created(
+async def test_a_connection_that_ends_in_the_middle_loses_none_and_makes_none_twice(
     creating: Creating, database: Server
 ) -> None:
-    """Those of the batch may have been created or not: none is said to be. Those that waited
-    behind them are created."""
+    """What is under way, in a batch or alone, is looked for and created again; what waited behind
+    it is created."""
+    large = new(input=[{"role": "user", "content": "x" * SMALL_BYTES}])
+    news = [new(once=Once("key", b"body")), new(max_live=1, principal="one"), new(), large]
+    behind = [new() for _ in range(3)]
     async with connected(database.url) as other, other.transaction():
         await other.execute(f"LOCK TABLE {creating.schema}.event_chunks IN EXCLUSIVE MODE")
-        under_way = creating.begin(new(), new(), new())
-        pid = await until_locked(other, creating.schema)
-        behind = [new() for _ in range(3)]
+        under_way = creating.begin(*news)
+        pids = await until_locked(other, creating.schema, 2)
         waiting = creating.begin(*behind)
         await eventually(lambda: len(creating.responses._creations._waiting) == 3)
-        await other.execute("SELECT pg_terminate_backend($1)", pid)
-    assert all(isinstance(each, Unavailable) for each in await under_way)
+        for pid in pids:
+            await other.execute("SELECT pg_terminate_backend($1)", pid)
+    assert await under_way == [None] * 4
     assert await waiting == [None] * 3
-    assert await creating.there() == ids_of(behind)
+    assert await creating.there() == ids_of([*news, *behind])
+    assert sorted(id_ for id_, _ in creating.told) == sorted(ids_of([*news, *behind]))
+
+
+async def test_a_commit_that_goes_on_without_its_connection_is_found(
+    creating: Creating, database: Server
+) -> None:
+    """The network is cut: Postgres goes on with what it has, and commits it while it is created
+    again."""
+    news = [new(once=Once("key", b"body")), new(max_live=1, principal="one"), new()]
+    async with connected(database.url) as other, other.transaction():
+        await other.execute(f"LOCK TABLE {creating.schema}.event_chunks IN EXCLUSIVE MODE")
+        under_way = creating.begin(*news)
+        await until_locked(other, creating.schema)
+        creating.responses._creations._lane.terminate()
+        # All of them go on at the same time.
+        await until_locked(other, creating.schema, 1 + len(news))
+    assert await under_way == [None] * 3
+    assert await creating.there() == ids_of(news)
+    assert sorted(id_ for id_, _ in creating.told) == sorted(ids_of(news))
 
 
 async def test_one_that_is_given_up_leaves_the_others(creating: Creating, database: Server) -> None:
@@ -276,12 +299,12 @@ async def test_the_end_of_the_writer_leaves_nobody_waiting(
     assert all(isinstance(each, Unavailable) for each in became)
 
 
-async def until_locked(connection: asyncpg.Connection, schema: str) -> int:
-    """Wait until a creation waits for the lock; the process that has it."""
+async def until_locked(connection: asyncpg.Connection, schema: str, count: int = 1) -> list[int]:
+    """Wait until so many creations wait for the lock; the processes that have them."""
     asked = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = $1::text::regclass"
     async with asyncio.timeout(20):
         while True:
-            pid = await connection.fetchval(asked, f"{schema}.event_chunks")
-            if pid is not None:
-                return int(pid)
+            rows = await connection.fetch(asked, f"{schema}.event_chunks")
+            if len(rows) == count:
+                return [row["pid"] for row in rows]
             await asyncio.sleep(0.01)

@@ -126,7 +126,7 @@ def _columns_of_fork(request: RunRequest, sealing: Sealing) -> dict[str, Any]:
 
 
 def columns_of_many(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The parameters of `create_responses`, of those of `create_response` for each."""
+    """The parameters of `create_responses`, of those of `create_response` for each; or for none."""
     many: dict[str, Any] = {
         plural: [each[name] for each in columns] for name, plural in _OF_BATCHES.items()
     }
@@ -141,7 +141,7 @@ def columns_of_many(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "key_places": [place for place, _ in claims],
         "key_hashes": [key_hash for _, key_hash in claims] or None,
         "body_hashes": [each["body_hash"] for each in columns],
-        "key_seconds": columns[0]["key_seconds"],
+        "key_seconds": columns[0]["key_seconds"] if columns else None,
         # A list for each, which Postgres takes as one list only if all are of one length.
         "hashes": [_as_array(each["metadata_hashes"]) for each in columns],
         "max_queued": columns[0]["max_queued"] if queued else None,

@@ -3,9 +3,14 @@
 As the log writer it waits for nothing: it takes what has come while the commit before ran, so that
 one that comes alone is created at once. What fails, or is not certain to be within its limits, is
 created by itself, so that no request is refused or fails for another's sake.
+
+Of a creation whose connection is gone it is not known whether it was committed. Its id says so: it
+is looked for, and created again if it is not there. Should the statement before still be under way
+somewhere, the id lets only one of the two in.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -13,11 +18,11 @@ from typing import Any, Final
 import asyncpg
 from asyncpg import Record
 
-from longrun.errors import AlreadyAnswered, Unavailable
+from longrun.errors import AlreadyAnswered, LongrunError, Unavailable
 from longrun.store.creation import NewResponse, columns_of_many, columns_of_one, refusal
 from longrun.store.database import Database, unavailable_if_gone
 from longrun.store.records import Chunk
-from longrun.store.sqlstates import Meaning, meaning
+from longrun.store.sqlstates import FAILURES, Meaning, meaning
 from longrun.supervision import also_on, let_go
 
 log = logging.getLogger("longrun.store.creation_writer")
@@ -28,18 +33,26 @@ BATCH: Final = 100
 SMALL_BYTES: Final = 64 * 1024
 """What a creation may bring in a batch: the others need not wait until more is sent."""
 
+TRIES: Final = 3
+"""How often it is tried to create one, as long as Postgres can be asked what became of it."""
+
 _ROLLED_BACK: Final = (Meaning.OWN, Meaning.BUSY, Meaning.MISFIT)
 """After an error of Postgres's that means this, nothing of the batch is there."""
 
 
 class Waiting:
-    """A creation that waits for its commit."""
+    """A creation that waits for its commit.
 
-    __slots__ = ("columns", "done", "new")
+    Attributes:
+        is_uncertain: it may be there, since a connection is gone by which it was to be created.
+    """
+
+    __slots__ = ("columns", "done", "is_uncertain", "new")
 
     def __init__(self, new: NewResponse, columns: Mapping[str, Any]) -> None:
         self.new = new
         self.columns = columns
+        self.is_uncertain = False
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         let_go(self.done)
 
@@ -101,7 +114,32 @@ class CreationWriter:
             and size <= SMALL_BYTES
         )
 
-    async def _create_alone(self, new: NewResponse, columns: Mapping[str, Any]) -> None:
+    async def _create_alone(
+        self, new: NewResponse, columns: Mapping[str, Any], *, is_uncertain: bool = False
+    ) -> None:
+        """Create one by itself, and find out whether it was where a connection does not say so."""
+        failure: LongrunError | None = None
+        for _ in range(TRIES):
+            if is_uncertain and await self._is_there(new):
+                break
+            try:
+                await self._insert(new, columns)
+                break
+            except Unavailable as error:
+                if not self._may_ask_again(error):
+                    raise
+                failure, is_uncertain = error, True
+            except (LongrunError, asyncpg.IntegrityConstraintViolationError):
+                # What refuses it may be itself.
+                if not is_uncertain or not await self._is_there(new):
+                    raise
+                break
+        else:
+            assert failure is not None
+            raise failure
+        self._tell(new)
+
+    async def _insert(self, new: NewResponse, columns: Mapping[str, Any]) -> None:
         query = self._database.queries.bind("create_response", **columns)
         try:
             [row] = await self._database.fetch_once(*query)
@@ -112,7 +150,19 @@ class CreationWriter:
         new.request.allowance.tokens = row.get("tokens")
         if not row["created"]:
             raise refusal(new, row, self._database.settings)
-        self._tell(new)
+
+    async def _is_there(self, new: NewResponse) -> bool:
+        request = new.request
+        row = await self._database.fetch_row(
+            self._database.queries.find_created, request.response_id, request.principal
+        )
+        return row is not None
+
+    def _may_ask_again(self, error: BaseException) -> bool:
+        """Whether Postgres may say what became of a creation: not where it said nothing for so long
+        that it was given up, nor while it is silent."""
+        timed_out = isinstance(error.__cause__ or error, TimeoutError)
+        return not timed_out and self._database.silent_since is None
 
     def _tell(self, new: NewResponse) -> None:
         self._created(new.request.response_id, [new.chunk])
@@ -126,6 +176,7 @@ class CreationWriter:
         try:
             with also_on(stop, self._work.set):
                 async with asyncio.TaskGroup() as group:
+                    warming = group.create_task(self._warm_up())
                     self._running = True
                     self._work.set()
                     while not (stop.is_set() and not self._waiting):
@@ -135,15 +186,25 @@ class CreationWriter:
                             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
                             for left in await self._create(batch):
                                 group.create_task(self._settle_alone(left))
+                    warming.cancel()
         finally:
             self._running = False
             _give_up([*batch, *self._waiting])
             self._waiting.clear()
 
+    async def _warm_up(self) -> None:
+        """Connect, and have Postgres read the statement, which takes longer than to execute it: the
+        first that are created need not wait for that."""
+        nothing = self._database.queries.bind("create_responses", **columns_of_many([]))
+        with contextlib.suppress(*FAILURES):
+            await self._lane.fetch(*nothing)
+
     async def _settle_alone(self, waiting: Waiting) -> None:
         """Create one by itself; what it raises is its own."""
         try:
-            await self._create_alone(waiting.new, waiting.columns)
+            await self._create_alone(
+                waiting.new, waiting.columns, is_uncertain=waiting.is_uncertain
+            )
         except Exception as error:
             waiting.settle(error)
         else:
@@ -174,6 +235,10 @@ class CreationWriter:
                 log.warning(
                     "%d creations together: %s: %s", len(batch), type(error).__name__, error
                 )
+                return batch
+            if isinstance(error, Unavailable) and self._may_ask_again(error):
+                for waiting in batch:
+                    waiting.is_uncertain = True
                 return batch
             for waiting in batch:
                 waiting.settle(error)
