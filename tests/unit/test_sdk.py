@@ -3,15 +3,18 @@
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
+from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models.chatcmpl_converter import Converter
 from openai import AsyncOpenAI
 
 import longrun
 from longrun.errors import ConfigurationError
 from longrun.execution.replay import sdk
+
+ORIGINAL_RANK = getattr(sdk.owner_of(sdk.AGENT_RANK), sdk.AGENT_RANK.name)
 
 
 def test_the_installed_sdk_has_them_all() -> None:
@@ -90,3 +93,32 @@ class TestOrigins:
 
     def test_a_model_of_the_users_own(self) -> None:
         assert sdk.origin_of(object()).api == "other"
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_agents_of_one_name_keep_their_order_and_others_need_none(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    names = sdk.owner_of(sdk.AGENT_RANK)
+    agents = [Agent(name="same", instructions=text) for text in ("c", "a", "d", "b")][:count]
+    root = Agent(name="root", handoffs=[*agents, Agent(name="other")])
+
+    def identities() -> dict[str, Any]:
+        found: dict[str, Any] = names._build_agent_identity_map(root)
+        return found
+
+    monkeypatch.setattr(names, sdk.AGENT_RANK.name, ORIGINAL_RANK)
+    before, ambiguous = identities(), names._get_ambiguous_agent_ids(root)
+    assert [before[name].instructions for name in before if "same" in name] == sorted(
+        agent.instructions for agent in agents
+    )
+    made: list[Agent[Any]] = []
+
+    def counted(agent: Agent[Any], **more: Any) -> Any:
+        made.append(agent)
+        return ORIGINAL_RANK(agent, **more)
+
+    monkeypatch.setattr(names, sdk.AGENT_RANK.name, sdk.ranked_when_asked(counted))
+    assert identities() == before
+    assert sorted(map(id, made)) == (sorted(map(id, agents)) if count > 1 else [])
+    assert names._get_ambiguous_agent_ids(root) == ambiguous

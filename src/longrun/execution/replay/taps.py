@@ -54,6 +54,7 @@ def install(*, tracing: bool) -> None:
     sdk.wrap(sdk.LIST_MCP_TOOLS, _tapped_listing)
     sdk.wrap(sdk.INVOKE_MCP_TOOL, _tapped_mcp_calls)
     sdk.wrap(sdk.CHAT_STREAM, _told_of_cuts)
+    sdk.wrap(sdk.AGENT_RANK, sdk.ranked_when_asked)
     _installed = True
 
 

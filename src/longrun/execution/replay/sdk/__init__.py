@@ -25,6 +25,7 @@ from longrun.execution.replay.sdk.models import (
 )
 from longrun.execution.replay.sdk.names import (
     ACTIONS,
+    AGENT_RANK,
     BETWEEN_TURNS,
     CHAT_STREAM,
     GET_HANDOFFS,
@@ -41,6 +42,7 @@ from longrun.execution.replay.sdk.names import (
     owner_of,
     wrap,
 )
+from longrun.execution.replay.sdk.ranks import ranked_when_asked
 from longrun.execution.replay.sdk.runs import (
     agents_behind,
     cancellation_of,
@@ -75,6 +77,7 @@ from longrun.execution.replay.sdk.turns import (
 
 __all__ = [
     "ACTIONS",
+    "AGENT_RANK",
     "BETWEEN_TURNS",
     "CHAT_STREAM",
     "GET_HANDOFFS",
@@ -117,6 +120,7 @@ __all__ = [
     "owner_of",
     "probe_mcp_server",
     "put_in",
+    "ranked_when_asked",
     "replace_output",
     "replaced",
     "runs_alone",

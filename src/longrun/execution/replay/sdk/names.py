@@ -9,7 +9,9 @@ tools, MCP's too; wrapping a tool's `on_invoke_tool` instead would bypass a call
 `needs_approval`. The other local tools (shell, computer, …) each have an action class, and
 guardrails a method. `run_loop` asks models through two functions that are given a time limit; the
 time that we take must not count in it. Between two turns it waits until the events of the first are
-taken: that is where a run is given what its client says meanwhile.
+taken: that is where a run is given what its client says meanwhile. Agents of one name it puts in an
+order by a text of all that they have, which it makes of each agent, twice in every run, whether or
+not there is another of its name.
 """
 
 import importlib
@@ -81,6 +83,11 @@ LIST_MCP_TOOLS: Final = _name(
 INVOKE_MCP_TOOL: Final = _name(
     "agents.mcp.util:MCPUtil", "invoke_mcp_tool", "server", "tool", "context", "input_json"
 )
+AGENT_RANK: Final = _name(
+    "agents._run_state_agent_identity",
+    "_agent_identity_sort_key",
+    *("agent", "root_agent", "original_index"),
+)
 CHAT_STREAM: Final = _name(
     "agents.models.chatcmpl_stream_handler:ChatCmplStreamHandler",
     "handle_stream",
@@ -116,6 +123,7 @@ NAMES: Final = (
     LIST_MCP_TOOLS,
     INVOKE_MCP_TOOL,
     CHAT_STREAM,
+    AGENT_RANK,
     _name("agents.mcp._logging", "get_mcp_server_log_name", "name"),
     _name("agents.mcp._compat", "is_mcp_timeout_error", "error"),
     _name("agents:FunctionTool", "_agent_instance"),
