@@ -4,6 +4,7 @@ A page of anywhere can have its visitor's browser send requests to 127.0.0.1. It
 their `Origin`, and where it has its own name lead to 127.0.0.1 (DNS rebinding) not their `Host`.
 """
 
+import functools
 import ipaddress
 from collections.abc import Sequence
 from urllib.parse import SplitResult, urlsplit
@@ -13,6 +14,7 @@ from starlette.datastructures import Headers
 from longrun.errors import Forbidden
 
 
+@functools.lru_cache(maxsize=32)
 def is_loopback(host: str) -> bool:
     """Whether an address or a name is this machine's, and reaches it from nowhere else."""
     name = host.strip("[]").lower().rstrip(".")

@@ -138,6 +138,8 @@ class Connection(TCPServer):
         finally:
             self._connections.discard(self)
             await self._close()
+            # It holds this one, too: without that, both are freed at once and by nobody's search.
+            self.__dict__.pop("protocol", None)
 
     async def _serve(self) -> None:
         self.writer.transport.set_write_buffer_limits(SLICE)

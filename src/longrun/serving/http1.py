@@ -6,7 +6,7 @@ from typing import Any
 
 import h11
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Body, EndBody, Request, Response
+from hypercorn.protocol.events import Body, EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 
@@ -39,6 +39,7 @@ class HTTP1(H11Protocol):
     - `_send_error_response` has no body.
     - 100 Continue is said when the application asks for the body, and not to a client that is
       refused.
+    - The head of an answer is sent with the first part of its body: one write less for each.
 
     A release in which `_handle_events` no longer awaits `can_read` or the stream has mended the
     first, one in which `_maybe_recycle` reads on the second.
@@ -52,6 +53,7 @@ class HTTP1(H11Protocol):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._backlog = bytearray()
+        self._head = b""
         self._closed = False
         self._handling = False
         self._in_head = False
@@ -227,7 +229,31 @@ class HTTP1(H11Protocol):
                 self._unasked = True
             if self._unasked or (self.context.leaving and event.status_code >= 200):
                 event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        elif isinstance(event, StreamClosed):
+            await self._send_head()
         await super().stream_send(event)
+
+    async def _send_h11_event(self, event: Any) -> None:
+        if isinstance(event, h11.Response):
+            self._head = self._encoded(event)
+        elif data := self._encoded(event):
+            head, self._head = self._head, b""
+            await self.send(RawData(head + data))
+        elif isinstance(event, h11.EndOfMessage):
+            await self._send_head()
+
+    def _encoded(self, event: Any) -> bytes:
+        try:
+            return self.connection.send(event) or b""
+        except h11.LocalProtocolError:
+            if self.connection.their_state is not h11.ERROR:
+                raise
+            return b""
+
+    async def _send_head(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            await self.send(RawData(head))
 
     async def _continue(self) -> None:
         if self.connection.they_are_waiting_for_100_continue:
