@@ -32,6 +32,8 @@ EMITTED_AT: Final = 3.2
 TARGET: Final = Target("<=", 3.0)
 RESUMED: Final = Target("<=", 2.0)
 SCHEMA: Final = "bench_creation"
+ALONE: Final = f"{STREAMS} streams without bursts, p99"
+BESIDE: Final = f"{STREAMS} streams beside {len(BURSTS)} bursts, p99"
 
 Found = dict[str, float]
 Created = Callable[[Pace], Stream]
@@ -51,10 +53,12 @@ def _measure(ground: Ground) -> list[Line]:
         )
     targets = {what: TARGET for what in pairs[0][0] if "p99" not in what}
     targets |= {what: RESUMED for what in pairs[0][0] if "resumed" in what}
-    return [
+    lines = [
         Line(what, "ms", [(floor[what], ours[what]) for floor, ours in pairs], targets.get(what))
         for what in pairs[0][0]
     ]
+    beside = [(ours[ALONE], ours[BESIDE]) for _, ours in pairs]
+    return [*lines, Line(f"{BESIDE}, and without them", "ms", beside, TARGET)]
 
 
 # -- the two sides ------------------------------------------------------------------------------
@@ -69,7 +73,7 @@ def _floor(ground: Ground, port: int) -> Found:
         found |= _at_once(ground, shut, created)
     with gate.shut() as shut:
         streams = [Stream(port, bare.paced_path(pace)) for pace in _paces(shut)]
-        found |= _beside(ground, shut, streams, created)
+        found |= _as_found(_beside(ground, shut, streams, created, BURSTS))
     with gate.shut() as shut:
         pace = Pace(2, str(shut.path), phase=EMITTED_AT)
         begun = Stream(port, bare.paced_path(pace, "begun"))
@@ -84,10 +88,12 @@ def _ours(ground: Ground, one: Replica, other: Replica) -> Found:
     found: Found = {}
     with gate.shut() as shut:
         found |= _at_once(ground, shut, created)
-    with gate.shut() as shut:
-        ids = [runs.create(one, pace) for pace in _paces(shut)]
-        streams = [runs.stream_of(one, id_) for id_ in ids]
-        found |= _beside(ground, shut, streams, created)
+    for bursts in ((), BURSTS):
+        with gate.shut() as shut:
+            ids = [runs.create(one, pace) for pace in _paces(shut)]
+            streams = [runs.stream_of(one, id_) for id_ in ids]
+            latencies = _beside(ground, shut, streams, created, bursts)
+            found |= _as_found(latencies) if bursts else {ALONE: _p99(latencies)}
     with gate.shut() as shut:
         pace = Pace(2, str(shut.path), phase=EMITTED_AT)
         ids = [runs.create(one, pace) for _ in range(AT_ONCE)]
@@ -123,11 +129,17 @@ def _at_once(ground: Ground, shut: Gate, created: Created) -> Found:
     }
 
 
-def _beside(ground: Ground, shut: Gate, streams: list[Stream], created: Created) -> Found:
-    """Streams, while many are created at once on the same replica."""
+def _beside(
+    ground: Ground,
+    shut: Gate,
+    streams: list[Stream],
+    created: Created,
+    bursts: Sequence[float],
+) -> list[float]:
+    """The latencies of streams, in ms, while many are created at once on the same replica."""
     burst = [
         created(Pace(3))._replace(gate=str(shut.path), phase=after)
-        for after in BURSTS
+        for after in bursts
         for _ in range(AT_ONCE)
     ]
     read = _read(ground, shut, [*streams, *burst])[: len(streams)]
@@ -135,9 +147,13 @@ def _beside(ground: Ground, shut: Gate, streams: list[Stream], created: Created)
     expected = round(RATE * SECONDS) * len(streams)
     if len(latencies) != expected:
         ground.problems.append(f"{len(latencies)} of {expected} deltas came")
+    return latencies
+
+
+def _as_found(latencies: Sequence[float]) -> Found:
     return {
         f"{STREAMS} streams beside {len(BURSTS)} bursts, p50": statistics.median(latencies),
-        f"{STREAMS} streams beside {len(BURSTS)} bursts, p99": _p99(latencies),
+        BESIDE: _p99(latencies),
     }
 
 
