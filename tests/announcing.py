@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,8 +21,6 @@ class Half:
     Attributes:
         local: the responses that it executes.
         reached: how far it was told that logs reach.
-        heard: of the responses that are in it, the same in the order in which it was told, each
-            with the time.
         deaf: it hears nothing, though its connection is up.
     """
 
@@ -31,7 +28,6 @@ class Half:
         self.id = ids.new_replica_id()
         self.local: set[str] = set()
         self.reached: dict[str, int] = {}
-        self.heard: dict[str, list[tuple[int, float]]] = {}
         self.deaf = False
         self.log = EventLog(database)
         self.hub = Hub(
@@ -63,8 +59,6 @@ class Half:
     def _announced(self, response_id: str, last: int) -> None:
         if not self.deaf:
             self.reached[response_id] = last
-            if (heard := self.heard.get(response_id)) is not None:
-                heard.append((last, time.monotonic()))
             self.hub.announced(response_id, last)
 
     def _told(self, message: str) -> None:
