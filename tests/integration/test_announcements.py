@@ -130,10 +130,10 @@ class TestAnnouncer:
         [
             (1, 2000, 0.0003, 0.0005),
             (3, 2000, 0.004, 0.0005),
-            (10, 2000, 0.004, 0.024),
-            (32, 2000, 0.004, 0.112),
-            (32, 25, 0.0005, 0.0006),  # at a human pace it would spare hardly any
-            (64, 2000, 0.02, 0.2),
+            (10, 2000, 0.004, 0.008),
+            (32, 2000, 0.004, 0.0373),
+            (32, 50, 0.0005, 0.0005),  # at a human pace it would spare hardly any
+            (64, 2000, 0.02, 0.1),
         ],
     )
     async def test_the_interval_grows_with_the_load_and_the_replicas(

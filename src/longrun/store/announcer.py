@@ -26,7 +26,7 @@ from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.announcer")
 
-REST: Final = 1.0
+REST: Final = 1 / 3
 """For how long a busy announcer rests after a NOTIFY, for each replica beyond FEW that is alive, in
 units of what the NOTIFY took. It wakes a session of each, under a lock that is one for the whole
 cluster: what it takes tells how busy Postgres and this replica are. Who reads what is written
@@ -34,7 +34,7 @@ meanwhile looks by itself (`FLOW_POLL` in fanout/hub.py)."""
 
 FEW: Final = 4
 
-LONGEST_REST: Final = 0.2
+LONGEST_REST: Final = 0.1
 
 BUSY: Final = 8
 """How many commits a whole rest has to spare a NOTIFY. Where it would be fewer, it is shorter."""
