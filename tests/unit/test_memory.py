@@ -5,13 +5,15 @@ import gc
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
 from agents import Agent, RunResultStreaming
 
+import longrun
 from longrun.assembly.assembler import Assembler
+from longrun.execution.handling.handler import Handler
 from longrun.execution.replay.references import _Sources
 from longrun.pending import Delta, Pending, numbered
 from longrun.serving import allocator
@@ -74,7 +76,10 @@ def long_text(deltas: int, traced: list[int] | None = None, size: int = len(WORD
         for number in range(deltas):
             if traced is not None and number % (deltas // 4) == deltas // 8:
                 traced.append(tracemalloc.get_traced_memory()[0])
-            yield delta(words)
+            if number % 50 == 0:
+                await asyncio.sleep(0)
+            # A string of its own each time, as one that was read from a network.
+            yield delta(f"{words[:-1]} ")
         *closing, done = closed(words * deltas)
         for event in (*closing, done):
             yield event
@@ -98,12 +103,29 @@ async def test_no_event_is_copied_to_be_numbered() -> None:
     assert commits.log.copied == 0
 
 
-async def test_a_delta_leaves_nothing_but_its_text() -> None:
+def long_handler(deltas: int, traced: list[int]) -> Handler:
+    """The same as a handler, which yields what `long_text`'s model says."""
+
+    async def say(_: Any) -> AsyncIterator[str]:
+        for number in range(deltas):
+            if number % (deltas // 4) == deltas // 8:
+                traced.append(tracemalloc.get_traced_memory()[0])
+            if number % 50 == 0:
+                await asyncio.sleep(0)
+            # A string of its own each time, as one that was read from a network.
+            yield f"{number:05} words "
+
+    made: Handler = longrun.agent(name="agent")(say)
+    return made
+
+
+@pytest.mark.parametrize("agent", [long_text, long_handler])
+async def test_a_delta_leaves_nothing_but_its_text(agent: Callable[..., Any]) -> None:
     deltas = 4000
     traced: list[int] = []
     tracemalloc.start()
     try:
-        await runs.run(long_text(deltas, traced), request(), commits=Passing())
+        await runs.run(agent(deltas, traced), request(), commits=Passing())
     finally:
         tracemalloc.stop()
     # The buffer in which it is gathered grows by a quarter at a time.

@@ -1,8 +1,8 @@
 """The arguments of a call (or its code, or its input) while they are streamed."""
 
 from collections.abc import Iterator, Sequence
-from io import StringIO
 
+from longrun.assembly.gathered import Gathered
 from longrun.assembly.kinds import CALL_EVENTS, CALL_KEYS, Event, JSONObject, missing
 
 
@@ -21,7 +21,7 @@ class Arguments:
         self._delta, self._end = f"{events}.delta", f"{events}.done"
         self._identity = identity
         self._always = always
-        self._gathered = StringIO()
+        self._gathered = Gathered()
         self._done = False
         self._whole: str | None = None
 
@@ -48,13 +48,13 @@ class Arguments:
         self._settle()
         return events
 
-    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
+    def gathered(self, kind: str, fields: JSONObject) -> Gathered | None:
         """Where deltas of this kind are gathered; None: they are not, or not any more."""
         return self._gathered if CALL_EVENTS.get(kind) == "delta" and not self._done else None
 
     def rest(self, raw: JSONObject) -> Iterator[Event]:
         """What is still to be said of a call that the model finished like this."""
-        if self._done or not (self._always or self._gathered.tell()):
+        if self._done or not (self._always or self._gathered):
             return
         self._done = True
         yield from self._catch_up(raw)
@@ -80,7 +80,7 @@ class Arguments:
     def _settle(self) -> None:
         """Nothing more is gathered, and the whole of it need not be held twice."""
         if self._whole is not None:
-            self._gathered = StringIO()
+            self._gathered = Gathered()
 
     def _catch_up(self, fields: JSONObject) -> Iterator[Event]:
         rest = missing(fields.get(self._key) or "", self._gathered.getvalue())

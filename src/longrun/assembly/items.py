@@ -5,11 +5,11 @@ parts and deltas, `done`, all with one identity.
 """
 
 from collections.abc import Iterable, Sequence
-from io import StringIO
 from typing import Any, Final, Protocol
 
 from longrun import ids
 from longrun.assembly.arguments import Arguments
+from longrun.assembly.gathered import Gathered
 from longrun.assembly.kinds import (
     CALL_KEYS,
     ITEM_ADDED,
@@ -123,7 +123,7 @@ class Item:
         fields.update(self._identity)
         return self._content.event(kind, fields)
 
-    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
+    def gathered(self, kind: str, fields: JSONObject) -> Gathered | None:
         """Where the text that a delta is about is gathered, while more of it may come and be
         shown; else None. `fields` are the model's."""
         return None if self.late or self.done else self._content.gathered(kind, fields)
@@ -211,7 +211,7 @@ class _Content(Protocol):
     """What of an item is streamed piece by piece."""
 
     def event(self, kind: str, fields: JSONObject) -> Sequence[Event]: ...
-    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None: ...
+    def gathered(self, kind: str, fields: JSONObject) -> Gathered | None: ...
     def rest(self, raw: JSONObject) -> Iterable[Event]: ...
     def close(self) -> Iterable[Event]: ...
     def so_far(self, raw: JSONObject) -> JSONObject: ...
@@ -224,7 +224,7 @@ class _Whole:
     def event(self, kind: str, fields: JSONObject) -> Sequence[Event]:
         return ((kind, fields),)
 
-    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
+    def gathered(self, kind: str, fields: JSONObject) -> Gathered | None:
         return None
 
     def rest(self, raw: JSONObject) -> Sequence[Event]:

@@ -1,9 +1,9 @@
 """Streaks: deltas of one part that follow each other, which are most of what a model says."""
 
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any, Final, Self
 
+from longrun.assembly.gathered import Gathered
 from longrun.assembly.kinds import JSONObject
 from longrun.pending import LONGEST, Delta
 
@@ -28,10 +28,10 @@ class Streak:
     fields: JSONObject
     count: int
     same: list[tuple[str, Any]]
-    gathered: StringIO
+    gathered: Gathered
 
     @classmethod
-    def after(cls, event: Any, fields: JSONObject, gathered: StringIO) -> Self | None:
+    def after(cls, event: Any, fields: JSONObject, gathered: Gathered) -> Self | None:
         """The streak that begins with an event; None: each that follows may say something new."""
         if event.__pydantic_extra__ or fields.get("logprobs"):
             return None

@@ -6,9 +6,9 @@ added before its deltas, the deltas add up to the finished text, and a part ends
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from typing import Any
 
+from longrun.assembly.gathered import Gathered
 from longrun.assembly.kinds import (
     ANNOTATION,
     LISTS,
@@ -29,7 +29,7 @@ from longrun.assembly.kinds import (
 class _Part:
     text: Text
     place: int  # among the item's parts of its index: ours, without gaps
-    gathered: StringIO = field(default_factory=StringIO)  # a list of deltas is ten times as large
+    gathered: Gathered = field(default_factory=Gathered)
     whole: str | None = None  # what was gathered, once nothing more comes
     said: bool = False  # the text's own `done`
     done: bool = False  # the part's `done`
@@ -42,7 +42,7 @@ class _Part:
         """Nothing more is gathered: most often it is this text of the model's, which is there
         already, and need not be held twice."""
         said = self.so_far
-        self.whole, self.gathered = text if text == said else said, StringIO()
+        self.whole, self.gathered = text if text == said else said, Gathered()
         self.said = True
 
     def is_open(self, text: Text | None) -> bool:
@@ -88,7 +88,7 @@ class Texts:
             return self._annotation(kind, fields)
         return ((kind, fields),)
 
-    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
+    def gathered(self, kind: str, fields: JSONObject) -> Gathered | None:
         """Where the deltas of a part are gathered; None: they are not, or not any more."""
         text, _ = TEXT_OF_EVENT.get(kind, (None, ""))
         if text is None:

@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from io import StringIO
 from typing import Any, Final, Protocol
 
+from longrun.assembly.gathered import Gathered
 from longrun.assembly.items import Item, unannounced
 from longrun.assembly.kinds import Event, JSONObject, item_of_event, type_of
 
@@ -66,7 +66,7 @@ class Turn:
         item = self._new(self._new_item(raw, late=late), index)
         return [*item.begin(), *item.event(kind, fields)]
 
-    def gathered(self, kind: str, fields: JSONObject) -> StringIO | None:
+    def gathered(self, kind: str, fields: JSONObject) -> Gathered | None:
         """Where the text of the part that a delta is about is gathered; None: nowhere.
 
         Args:

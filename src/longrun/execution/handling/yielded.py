@@ -21,6 +21,7 @@ from openai.types.responses import (
     ResponseTextDeltaEvent,
 )
 
+from longrun.assembly.gathered import Gathered
 from longrun.assembly.kinds import WITH_CALL_ID, is_output
 from longrun.history.faces import PLACEHOLDER_ID
 from longrun.jsontext import dumps, loads
@@ -52,7 +53,7 @@ class Yielded:
         self._name = name
         self._next_index = 0
         self._text: ResponseOutputMessage | None = None
-        self._said: list[str] = []
+        self._said = Gathered()
 
     def events(self, given: Any) -> Iterator[Any]:
         """The raw events for one thing that was yielded.
@@ -78,8 +79,8 @@ class Yielded:
         if self._text is None:
             return
         message, self._text = self._text, None
-        whole = _text_part("".join(self._said))
-        self._said = []
+        whole = _text_part(self._said.getvalue())
+        self._said = Gathered()
         done = message.model_copy(update={"content": [whole], "status": "completed"})
         yield _made(ResponseOutputItemDoneEvent, output_index=self._next_index - 1, item=done)
 
@@ -98,7 +99,7 @@ class Yielded:
             yield _made(ResponseOutputItemAddedEvent, output_index=index, item=self._text)
             part = _text_part("")
             yield _made(ResponseContentPartAddedEvent, **self._place(), part=part)
-        self._said.append(text)
+        self._said.write(text)
         yield _made(ResponseTextDeltaEvent, **self._place(), delta=text, logprobs=[])
 
     def _place(self) -> dict[str, Any]:
