@@ -22,7 +22,7 @@ from longrun.store.rewriting import rewrite_all
 from longrun.store.sealing import chunk_place
 from tests import servers
 from tests.postgres import Server
-from tests.reading import eventually, in_background, parse, read, stream_url
+from tests.reading import Wire, eventually, frames_alone, in_background, parse, stream_url
 from tests.storing import add_response, connected, event, log_of, migrated, opened, writing
 
 WORDS = 700
@@ -222,11 +222,9 @@ async def test_they_are_rewritten_with_another_key(database: Server, schema: str
 
 async def test_a_replica_digests_what_it_executes(database: Server) -> None:
     each_an_event = {"LONGRUN_MERGE_DELTAS": "false"}
-    with servers.replicas(2, database.url, schema="digesting", environment=each_an_event) as (
-        one,
-        other,
-    ):
-        response_id = await in_background(one, deltas=4000, pause=0.001)
+    with servers.replicas(2, database.url, schema="digesting", environment=each_an_event) as two:
+        one, other = two
+        response_id = await in_background(one, deltas=1500, hold=120)
 
         async def count() -> int:
             async with connected(database.url) as connection:
@@ -236,14 +234,20 @@ async def test_a_replica_digests_what_it_executes(database: Server) -> None:
             return await count() > 0
 
         await eventually(some)
-        joined = parse(await read(f"{stream_url(other, response_id)}&catch_up=snapshot"))
-        whole = parse(await read(stream_url(other, response_id)))
-        number = joined.events[0]["sequence_number"]
-        assert number > 1000
-        [message] = joined.events[0]["response"]["output"]
-        deltas = [each.get("delta", "") for each in whole.events[: number + 1]]
-        assert message["content"][0]["text"] == "".join(deltas)
-        assert joined.numbers == list(range(number, len(whole.events)))
+        joined = f"{stream_url(other, response_id)}&catch_up=snapshot"
+        async with asyncio.timeout(30), await Wire.open(joined) as wire:
+            while wire.frames < 1:
+                assert await wire.more(1 << 16)
+        first = parse(frames_alone(wire.body)).events[0]
+        assert first["sequence_number"] > 1000
+        [message] = first["response"]["output"]
+        text = message["content"][0]["text"]
+        assert len(text) > 8000
+        assert "".join(f"word{n} " for n in range(1500)).startswith(text)
+        cancel = f"{other.base_url}/responses/{response_id}/cancel"
+        async with await Wire.open(cancel, method="POST") as wire:
+            await wire.rest()
+            assert wire.status == 200
 
         async def none() -> bool:
             return await count() == 0
