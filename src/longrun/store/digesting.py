@@ -75,7 +75,9 @@ class Digesting:
             self._reached[response_id] = end.last
             return
         self._reached.pop(response_id, None)
-        if self._digested.pop(response_id, None) is not None:
+        self._digested.pop(response_id, None)
+        if end.last >= EVENTS:
+            # It may have digests of other replicas, too, or only theirs: cancelled here, for one.
             self._ended.append(response_id)
 
     async def run(self, stop: asyncio.Event) -> None:
