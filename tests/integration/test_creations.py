@@ -243,24 +243,6 @@ async def test_a_connection_that_ends_in_the_middle_loses_none_and_makes_none_tw
     assert sorted(id_ for id_, _ in creating.told) == sorted(ids_of([*news, *behind]))
 
 
-async def test_a_commit_that_goes_on_without_its_connection_is_found(
-    creating: Creating, database: Server
-) -> None:
-    """The network is cut: Postgres goes on with what it has, and commits it while it is created
-    again."""
-    news = [new(once=Once("key", b"body")), new(max_live=1, principal="one"), new()]
-    async with connected(database.url) as other, other.transaction():
-        await other.execute(f"LOCK TABLE {creating.schema}.event_chunks IN EXCLUSIVE MODE")
-        under_way = creating.begin(*news)
-        await until_locked(other, creating.schema)
-        creating.responses._creations._lane.terminate()
-        # All of them go on at the same time.
-        await until_locked(other, creating.schema, 1 + len(news))
-    assert await under_way == [None] * 3
-    assert await creating.there() == ids_of(news)
-    assert sorted(id_ for id_, _ in creating.told) == sorted(ids_of(news))
-
-
 async def test_one_that_is_given_up_leaves_the_others(creating: Creating, database: Server) -> None:
     async with connected(database.url) as other, other.transaction():
         await other.execute(f"LOCK TABLE {creating.schema}.event_chunks IN EXCLUSIVE MODE")
