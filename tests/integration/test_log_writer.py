@@ -153,6 +153,7 @@ class TestGroupCommit:
         committed: list[Chunk] = []
         async with writing(store, lambda _, chunks: committed.extend(chunks)) as writer:
             run = log_of(writer, response_id)
+            run.max_item_bytes = 100_000_000  # all of this is of one item, which does not end
             other = log_of(writer, await add_response(store))
             for _ in range(8):
                 append(run, 3, delta="x" * 1_000_000)
