@@ -88,6 +88,7 @@ class Compaction:
         self._chunk_bytes = database.settings.chunk_bytes
         self._fit = fit
         self._rest = rest
+        self._done = (0, 0, 0)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="longrun-compaction")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -100,15 +101,25 @@ class Compaction:
                 await finished_before(stop, self._compact_due(stop))
 
     async def _compact_due(self, stop: asyncio.Event) -> None:
-        while due := await self.due():
-            random.shuffle(due)
-            for response_id in due:
-                await self.compact(response_id, stop)
-                if stop.is_set() or not self._fit():
+        before = self._done
+        try:
+            while due := await self.due():
+                random.shuffle(due)
+                for response_id in due:
+                    await self.compact(response_id, stop)
+                    if stop.is_set() or not self._fit():
+                        return
+                if len(due) < MOST_LOGS:
                     return
-            log.debug("looked at the logs of %d finished responses", len(due))
-            if len(due) < MOST_LOGS:
-                return
+        finally:
+            logs, read, written = (now - was for now, was in zip(self._done, before, strict=True))
+            if logs:
+                log.info(
+                    "compacted the logs of %d finished responses, %d bytes in %d chunks",
+                    logs,
+                    read,
+                    written,
+                )
 
     async def due(self) -> list[str]:
         """Some of the responses whose logs are to be compacted.
@@ -165,9 +176,12 @@ class Compaction:
                 await connection.execute(self._queries.note_compacted, response_id)
                 # Those that it has still, since the replica that executed it is gone.
                 await connection.execute(self._queries.drop_digests, [response_id])
-        metrics.compacted_bytes.inc(sum(group.size for group in groups))
+        read = sum(group.size for group in groups)
+        metrics.compacted_bytes.inc(read)
         if reached is None:
             metrics.compacted_logs.inc()
+        logs, before, chunks = self._done
+        self._done = (logs + (reached is None), before + read, chunks + len(groups))
         return reached
 
     async def _groups(
