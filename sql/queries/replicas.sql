@@ -122,7 +122,7 @@ WHERE replica.lease_until < now() - interval '10 minutes' AND NOT EXISTS (
 
 -- name: plan_once
 -- Statements of this session are planned for any values, and so once.
-SET plan_cache_mode = force_generic_plan;
+SELECT set_config('plan_cache_mode', 'force_generic_plan', false);
 
 -- name: greet
 -- On every new connection. Postgres is to notice a peer that is dead, and which locks rows or

@@ -438,7 +438,11 @@ async def test_8_memory_does_not_grow_with_what_is_written_while_readers_are_sta
 
     Measured: the replica that only serves readers grows by 15 MB.
     """
-    environment = {"LONGRUN_SEND_TIMEOUT": "300", "LONGRUN_MERGE_DELTAS": "false"}
+    environment = {
+        "LONGRUN_SEND_TIMEOUT": "300",
+        "LONGRUN_MERGE_DELTAS": "false",
+        "LONGRUN_MAX_ITEM_BYTES": str(100_000_000),
+    }
     with servers.replicas(2, database.url, schema=schema, environment=environment) as both:
         for replica in both:
             await create(replica, script(deltas=100))

@@ -33,6 +33,7 @@ OF_OWNER = {
     *("find_other_conversations", "find_other_conversation_items"),
     *("rewrite_response", "rewrite_chunk", "rewrite_item", "rewrite_step"),
     *("rewrite_conversation", "rewrite_conversation_item", "rewrite_steer"),
+    *("find_other_digests", "rewrite_digest"),
     *("find_other_webhook_endpoints", "rewrite_webhook_endpoint"),
 }
 """What only commands execute that are for the owner: `longrun migrate`, `keys`, `encryption` and
