@@ -26,7 +26,7 @@ async def test_two_replicas_race_for_200_orphans(found: Ground) -> None:
     await found.reach(ids, "in b", timeout=60)
     async with following([one, two], ids[:10]) as followers:
         victim.signal(signal.SIGKILL)
-        await found.reach(ids, "in b", attempt=2)
+        await found.reach(ids, "in b", attempt=2, timeout=60)
         rows = await found.sql("SELECT replica_id, attempt, spent, deaths FROM responses")
         shares = Counter(row["replica_id"] for row in rows)
         # One of them may have taken the others along: it uses up an attempt of none.
