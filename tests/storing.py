@@ -30,7 +30,8 @@ SEALING = Sealing(KeyRing.parse(SEALED["LONGRUN_ENCRYPTION_KEYS"]) if SEALED els
 reads_tables = pytest.mark.skipif(
     bool(SEALED), reason="reads in the tables what SEALED=1 has encrypted"
 )
-"""Of a test that looks at what is stored as it is without encryption."""
+"""Of a test that looks at what is stored as it is without encryption, or stores what it makes
+harmless: text with NUL."""
 
 
 @contextlib.asynccontextmanager
