@@ -160,9 +160,9 @@ SELECT
 
 -- name: list_replicas_unscoped
 -- All that are known, those without a lease included until they are forgotten. `locked`: its lock is
--- held, so its process lives.
+-- held, so its process lives. `agents`: those that it serves; null: it does not say.
 SELECT replica.id, replica.hostname, replica.pid, replica.version, replica.has_room,
-    replica.draining,
+    replica.draining, replica.agents,
     extract(epoch FROM replica.started_at)::double precision AS started_at,
     extract(epoch FROM replica.lease_until - now())::double precision AS lease_seconds,
     hashtextextended('longrun replica ' || replica.id, 0) IN (
@@ -177,9 +177,18 @@ FROM longrun.replicas AS replica
 ORDER BY replica.started_at, replica.id;
 
 -- name: count_queue_unscoped
--- What waits, by agent and principal, the longest lines first; of no more than 20,000.
+-- What waits, by agent and principal, the longest lines first; of no more than 20,000. `served`: whether
+-- a replica serves that agent which is alive and takes work; null: one of them does not say what it serves.
 SELECT waiting.agent AS model, waiting.principal, count(*) AS waiting,
-    extract(epoch FROM now() - min(waiting.created_at))::double precision AS oldest_seconds
+    extract(epoch FROM now() - min(waiting.created_at))::double precision AS oldest_seconds,
+    (
+        SELECT CASE
+            WHEN coalesce(bool_or(waiting.agent = ANY(replica.agents)), false) THEN true
+            WHEN coalesce(bool_or(replica.agents IS NULL), false) THEN NULL
+            ELSE false END
+        FROM longrun.replicas AS replica
+        WHERE replica.lease_until > now() AND NOT replica.draining
+    ) AS served
 FROM (
     SELECT agent, principal, created_at FROM longrun.responses
     WHERE status = 'queued' ORDER BY id LIMIT 20000

@@ -4,8 +4,8 @@ SELECT pg_try_advisory_lock(hashtextextended('longrun replica ' || $1, 0));
 
 -- name: renew_lease
 -- Also brings the row back, if others took this replica for dead and removed it.
-INSERT INTO longrun.replicas (id, hostname, pid, version, lease_until)
-VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
+INSERT INTO longrun.replicas (id, hostname, pid, version, lease_until, agents)
+VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5), $6)
 ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
 
 -- name: tell_room
@@ -141,14 +141,56 @@ SELECT true;
 SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::integer[]) AND state IS DISTINCT FROM 'idle';
 
 -- name: sample_cluster
--- For the metrics: what waits (no more than 100,000 are counted) and how long the first of it has,
--- the replicas that are alive, and how much of the notification queue is in use.
-SELECT queued.waiting, queued.oldest, pg_notification_queue_usage() AS notifications,
-    (SELECT count(*) FROM longrun.replicas WHERE lease_until > now()) AS replicas
-FROM (
-    SELECT count(*) AS waiting,
-        coalesce(extract(epoch FROM now() - min(each.created_at)), 0)::double precision AS oldest
+-- For the metrics: what waits (of no more than the oldest 100,000) and how long the first of it has, the
+-- replicas that are alive, and how much of the notification queue is in use. `unserved`: the agents
+-- that something waits for and no replica serves that is alive and takes work, by how much waits for
+-- each (`counts`), what was handed over included; and for how many seconds the first of it (`ages`). None as long as one
+-- of them does not say what it serves. `first`: of those replicas this one comes first.
+WITH queued AS MATERIALIZED (
+    SELECT oldest.agent, count(*) AS waiting, min(oldest.id) AS first
     FROM (
-        SELECT created_at FROM longrun.responses WHERE status = 'queued' LIMIT 100000
-    ) AS each
-) AS queued;
+        -- Of one index alone.
+        SELECT agent, id FROM longrun.responses WHERE status = 'queued' ORDER BY id LIMIT 100000
+    ) AS oldest
+    GROUP BY oldest.agent
+), last AS MATERIALIZED (
+    -- Whether any were handed over, as in look_around.
+    SELECT response.replica_id IS NULL AS handed_over FROM longrun.responses AS response
+    WHERE response.status = 'in_progress'
+    ORDER BY response.replica_id DESC NULLS FIRST
+    LIMIT 1
+), handed_over AS MATERIALIZED (
+    SELECT agent, id FROM longrun.responses
+    WHERE status = 'in_progress' AND replica_id IS NULL AND NOT cancelled
+        AND (SELECT last.handed_over FROM last)
+    LIMIT 10000
+), takers AS MATERIALIZED (
+    SELECT id, agents FROM longrun.replicas WHERE lease_until > now() AND NOT draining
+), unserved AS MATERIALIZED (
+    SELECT waits.agent, sum(waits.waiting)::bigint AS waiting, min(waits.first) AS first
+    FROM (
+        SELECT agent, waiting, first FROM queued
+        UNION ALL
+        SELECT agent, count(*), min(id) FROM handed_over GROUP BY agent
+    ) AS waits
+    WHERE NOT EXISTS (SELECT FROM takers WHERE takers.agents IS NULL)
+        AND waits.agent NOT IN (SELECT served.agent FROM takers, unnest(takers.agents) AS served (agent))
+    GROUP BY waits.agent
+    ORDER BY min(waits.first)
+    LIMIT 20
+)
+SELECT coalesce((SELECT sum(waiting) FROM queued), 0)::bigint AS waiting,
+    coalesce((
+        SELECT extract(epoch FROM now() - response.created_at)
+        FROM longrun.responses AS response WHERE response.id = (SELECT min(first) FROM queued)
+    ), 0)::double precision AS oldest,
+    pg_notification_queue_usage() AS notifications,
+    (SELECT count(*) FROM longrun.replicas WHERE lease_until > now()) AS replicas,
+    ARRAY(SELECT agent FROM unserved ORDER BY first) AS unserved,
+    ARRAY(SELECT waiting FROM unserved ORDER BY first) AS counts,
+    ARRAY(
+        SELECT extract(epoch FROM now() - response.created_at)::double precision
+        FROM unserved JOIN longrun.responses AS response ON response.id = unserved.first
+        ORDER BY unserved.first
+    ) AS ages,
+    coalesce($1 = (SELECT min(id) FROM takers), false) AS first;

@@ -124,6 +124,8 @@ class Longrun:
             found.append(f"webhook endpoints that are disabled: {disabled}")
         if (problem := self.parts.partitions.problem) is not None:
             found.append(problem)
+        if (waiting := self.parts.sampling.unserved.waiting) > 0:
+            found.append(f"responses that wait for agents which no replica serves: {waiting}")
         return found
 
     def drain(self) -> None:

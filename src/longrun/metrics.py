@@ -195,6 +195,13 @@ notification_queue = Gauge(
     "The part of Postgres's notification queue that is in use: 1 is full.",
     registry=registry,
 )
+unserved = Gauge(
+    "longrun_cluster_unserved",
+    "Responses, queued or handed over, that wait for an agent which no replica that is alive and "
+    "takes work serves. Only agents of which that is so have one.",
+    ["agent"],
+    registry=registry,
+)
 replicas = Gauge("longrun_cluster_replicas", "Replicas that are alive.", registry=registry)
 partitions_ahead = Gauge(
     "longrun_cluster_partitions_ahead_seconds",

@@ -67,7 +67,7 @@ class Parts:
         replica_id = ids.new_replica_id()
         self.database = Database(settings)
         self.opening = Opening(self.database)
-        self.lease = Lease(self.database, replica_id, version("longrun"))
+        self.lease = Lease(self.database, replica_id, version("longrun"), served.names())
         self.claims = Claims(self.database, replica_id, served.names())
         self.overview = Overview(self.database)
         self.approvals = Approvals(self.database)
@@ -112,6 +112,7 @@ class Parts:
         self.writer = LogWriter(self.database, self._committed, self.announcer)
         self.host = Host(settings.max_runs, settings.drain_seconds)
         self.tracer = tracer_of(settings, replica_id)
+        self.sampling = Sampling(self.database, replica_id)
         self.delivering = Delivering(Deliveries(self.database), settings)
         ends = Ends(
             self.claims,
@@ -200,7 +201,7 @@ class Parts:
         self.store_parts.add("rates", self.rates.run)
         self.store_parts.add("webhooks", self.delivering.run)
         self.store_parts.add("errands", self.host.run_errands)
-        self.store_parts.add("sampling", Sampling(self.database).run)
+        self.store_parts.add("sampling", self.sampling.run)
         self.server_parts = Supervisor()
         self.server_parts.add("mcp_servers", self.servers.run)
         self.work_parts = Supervisor()

@@ -230,7 +230,9 @@ class TestSuspects:
     async def test_one_replica_is_chosen(self, store: Database) -> None:
         """Of those that live, the one that executes a suspect, or else has the fewest runs."""
         for name in ("b", "a", "c"):
-            await store.execute(store.queries.renew_lease, f"replica_{name}", "host", 1, "1", 60.0)
+            await store.execute(
+                store.queries.renew_lease, f"replica_{name}", "host", 1, "1", 60.0, None
+            )
         assert await self.chosen(store) == []
         await self.suspect(store)
         assert await self.chosen(store) == ["a"]
@@ -286,7 +288,7 @@ class TestShares:
         names = [f"replica_{name}" for name in "abc"]
         ids = await self.orphans(store, 60)
         for name in (*names, "replica_dead"):
-            await store.execute(store.queries.renew_lease, name, "host", 1, "1", 60.0)
+            await store.execute(store.queries.renew_lease, name, "host", 1, "1", 60.0, None)
         async with connected(database.url) as locks:
             for name in names:
                 assert await locks.fetchval(store.queries.hold_replica_lock, name)
@@ -305,7 +307,9 @@ class TestShares:
     ) -> None:
         mine, other = Claims(store, "replica_mine"), Claims(store, "replica_other")
         for claims in (mine, other):
-            await store.execute(store.queries.renew_lease, claims.replica_id, "host", 1, "1", 60.0)
+            await store.execute(
+                store.queries.renew_lease, claims.replica_id, "host", 1, "1", 60.0, None
+            )
         around = await mine.look_around()
         assert (around.free, around.said_room) == ([], None)
         for claims in (mine, other):

@@ -238,7 +238,7 @@ class TestDirect:
         assert way.cuts == 1
 
     async def test_the_leases_prepare(self, way: Proxy, mine: Database) -> None:
-        lease = Lease(mine, "replica_behind_a_partition", "1.0")
+        lease = Lease(mine, "replica_behind_a_partition", "1.0", ["agent"])
         way.marker = b"lease_until)"
         await lease.begin()
         began = lease.renewed

@@ -34,7 +34,7 @@ async def lease_until(database: Server, schema: str) -> float:
 
 async def test_it_is_kept_until_it_is_given_up(database: Server, schema: str) -> None:
     async with listening_at(database.url, database.url, schema) as mine:
-        lease = Lease(mine, REPLICA, "1.0")
+        lease = Lease(mine, REPLICA, "1.0", ["agent"])
         assert not lease.held
         await lease.begin()
         first = lease.renewed
@@ -50,7 +50,7 @@ async def test_one_that_cannot_be_renewed_is_not_held(database: Server, schema: 
         direct_way(database.url, schema) as direct,
         listening_at(database.url, direct.url, schema) as mine,
     ):
-        lease = Lease(mine, REPLICA, "1.0")
+        lease = Lease(mine, REPLICA, "1.0", ["agent"])
         await lease.begin()
         await direct.cut()
         await eventually(lambda: not lease.held)
@@ -71,19 +71,19 @@ class TestADirectUrlThatLeadsElsewhere:
                     await migrate(other)
             async with listening_at(database.url, elsewhere, schema) as mine:
                 with pytest.raises(ConfigurationError, match="LONGRUN_LISTEN_DATABASE_URL"):
-                    await Lease(mine, REPLICA, "1.0").begin()
+                    await Lease(mine, REPLICA, "1.0", ["agent"]).begin()
             await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def test_a_role_that_may_not_log_in(self, database: Server, schema: str) -> None:
         direct = database.url.replace("//postgres@", "//nobody_of_this_name@")
         async with listening_at(database.url, direct, schema) as mine:
             with pytest.raises(ConfigurationError, match="LONGRUN_LISTEN_DATABASE_URL: cannot"):
-                await Lease(mine, REPLICA, "1.0").begin()
+                await Lease(mine, REPLICA, "1.0", ["agent"]).begin()
 
     async def test_a_server_that_is_away_is_waited_for(self, database: Server, schema: str) -> None:
         nobody = "postgresql://postgres@127.0.0.1:1/postgres"
         async with listening_at(database.url, nobody, schema) as mine:
-            lease = Lease(mine, REPLICA, "1.0")
+            lease = Lease(mine, REPLICA, "1.0", ["agent"])
             await lease.begin()
             await eventually(lambda: not lease.held)
             await lease.end()

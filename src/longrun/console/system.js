@@ -54,6 +54,7 @@ function draw(found) {
     each.id.replace(/^\w+_/, "").slice(-6),
     `${each.hostname} · ${each.pid}`,
     each.version,
+    each.agents === null ? "" : each.agents.join(", "),
     each.lease_seconds > 0 ? `${lasting(each.lease_seconds * 1000)} left` : "ran out",
     each.has_room === null ? "" : each.has_room ? "yes" : "no",
     count(each.runs),
@@ -62,7 +63,7 @@ function draw(found) {
     each.draining ? "draining" : drain(each),
   ]);
   table("queue", queue, (each) => [
-    each.model,
+    each.served === false ? `${each.model} (no replica serves it)` : each.model,
     each.principal || "–",
     count(each.waiting),
     lasting(each.oldest_seconds * 1000),

@@ -146,6 +146,7 @@ class RunStep(BaseModel):
 
 class Replica(BaseModel):
     """A server process. `has_room`: whether it would take more runs; null: it does not say.
+    `agents`: those that it serves; null: an older version, which does not say.
     `locked`: it holds its lock in Postgres, so it lives, whatever its lease says.
     `events_per_second`: committed in the last five seconds, as of the system."""
 
@@ -153,6 +154,7 @@ class Replica(BaseModel):
     hostname: str
     pid: int
     version: str
+    agents: list[str] | None
     has_room: bool | None
     draining: bool
     started_at: float
@@ -163,12 +165,14 @@ class Replica(BaseModel):
 
 
 class Line(BaseModel):
-    """The responses of a principal that wait for an agent."""
+    """The responses of a principal that wait for an agent. `served`: whether a replica that is
+    alive serves it; null: one of them does not say what it serves."""
 
     model: str
     principal: str
     waiting: int
     oldest_seconds: float
+    served: bool | None
 
 
 class Table(BaseModel):

@@ -59,6 +59,14 @@ ALERTS: Final = (
         "Replicas are full, or serve other agents: start more, or raise LONGRUN_MAX_RUNS.",
     ),
     Alert(
+        "LongrunAgentUnserved",
+        "max by (agent) (longrun_cluster_unserved) > 0",
+        "5m",
+        "ticket",
+        "{{ $value }} responses wait for {{ $labels.agent }}, which no replica serves",
+        "Start a replica that serves it, or cancel them. `longrun doctor` says how long they wait.",
+    ),
+    Alert(
         "LongrunWebhooksGivenUp",
         'sum(increase(longrun_webhook_deliveries_total{outcome="given_up"}[1h])) > 0',
         "0m",

@@ -66,6 +66,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "Queue",
             "short",
             ("waiting", "max(longrun_cluster_queued@)"),
+            ("waiting for {{agent}}, unserved", "max by (agent) (longrun_cluster_unserved@)"),
             ("replicas", "max(longrun_cluster_replicas@)"),
         ),
         _panel("Wait of the first", "s", ("", "max(longrun_cluster_queued_seconds@)")),

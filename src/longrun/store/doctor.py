@@ -19,6 +19,7 @@ from longrun.store.opening import Opening
 from longrun.store.partitions import problem_of, seconds_ahead
 from longrun.store.ring_check import RingCheck
 from longrun.store.sqlstates import FAILURES
+from longrun.store.unserved import Waiting, unserved_in
 
 HEARD_WITHIN: Final = 5.0
 """Seconds that a notification may take from one connection to another."""
@@ -85,9 +86,11 @@ class _Examination:
         for finding in of_replicas(await self.database.fetch(queries.list_replicas_unscoped)):
             yield finding
         yield of_partitions(await self.database.fetch(queries.look_at_partitions))
-        waiting = await self.database.fetch_row(queries.sample_cluster)
+        waiting = await self.database.fetch_row(queries.sample_cluster, "")
         assert waiting is not None
         yield of_queue(waiting, self.database.settings)
+        if (unserved := of_unserved(unserved_in(waiting))) is not None:
+            yield unserved
 
     async def _checked(
         self,
@@ -316,6 +319,22 @@ def of_queue(row: Row, settings: Settings) -> Finding:
             "Replicas are full, or serve other agents: start more, or raise LONGRUN_MAX_RUNS",
         )
     return _ok("queue", said)
+
+
+def of_unserved(found: Sequence[Waiting]) -> Finding | None:
+    """What waits for agents that no replica serves; None if nothing does."""
+    if not found:
+        return None
+    said = ", ".join(
+        f"{each.agent} ({each.responses} waiting, the first for {duration(each.oldest)})"
+        for each in found
+    )
+    return Finding(
+        "agents",
+        "warning",
+        f"no replica that is alive serves {said}",
+        "Start one that serves them, or cancel what waits; else it fails when its time is over",
+    )
 
 
 def _ms(seconds: float) -> str:

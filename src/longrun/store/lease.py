@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from longrun import metrics
@@ -34,11 +35,18 @@ for Postgres."""
 
 
 class Lease:
-    """The right of this replica to execute its runs, by Postgres's clock."""
+    """The right of this replica to execute its runs, by Postgres's clock.
 
-    def __init__(self, database: Database, replica_id: str, version: str) -> None:
+    Args:
+        agents: the names of those that it serves, which its row tells the others.
+    """
+
+    def __init__(
+        self, database: Database, replica_id: str, version: str, agents: Sequence[str]
+    ) -> None:
         self._database = database
         self._row = (replica_id, socket.gethostname(), os.getpid(), version)
+        self._agents = list(agents)
         self._seconds = database.settings.lease_seconds
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -51,6 +59,11 @@ class Lease:
         """Whether the others can take this replica for alive, as far as it can know itself."""
         return time.monotonic() - self.renewed < self._seconds
 
+    @property
+    def _renewal(self) -> tuple[object, ...]:
+        """The arguments of `renew_lease`."""
+        return (*self._row, self._seconds, self._agents)
+
     async def begin(self) -> None:
         """Take the lease and keep it until `end`.
 
@@ -59,7 +72,7 @@ class Lease:
             Unavailable: Postgres is away.
         """
         asked = time.monotonic()
-        await self._database.execute(self._database.queries.renew_lease, *self._row, self._seconds)
+        await self._database.execute(self._database.queries.renew_lease, *self._renewal)
         self.renewed = asked
         await self._check_direct_url()
         replica_started(*self._row)
@@ -124,8 +137,7 @@ class Lease:
             while not self._ended.is_set():
                 asked = time.monotonic()
                 await renew.fetch(
-                    *self._row,
-                    self._seconds,
+                    *self._renewal,
                     # So that a connection that hangs is given up before the lease is.
                     timeout=self._seconds / BEATS_PER_LEASE,
                 )

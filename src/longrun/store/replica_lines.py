@@ -29,3 +29,18 @@ def replica_died(replica: str, runs: int, *, seen_by: str) -> None:
         runs: how many it was executing.
     """
     tell(log, "replica died", logging.WARNING, replica=replica, runs=runs, seen_by=seen_by)
+
+
+def agent_unserved(agent: str, waiting: int, oldest: float) -> None:
+    """Responses wait for an agent, and no replica that is alive serves it.
+
+    Args:
+        waiting: how many.
+        oldest: seconds that the first of them has waited.
+    """
+    tell(log, "agent unserved", logging.WARNING, agent=agent, waiting=waiting, oldest=oldest)
+
+
+def agent_served_again(agent: str) -> None:
+    """Nothing waits any longer for an agent that no replica serves."""
+    tell(log, "agent served again", agent=agent)

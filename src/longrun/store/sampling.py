@@ -1,5 +1,5 @@
-"""What nothing else counts, sampled for `/metrics`: the queue, the replicas, Postgres's
-notification queue, and this replica's connections."""
+"""What nothing else counts, sampled for `/metrics`: the queue, what of it nobody serves, the
+replicas, Postgres's notification queue, and this replica's connections."""
 
 import asyncio
 from typing import Final
@@ -7,6 +7,7 @@ from typing import Final
 from longrun import metrics
 from longrun.backoff import sleep_unless
 from longrun.store.database import Database
+from longrun.store.unserved import Unserved, unserved_in
 from longrun.supervision import finished_before
 
 INTERVAL: Final = 10.0
@@ -15,8 +16,10 @@ INTERVAL: Final = 10.0
 class Sampling:
     """One per replica."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replica_id: str) -> None:
         self._database = database
+        self._replica_id = replica_id
+        self.unserved = Unserved()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look again and again until `stop` is set."""
@@ -34,9 +37,12 @@ class Sampling:
         for state, count in self._database.connections().items():
             metrics.pool_connections.labels(state).set(count)
         metrics.pool_waiting.set(self._database.waiting)
-        row = await self._database.fetch_row(self._database.queries.sample_cluster)
+        row = await self._database.fetch_row(
+            self._database.queries.sample_cluster, self._replica_id
+        )
         assert row is not None
         metrics.queued.set(row["waiting"])
         metrics.queued_seconds.set(row["oldest"])
         metrics.replicas.set(row["replicas"])
         metrics.notification_queue.set(row["notifications"])
+        self.unserved.looked(unserved_in(row), tells=row["first"])
