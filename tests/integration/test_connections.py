@@ -239,7 +239,7 @@ class TestDirect:
 
     async def test_the_leases_prepare(self, way: Proxy, mine: Database) -> None:
         lease = Lease(mine, "replica_behind_a_partition", "1.0", ["agent"])
-        way.marker = b"lease_until)"
+        way.marker = b"lease_until, agents)"
         await lease.begin()
         began = lease.renewed
         await eventually(lambda: way.cuts == 1 and lease.renewed > began, timeout=15)
