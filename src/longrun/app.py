@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agents import RunConfig, RunHooks
@@ -67,6 +67,8 @@ class Longrun:
         self.models = served.names()
         self.exposition = _own_metrics
         """Gives what `/metrics` answers."""
+        self.beside: Callable[[], list[str]] = list
+        """Gives what is amiss with processes beside this one, of the same command."""
         self._draining = False
         self._drained_by: float | None = None
         self._running = False
@@ -126,7 +128,7 @@ class Longrun:
             found.append(problem)
         if (waiting := self.parts.sampling.unserved.waiting) > 0:
             found.append(f"responses that wait for agents which no replica serves: {waiting}")
-        return found
+        return [*found, *self.beside()]
 
     def drain(self) -> None:
         """Stop taking work: readers resume elsewhere, runs get `drain_seconds` to finish, and what

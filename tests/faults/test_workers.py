@@ -347,6 +347,40 @@ async def test_a_replacement_that_does_not_start_and_a_second_signal(
         replica.log.unlink()
 
 
+async def test_readyz_says_that_another_worker_does_not_start(
+    database: postgres.Server, tmp_path: Path
+) -> None:
+    """A broken deployment, after which one worker dies: the other one serves, and stays ready."""
+    code = tmp_path / "broken_agents.py"
+    code.write_text("from tests.scripted import agents\n")
+    replica = servers.start(
+        database.url,
+        schema="workers_amiss",
+        agents="broken_agents:agents",
+        environment={"LONGRUN_WORKERS": "2", "PYTHONPATH": str(tmp_path)},
+        wait=False,
+    )
+
+    async def warned(*warnings: str) -> bool:
+        async with await Wire.open(f"{replica.url}/readyz") as wire:
+            said = json.loads(await wire.rest())
+        assert (wire.status, said["problems"]) == (200, [])
+        return said.get("warnings", []) == list(warnings)
+
+    try:
+        await eventually(lambda: "longrun serves" in replica.output(), PATIENCE)
+        assert await warned()
+        code.write_text("raise RuntimeError('a broken deployment')\n")
+        os.kill(pids(replica)[1], signal.SIGKILL)
+        await eventually(lambda: "does not start" in replica.output(), PATIENCE)
+        await eventually(lambda: warned("worker 2 does not start"))
+        code.write_text("from tests.scripted import agents  # mended\n")
+        await eventually(lambda: warned(), PATIENCE)
+    finally:
+        replica.end()
+        replica.log.unlink()
+
+
 async def test_over_tls_and_without_their_parent(database: postgres.Server, tmp_path: Path) -> None:
     """Both protocols; then the parent is killed, and its workers stop by themselves."""
     environment = {"LONGRUN_WORKERS": "2", "LONGRUN_DRAIN_SECONDS": "1"}

@@ -38,6 +38,7 @@ def serve(settings: Settings, worker: Worker | None, console: Console) -> int:
             said.starting()
         else:
             application[0].exposition = worker.exposition
+            application[0].beside = lambda: worker.amiss
         return application[0]
 
     def started(url: str) -> None:

@@ -55,6 +55,7 @@ class Worker:
         number: 1, 2, …; that of the worker which it replaces, if it does.
         place: among the shares.
         listening: the socket, bound by the parent.
+        amiss: what the parent says is amiss with other workers.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Worker:
         self._orphaned: Callable[[], None]
         self._lock = threading.Lock()
         self.has_parent = True
+        self.amiss: list[str] = []
 
     @classmethod
     def of_environment(cls) -> Self | None:
@@ -184,6 +186,8 @@ class Worker:
         match told["told"]:
             case "snapshot":
                 self._said.put({"said": "snapshot", "metrics": self._snapshot()})
+            case "amiss":
+                self.amiss = told["said"]
             case "metrics":
                 self._in_loop(self._answered, told["for"], told["text"])
             case order:

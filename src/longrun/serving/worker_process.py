@@ -35,6 +35,7 @@ class WorkerProcess:
         heard: when it last said anything, by the monotonic clock.
         frozen: it has said nothing for longer than its lease.
         killed: why the parent has killed it.
+        amiss: what it was last told of the others.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class WorkerProcess:
         self.frozen = False
         self.killed: str | None = None
         self.measured = asyncio.Event()
+        self.amiss: list[str] = []
         self._process = process
         self._reader = reader
         self._writer = writer

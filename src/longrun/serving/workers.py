@@ -335,6 +335,7 @@ class Workers:
                 if late > STOOD_STILL:
                     process.heard += late
                 self._look_at(process, now - process.heard)
+            self._tell_what_is_amiss()
 
     def _look_at(self, process: WorkerProcess, silent: float) -> None:
         silence = self._silence if process.ready.is_set() else max(self._silence, START_SILENCE)
@@ -352,6 +353,19 @@ class Workers:
         process.frozen = frozen
         if silent > 2 * silence:
             process.kill("frozen")
+
+    def _tell_what_is_amiss(self) -> None:
+        """To those that serve, for `/readyz`: how it is with the others."""
+        frozen = sorted({each.number for each in self._processes if each.frozen})
+        said = [
+            f"worker {number} {how}"
+            for how, numbers in (("does not start", sorted(self._failing)), ("is frozen", frozen))
+            for number in numbers
+        ]
+        for process in self._processes:
+            if process.ready.is_set() and process.amiss != said:
+                process.amiss = said
+                process.tell("amiss", said=said)
 
     # -- stopping -------------------------------------------------------------------------
 
