@@ -196,12 +196,29 @@ class Read:
             self.cursor = chunk.last
 
 
-async def read(tail: Tail, *, pace: float = 0.0, leave_after: int | None = None) -> Read:
-    """Read to the end, with a pause after every block."""
+async def read(
+    tail: Tail,
+    *,
+    pace: float = 0.0,
+    leave_after: int | None = None,
+    takes: random.Random | None = None,
+) -> Read:
+    """Read to the end, with a pause after every block.
+
+    Args:
+        takes: most of what comes while it waits is taken at once, without a pause.
+    """
     seen = Read(tail.cursor)
+
+    def take(block: list[Chunk]) -> bool:
+        if takes is None or takes.random() < 0.3:
+            return False
+        seen.take(block)
+        return True
+
     loop = asyncio.get_running_loop()
     with tail:
-        while (block := await tail.next(SILENCE)) is not None:
+        while (block := await tail.next(SILENCE, takes and take)) is not None:
             seen.take(block)
             assert loop.time() < FOR_EVER, "a reader waits for ever"
             if leave_after is not None and len(seen.events) >= leave_after:

@@ -1,11 +1,13 @@
 """The event stream, on a clock that jumps: when it says that it is alive, and how it ends."""
 
 import asyncio
+import re
+from collections.abc import Callable
 from typing import Any
 
 from longrun.errors import Unreadable
 from longrun.http import sse
-from longrun.http.streams import FIRST_SILENCE, EventStream
+from longrun.http.streams import AT_ONCE, FIRST_SILENCE, SILENCE_IS_TIMED, EventStream
 from tests.unit import clock
 from tests.unit.logs import ID, SILENCE, MemoryLog, Replica, chunks_of, replica
 
@@ -32,10 +34,20 @@ class Client:
         return [at for at, body in self.bodies if body == sse.KEEPALIVE]
 
 
-async def stream(one: Replica, client: Client, cursor: int = -1, *, finished: bool = False) -> None:
+async def stream(
+    one: Replica,
+    client: Client,
+    cursor: int = -1,
+    *,
+    finished: bool = False,
+    at_once: Callable[[bytes], bool] | None = None,
+) -> None:
     tail = one.tail(cursor, finished=finished)
-    served = EventStream(tail, keepalive_interval=SILENCE, with_ids=True, send_timeout=30)
-    await served({"type": "http", "method": "GET"}, client.receive, client.send)
+    framed = sse.Framed(with_ids=True)
+    served = EventStream(tail, keepalive_interval=SILENCE, framed=framed, send_timeout=30)
+    extensions = {} if at_once is None else {AT_ONCE: at_once, SILENCE_IS_TIMED: {}}
+    scope = {"type": "http", "method": "GET", "extensions": extensions}
+    await served(scope, client.receive, client.send)
 
 
 def test_a_stream_is_opened_at_once_and_kept_alive() -> None:
@@ -143,3 +155,48 @@ def test_a_log_that_cannot_be_read_any_further_is_not_done() -> None:
     body = clock.run(scene()).body
     assert body.count(b"\nid: ") == 2
     assert b"[DONE]" not in body
+
+
+def test_what_comes_while_streams_wait_is_written_at_once_and_framed_once() -> None:
+    """Where the server takes it; where it does not, because a client is slow, it is sent. The
+    heartbeat is due fifteen seconds after the last event, however that went out."""
+
+    async def scene() -> tuple[list[Client], list[bytes], float]:
+        log, chunks, taken = MemoryLog(), chunks_of([1] * 5), []
+        clients = [Client() for _ in range(3)]
+        loop = asyncio.get_running_loop()
+
+        def at_once(client: Client) -> Callable[[bytes], bool]:
+            def take(body: bytes) -> bool:
+                taken.append(body)
+                # The last one is slow: of two bodies, one has to wait.
+                if client is clients[-1] and len(taken) % 2:
+                    return False
+                client.bodies.append((loop.time(), body))
+                return True
+
+            return take
+
+        log.commit(ID, chunks[0])
+        async with replica(log) as one:
+            streaming = [
+                asyncio.create_task(stream(one, client, at_once=at_once(client)))
+                for client in clients
+            ]
+            await asyncio.sleep(10)
+            for chunk in chunks[1:]:
+                log.commit(ID, chunk)
+                one.hub.committed(ID, [chunk])
+                last = loop.time()
+                await asyncio.sleep(SILENCE - 1 if chunk is not chunks[3] else SILENCE + 1)
+            await asyncio.gather(*streaming)
+        return clients, taken, last
+
+    clients, taken, last = clock.run(scene())
+    for client in clients:
+        assert re.findall(rb"\nid: (\d+)\n", client.body) == [b"%d" % n for n in range(5)]
+        assert client.body.endswith(sse.DONE)
+        assert client.beats() == [last - 1]
+    # Of each event there is one body, whoever it was for.
+    assert len(taken) == 3 * 4
+    assert len({id(body) for body in taken}) == 4

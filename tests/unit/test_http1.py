@@ -9,6 +9,7 @@ from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.events import Event, RawData
 from hypercorn.typing import ConnectionState
 
+from longrun.http.streams import AT_ONCE
 from longrun.serving.bounds import Bounds, Context
 from longrun.serving.http1 import HTTP1
 
@@ -19,15 +20,41 @@ def body(data: bytes, more: bool = True) -> dict[str, Any]:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
-async def written(*messages: dict[str, Any], method: str = "GET") -> list[bytes]:
-    """What is written, each time, when an application answers so."""
+class Room:
+    """Of a connection, what is written in no task.
+
+    Args:
+        size: bytes for which there is room.
+    """
+
+    def __init__(self, parts: list[bytes], size: int) -> None:
+        self._parts = parts
+        self._size = size
+
+    def has_room(self, size: int) -> bool:
+        return size <= self._size
+
+    def put(self, data: bytes) -> None:
+        self._size -= len(data)
+        self._parts.append(data)
+
+
+async def written(
+    *messages: Any, method: str = "GET", version: str = "1.1", room: int = 1000
+) -> list[bytes]:
+    """What is written, each time, when an application answers so; bytes are to be written at once,
+    and are sent where that cannot be."""
     config, parts = Bounds(), []
     config.receive_timeout = 10
     config.max_headers, config.max_header_bytes = 100, 10_000
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for message in messages:
-            await send(message)
+            at_once = scope["extensions"].get(AT_ONCE)
+            if not isinstance(message, bytes):
+                await send(message)
+            elif at_once is None or not at_once(message):
+                await send(body(b"sent: " + message))
 
     async def send(event: Event) -> None:
         if isinstance(event, RawData):
@@ -45,7 +72,8 @@ async def written(*messages: dict[str, Any], method: str = "GET") -> list[bytes]
             ("127.0.0.1", 2),
             send,
         )
-        await protocol.handle(RawData(f"{method} / HTTP/1.1\r\nHost: here\r\n\r\n".encode()))
+        protocol.direct = Room(parts, room)
+        await protocol.handle(RawData(f"{method} / HTTP/{version}\r\nHost: here\r\n\r\n".encode()))
     return parts
 
 
@@ -67,3 +95,30 @@ async def test_a_head_without_a_body_is_written_too(method: str) -> None:
 async def test_the_head_of_an_answer_that_breaks_off_is_written() -> None:
     [head] = await written(START)
     assert head.startswith(b"HTTP/1.1 200 \r\nx-is: there\r\n")
+
+
+async def test_a_part_that_is_written_at_once_is_a_chunk_as_any_other() -> None:
+    _, *parts = await written(START, body(b"one"), b"two", b"eleven long", body(b"", more=False))
+    assert parts == [b"3\r\ntwo\r\n", b"b\r\neleven long\r\n", b"0\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        # Its head has not been written.
+        (START, b"two"),
+        # There is no room.
+        (START, body(b"one"), b"x" * 2000),
+        # It is as long as it says, and h11 counts.
+        ({**START, "headers": [(b"content-length", b"9")]}, body(b"1"), b"2 "),
+    ],
+    ids=["before the head", "full", "not chunked"],
+)
+async def test_nothing_is_written_at_once_that_is_not_the_next_chunk(messages: Any) -> None:
+    assert b"sent: " in b"".join(await written(*messages))
+
+
+async def test_a_client_that_knows_no_chunks_gets_none() -> None:
+    first, second = await written(START, body(b"one"), b"two", version="1.0")
+    assert first.endswith(b"one")
+    assert second == b"sent: two"

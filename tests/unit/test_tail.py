@@ -62,7 +62,7 @@ class TestEveryReader:
             if begun:
                 await asyncio.sleep(pace)
             tail = replicas[n].tail(cursor, finished=finished, begun=begun)
-            return await read(tail, pace=pace)
+            return await read(tail, pace=pace, takes=log.chance if number % 2 else None)
 
         async def scene() -> list[Read]:
             for chunk in chunks[:committed_before]:

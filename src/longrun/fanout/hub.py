@@ -62,9 +62,10 @@ class Reader:
         leaving: its stream is to end after what it has.
         sated: its stream is to end once it has all that there is.
         looking: what it asks of the log just now.
+        look: called when something has changed, while it rests. It neither waits nor raises.
     """
 
-    __slots__ = ("coming", "leaving", "looking", "patient", "sated", "topic")
+    __slots__ = ("coming", "leaving", "look", "looking", "patient", "sated", "topic")
 
     def __init__(self, topic: Topic, *, patient: bool = False, coming: bool = False) -> None:
         self.topic = topic
@@ -73,6 +74,17 @@ class Reader:
         self.leaving = False
         self.sated = False
         self.looking: asyncio.Task[list[Chunk]] | None = None
+        self.look: Callable[[], None] = _nothing
+
+    def rest(self, look: Callable[[], None]) -> None:
+        """It waits: from now on it is told of each change. What was so before, it has looked at."""
+        self.look = look
+        self.topic.resting[self] = None
+
+    def rouse(self) -> None:
+        """It waits no more."""
+        self.look = _nothing
+        self.topic.resting.pop(self, None)
 
     @property
     def stays(self) -> bool:
@@ -82,14 +94,18 @@ class Reader:
     def leave_sated(self) -> None:
         """Let its stream end as soon as it would have to wait."""
         self.sated = True
-        self.topic.wake()
+        self.look()
 
     def leave(self) -> None:
         """Let its stream end now, and not when Postgres answers."""
         self.leaving = True
         if self.looking is not None:
             self.looking.cancel()
-        self.topic.wake()
+        self.look()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Hub:

@@ -4,7 +4,7 @@ Register with the hub first, then read the log, so that nothing falls between th
 """
 
 import asyncio
-import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -20,6 +20,17 @@ from longrun.supervision import let_go
 
 RETRY: Final = 0.5
 """Seconds, on average, between looks at a Postgres that is away."""
+
+MOMENT: Final = 0.001
+"""Seconds by which a timer may be early."""
+
+Take = Callable[[list[Chunk]], bool]
+"""Given what comes while a tail waits, at once: whether it took that. It may not wait."""
+
+
+def dropped(_: list[Chunk]) -> bool:
+    """Takes what comes for who waits for the end alone."""
+    return True
 
 
 class Tail:
@@ -68,6 +79,13 @@ class Tail:
         self._reader: Reader
         self._topic: Topic
         self._entered = self._left = False
+        self._resting: asyncio.Future[bool] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._take: Take | None = None
+        self._silence = 0.0
+        self._refused: list[Chunk] = []
 
     def __enter__(self) -> Self:
         """May be entered again, as by whoever it is handed to; it is over with the first exit."""
@@ -89,6 +107,8 @@ class Tail:
         if self._reader.looking is not None:
             self._reader.looking.cancel()
             let_go(self._reader.looking)
+        if self._timer is not None:
+            self._timer.cancel()
         self._subscription.__exit__(kind, error, traceback)
 
     def skip_to(self, end: Chunk, count: int) -> None:
@@ -123,12 +143,17 @@ class Tail:
         if begun.reached is not None and not self._finished:
             self._hub.start_ring(self._topic, Chunk(begun.reached, begun.reached, b""))
 
-    async def next(self, timeout: float) -> list[Chunk] | None:
-        """What has piled up since the last call: in order, no gap, no repeat.
+    async def next(self, timeout: float, take: Take | None = None) -> list[Chunk] | None:
+        """What has piled up since the last call: in order, no gap, no repeat. Not to be changed,
+        as others get the same list.
 
         Empty: nothing came within `timeout` seconds; while Postgres is away too. None: it is over,
         after the terminal event (`ended` is then true), because the response was deleted or what
         is stored of it cannot be read here, or because this replica stops.
+
+        Args:
+            take: gets what comes while this waits, without a switch to the task that waits. What
+                it takes, this does not return, and waits on.
         """
         deadline = asyncio.get_running_loop().time() + timeout
         while not (self.ended or self._leaves):
@@ -149,8 +174,12 @@ class Tail:
                 self._end_at(self._topic.terminal)
             if self._over or self._topic.deleted or self._reader.sated:
                 return None
-            if not await self._wait_until(deadline):
+            if not await self._rest_until(deadline, timeout, take):
                 return []
+            if self._refused:
+                refused, self._refused = self._refused, []
+                return refused
+            deadline = self._deadline
         return None
 
     async def _look_until(self, deadline: float) -> list[Chunk] | None:
@@ -236,18 +265,71 @@ class Tail:
         first, last, data = block[0]
         skip = self.cursor + 1 - first
         if skip > 0:
-            block[0] = Chunk(self.cursor + 1, last, data.split(b"\n", skip)[skip])
+            begins = Chunk(self.cursor + 1, last, data.split(b"\n", skip)[skip])
+            block = [begins, *block[1:]]
         self.cursor = block[-1].last
         self.ended = ends_log(block[-1].data)
         return block
 
-    async def _wait_until(self, deadline: float) -> bool:
-        """Wait for a reason to look. False: the deadline came first."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                while not self._has_reason():
-                    await self._topic.changed()
-        return self._has_reason()
+    # -- waiting ----------------------------------------------------------------------------
+
+    async def _rest_until(self, deadline: float, silence: float, take: Take | None) -> bool:
+        """Wait for a reason to look. False: the deadline came first, which is `silence` seconds
+        after the last that was taken meanwhile."""
+        if self._has_reason():
+            return True
+        loop = asyncio.get_running_loop()
+        self._deadline, self._silence, self._take = deadline, silence, take
+        self._resting = loop.create_future()
+        # One timer for as long as that may be: most often it finds that there was no silence.
+        if self._timer is None or self._timer_at > deadline:
+            self._set_timer()
+        self._reader.rest(self.look)
+        try:
+            return await self._resting
+        finally:
+            self._resting = self._take = None
+            self._reader.rouse()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._deadline
+        self._timer = asyncio.get_running_loop().call_at(self._deadline, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._resting is None or self._resting.done():
+            return
+        if asyncio.get_running_loop().time() < self._deadline - MOMENT:
+            self._set_timer()
+        else:
+            self._resting.set_result(self._has_reason())
+
+    def look(self) -> None:
+        """While it rests: something has changed. What can be taken at once is; for everything else
+        its task goes on."""
+        resting = self._resting
+        if resting is None or resting.done():
+            return
+        try:
+            if self._take is not None:
+                self._take_at_once(self._take)
+            if self._refused or self.ended or self._has_reason():
+                resting.set_result(True)
+        except Exception as error:
+            resting.set_exception(error)
+
+    def _take_at_once(self, take: Take) -> None:
+        ring = self._topic.ring
+        if self._leaves or self._moved or ring is None or not ring.covers(self.cursor):
+            return
+        if found := ring.after(self.cursor, self._page_bytes):
+            block = self._advance(found)
+            if take(block):
+                self._deadline = asyncio.get_running_loop().time() + self._silence
+            else:
+                self._refused = block
 
     def _has_reason(self) -> bool:
         return self._leaves or self._reader.sated or self._topic.has_news(self.cursor)

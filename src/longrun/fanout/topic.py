@@ -3,9 +3,26 @@
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Final, Protocol
 
 from longrun.protocol import ends_log
 from longrun.store.records import Chunk
+
+TURN: Final = 50
+"""Resting readers that look in one turn of the event loop: what the first of them write leaves at
+its end, and others have their turn."""
+
+
+class Rests(Protocol):
+    """A reader that waits.
+
+    Attributes:
+        look: is called in no task, and neither waits nor raises.
+    """
+
+    look: Callable[[], None]
 
 
 class Ring:
@@ -22,6 +39,8 @@ class Ring:
         self._limit = limit
         self._chunks: deque[Chunk] = deque()
         self._bytes = 0
+        self._asked = (-1, -1)
+        self._found: list[Chunk] = []
 
     def covers(self, cursor: int) -> bool:
         """Whether it has, or will get, everything after this cursor."""
@@ -29,7 +48,13 @@ class Ring:
 
     def after(self, cursor: int, limit: int) -> list[Chunk]:
         """The chunks that end after a cursor, oldest first: at least one if there is any, then
-        as many as fit into `limit` bytes. A slow reader holds no more than that."""
+        as many as fit into `limit` bytes. A slow reader holds no more than that. All readers at
+        the same place get the same list, which is not to be changed."""
+        if not self._found or self._asked != (cursor, limit):
+            self._asked, self._found = (cursor, limit), self._after(cursor, limit)
+        return self._found
+
+    def _after(self, cursor: int, limit: int) -> list[Chunk]:
         found: list[Chunk] = []
         for chunk in reversed(self._chunks):
             if chunk.last <= cursor:
@@ -49,6 +74,7 @@ class Ring:
             return False
         if chunk.last <= self.end:
             return True
+        self._found = []
         self._chunks.append(chunk)
         self._bytes += len(chunk.data)
         self.end = chunk.last
@@ -69,6 +95,7 @@ class Topic:
         heard_at: when somebody last said so, by the clock of the event loop.
         terminal: the sequence number of the terminal event, once that is in the ring or before it.
         deleted: the response no longer exists.
+        resting: the readers that wait for a change.
     """
 
     def __init__(self, response_id: str, ring_bytes: int) -> None:
@@ -80,7 +107,8 @@ class Topic:
         self.terminal: int | None = None
         self.deleted = False
         self._ring_bytes = ring_bytes
-        self._changed = asyncio.Event()
+        self.resting: dict[Rests, None] = {}
+        self._looking = self._again = False
 
     # -- what is known ----------------------------------------------------------------------
 
@@ -127,7 +155,7 @@ class Topic:
         if self.ring is None or not self.ring.push(chunk):
             return False
         self._note_terminal(chunk)
-        self._changed.set()
+        self.wake()
         return True
 
     def _note_terminal(self, chunk: Chunk) -> None:
@@ -137,13 +165,30 @@ class Topic:
     def delete(self) -> None:
         """The response was deleted: every reader ends."""
         self.deleted = True
-        self._changed.set()
+        self.wake()
+
+    # -- who waits --------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Let every reader look again."""
-        self._changed.set()
+        """Let every resting reader look, soon. Several changes at once are one."""
+        if self._looking:
+            self._again = True
+        elif self.resting:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look)
 
-    async def changed(self) -> None:
-        """Wait for the next change. What was so before has to be looked at first."""
-        self._changed.clear()
-        await self._changed.wait()
+    def _look(self) -> None:
+        self._again = False
+        self._look_on(list(self.resting), 0)
+
+    def _look_on(self, readers: list[Rests], begin: int) -> None:
+        # All have looked once before the first looks again, however often there is a reason to.
+        end = begin + TURN
+        for reader in islice(readers, begin, end):
+            reader.look()
+        if end < len(readers):
+            asyncio.get_running_loop().call_soon(self._look_on, readers, end)
+        else:
+            self._looking = False
+            if self._again:
+                self.wake()

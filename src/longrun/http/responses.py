@@ -29,8 +29,8 @@ from longrun.errors import (
 )
 from longrun.fanout import catch_up
 from longrun.fanout.hub import Hub
-from longrun.fanout.tail import Tail
-from longrun.http import idempotency
+from longrun.fanout.tail import Tail, dropped
+from longrun.http import idempotency, sse
 from longrun.http.access import caller_of, principal_of, reader_of
 from longrun.http.answers import JSONAnswer, as_response
 from longrun.http.approvals import Answers
@@ -141,6 +141,7 @@ class ResponsesAPI:
         self._log = event_log
         self._settings = settings
         self._streams = OpenStreams(settings.max_principal_streams)
+        self._framed = {with_ids: sse.Framed(with_ids=with_ids) for with_ids in (False, True)}
         self._polls = Polls(settings.max_bodies_bytes)
         self.creations = Creations(
             runs=runs,
@@ -295,7 +296,7 @@ class ResponsesAPI:
         return EventStream(
             tail,
             keepalive_interval=self._settings.keepalive_interval,
-            with_ids=False,
+            framed=self._framed[False],
             send_timeout=self._settings.send_timeout,
             disconnected=disconnected,
             ended=partial(self._forget, asked.response_id) if asked.is_forgotten else None,
@@ -337,7 +338,7 @@ class ResponsesAPI:
 
     async def _until_ended(self, tail: Tail) -> None:
         with tail:
-            while await tail.next(self._settings.keepalive_interval) is not None:
+            while await tail.next(self._settings.keepalive_interval, dropped) is not None:
                 pass
 
     # -- get ------------------------------------------------------------------------------
@@ -378,7 +379,7 @@ class ResponsesAPI:
             return EventStream(
                 tail,
                 keepalive_interval=self._settings.keepalive_interval,
-                with_ids=True,
+                framed=self._framed[True],
                 send_timeout=self._settings.send_timeout,
                 closed=open_stream.pop_all().close,
             )

@@ -28,6 +28,36 @@ SEND: Final = 64 * 1024
 """About how much is sent at once; a single event may be more."""
 
 
+class Framed:
+    """Frames once what many readers get one after the other: the newest of a log, of which all that
+    are at the same place get the same list of chunks.
+
+    Args:
+        with_ids: give each frame its `id:`, on GET streams.
+    """
+
+    def __init__(self, *, with_ids: bool) -> None:
+        self.with_ids = with_ids
+        self._chunks: list[Chunk] = []
+        self._body = b""
+
+    def body(self, chunks: list[Chunk]) -> bytes | None:
+        """All events of some chunks, as one body. None: they are too many for one."""
+        if chunks is not self._chunks:
+            if sum([len(chunk.data) for chunk in chunks]) > SEND:
+                return None
+            self._body = b"".join(
+                [frame for chunk in chunks for frame in _frames(chunk, self.with_ids)]
+            )
+            self._chunks = chunks
+        return self._body
+
+    def bodies(self, chunks: list[Chunk]) -> list[bytes]:
+        """All events of some chunks, whole frames each, as bodies to be sent one by one."""
+        body = self.body(chunks)
+        return sends(chunks, with_ids=self.with_ids) if body is None else [body]
+
+
 def sends(chunks: Iterable[Chunk], *, with_ids: bool) -> list[bytes]:
     """All events of some chunks, whole frames each, as bodies to be sent one after the other."""
     found: list[bytes] = []

@@ -10,14 +10,20 @@ from starlette.types import Receive, Scope, Send
 
 from longrun import metrics
 from longrun.errors import TooManyRequests
-from longrun.fanout.tail import Tail
+from longrun.fanout.tail import Tail, Take
 from longrun.http import sse
+from longrun.store.records import Chunk
 
 log = logging.getLogger("longrun.http.streams")
 
 SILENCE_IS_TIMED: Final = "longrun.silence_is_timed"
 """The key in the scope's extensions by which the server says that it cuts clients off that take
 nothing. Another server is not asked for that: there each send is timed here, as a whole."""
+
+AT_ONCE: Final = "longrun.at_once"
+"""The key in the scope's extensions under which the server gives a function that takes a part of
+the body at once, in no task, unless something has to be waited for: then it returns False, and
+nothing was sent. Not to be called while `send` is, nor before that has sent a part."""
 
 FIRST_SILENCE: Final = 0.05
 """Seconds without an event after which a stream says that it is open. No longer, since the headers
@@ -38,7 +44,7 @@ class EventStream:
 
     Args:
         keepalive_interval: seconds of silence after which a comment line is sent.
-        with_ids: give each frame its `id:`, on GET streams.
+        framed: makes frames of events, for this stream and others.
         disconnected: called when the client goes away before the end.
         ended: called when all events are sent, before `[DONE]`.
         begun: called when its first part is sent.
@@ -50,7 +56,7 @@ class EventStream:
         tail: Tail,
         *,
         keepalive_interval: float,
-        with_ids: bool,
+        framed: sse.Framed,
         send_timeout: float,
         disconnected: Callable[[], object] = lambda: None,
         ended: Callable[[], Awaitable[None]] | None = None,
@@ -59,7 +65,7 @@ class EventStream:
     ) -> None:
         self._tail = tail
         self._keepalive_interval = keepalive_interval
-        self._with_ids = with_ids
+        self._framed = framed
         self._send_timeout = send_timeout
         self._disconnected = disconnected
         self._ended = ended
@@ -88,15 +94,15 @@ class EventStream:
             self._disconnected()
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
-        before_first = sse.RETRY if self._with_ids else b""
-        silence = FIRST_SILENCE
+        before_first = sse.RETRY if self._framed.with_ids else b""
+        silence, take = FIRST_SILENCE, None
         with self._tail as tail:
-            while (block := await tail.next(silence)) is not None:
+            while (block := await tail.next(silence, take)) is not None:
                 silence = self._keepalive_interval
-                bodies = sse.sends(block, with_ids=self._with_ids) if block else [sse.KEEPALIVE]
+                bodies = self._framed.bodies(block) if block else [sse.KEEPALIVE]
                 if block:
                     bodies[0] = before_first + bodies[0]
-                    before_first = b""
+                    before_first, take = b"", self._take_by(scope)
                 # Nothing of the log is held while a slow client takes its time.
                 del block
                 bodies.reverse()
@@ -107,6 +113,19 @@ class EventStream:
         if tail.ended and self._ended is not None:
             await self._ended()
         await self._deliver(scope, send, sse.DONE if tail.ended else b"", more=False)
+
+    def _take_by(self, scope: Scope) -> Take | None:
+        """What takes the events that come while this stream waits, where the server can."""
+        at_once: Callable[[bytes], bool] | None = (scope.get("extensions") or {}).get(AT_ONCE)
+        if at_once is None:
+            return None
+        body_of = self._framed.body
+
+        def take(block: list[Chunk]) -> bool:
+            body = body_of(block)
+            return body is not None and at_once(body)
+
+        return take
 
     async def _deliver(self, scope: Scope, send: Send, body: bytes, more: bool = True) -> bool:
         """One send. False: the client took too long, and is left."""

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from longrun.backoff import jittered
 from longrun.errors import LongrunError, NotFound, Unavailable, Unreadable
-from longrun.fanout.tail import RETRY, Tail
+from longrun.fanout.tail import RETRY, Tail, dropped
 from longrun.http.answers import JSONAnswer, as_response, error_answer
 from longrun.http.streams import until_disconnected
 from longrun.store.responses import StoredResponse
@@ -125,7 +125,7 @@ class WaitedAnswer:
     async def _until_ended(self) -> StoredResponse | LongrunError | None:
         """Wait until the run has ended, or this replica stops, and read what is there: while
         Postgres is away that waits, too, since an error would have an SDK ask again."""
-        while await self._tail.next(self._keepalive_interval) is not None:
+        while await self._tail.next(self._keepalive_interval, dropped) is not None:
             pass
         while True:
             try:

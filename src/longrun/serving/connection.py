@@ -160,6 +160,7 @@ class Connection(TCPServer):
                 server,
                 self.protocol_send,
             )
+            self.protocol.direct = self
             try:
                 async with asyncio.timeout(self.config.keep_alive_timeout) as self._deadline:
                     await self.protocol.initiate()
@@ -235,6 +236,17 @@ class Connection(TCPServer):
         return protocol is not None and protocol.is_asking
 
     # -- writing --------------------------------------------------------------------------
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes can be written without waiting for anything, nor after them."""
+        transport = self.writer.transport
+        if self._ending or self.send_lock.locked() or transport.is_closing():
+            return False
+        return transport.get_write_buffer_size() + size <= SLICE
+
+    def put(self, data: bytes) -> None:
+        """Write bytes for which there is room."""
+        self.writer.transport.write(data)
 
     async def _write(self, data: bytes) -> None:
         async with self.send_lock:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from hypercorn.asyncio.task_group import _handle
@@ -15,7 +15,7 @@ from starlette.types import Message
 from longrun import ids
 from longrun.errors import BadRequest, Forbidden, HeadersTooLarge, LongrunError, RequestTimeout
 from longrun.http.answers import error_answer
-from longrun.http.streams import SILENCE_IS_TIMED
+from longrun.http.streams import AT_ONCE, SILENCE_IS_TIMED
 from longrun.serving.bounds import INBOX, SLICE, Bounds
 
 _REFUSALS: Final[dict[int, LongrunError]] = {
@@ -27,6 +27,16 @@ _REFUSALS: Final[dict[int, LongrunError]] = {
     500: LongrunError("The server had an error.", code="server_error"),
     501: BadRequest("This transfer encoding is not supported; send the body as it is or chunked."),
 }
+
+
+class Direct(Protocol):
+    """A connection, as who writes to it in no task sees it."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes can be written without waiting for anything, nor after them."""
+
+    def put(self, data: bytes) -> None:
+        """Write bytes for which there is room."""
 
 
 class Within(ConnectionEvent):
@@ -124,9 +134,11 @@ class Exchange(HTTPStream):
 
     Attributes:
         finished: the application has returned.
+        at_once: sends a part of the body at once, or returns False (http/streams.py).
     """
 
     config: Bounds
+    at_once: Callable[[bytes], bool] | None = None
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -161,7 +173,7 @@ class Exchange(HTTPStream):
             "client": self.client,
             "server": self.server,
             "state": request.state.copy(),  # type: ignore[typeddict-item]
-            "extensions": {SILENCE_IS_TIMED: {}},
+            "extensions": self._extensions(request.method),
         }
         if self._has_large_head(request):
             # As if the application did it: reading goes on, whether or not the client takes it.
@@ -177,6 +189,12 @@ class Exchange(HTTPStream):
             _no_threads,
             _no_threads,
         )
+
+    def _extensions(self, method: str) -> Any:
+        extensions: dict[str, Any] = {SILENCE_IS_TIMED: {}}
+        if self.at_once is not None and method != "HEAD":
+            extensions[AT_ONCE] = self.at_once
+        return extensions
 
     def _has_large_head(self, request: Request) -> bool:
         """What came in one piece was not counted before."""

@@ -18,7 +18,7 @@ from longrun.serving.bounds import (
     Context,
     Pace,
 )
-from longrun.serving.exchange import Exchange, Inbox, Within, refusal
+from longrun.serving.exchange import Direct, Exchange, Inbox, Within, refusal
 from longrun.serving.websocket import Socket
 
 _TURN = 100
@@ -40,6 +40,7 @@ class HTTP1(H11Protocol):
     - 100 Continue is said when the application asks for the body, and not to a client that is
       refused.
     - The head of an answer is sent with the first part of its body: one write less for each.
+    - What an event stream brings is written without h11's account of it, in no task (`at_once`).
 
     A release in which `_handle_events` no longer awaits `can_read` or the stream has mended the
     first, one in which `_maybe_recycle` reads on the second.
@@ -49,11 +50,13 @@ class HTTP1(H11Protocol):
     context: Context
     stream: Exchange | Socket | None  # type: ignore[assignment]
     connection: h11.Connection
+    direct: Direct | None = None
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._backlog = bytearray()
         self._head = b""
+        self._chunked = False
         self._closed = False
         self._handling = False
         self._in_head = False
@@ -167,6 +170,7 @@ class HTTP1(H11Protocol):
         else:
             self.stream = Exchange(*given)
             self.stream.inbox = Inbox(self._continue, self._go_on)
+            self.stream.at_once = self._at_once
         self._unasked = False
         await self.stream.handle(
             Request(
@@ -236,6 +240,8 @@ class HTTP1(H11Protocol):
     async def _send_h11_event(self, event: Any) -> None:
         if isinstance(event, h11.Response):
             self._head = self._encoded(event)
+            # What h11 has decided: the value of another header has no line ends.
+            self._chunked = b"\r\ntransfer-encoding: chunked\r\n" in self._head.lower()
         elif data := self._encoded(event):
             head, self._head = self._head, b""
             await self.send(RawData(head + data))
@@ -249,6 +255,16 @@ class HTTP1(H11Protocol):
             if self.connection.their_state is not h11.ERROR:
                 raise
             return b""
+
+    def _at_once(self, data: bytes) -> bool:
+        """Write a part of a body as a chunk (RFC 9112, section 7.1), if nothing has to wait."""
+        if not self._chunked or self._head or self.connection.our_state is not h11.SEND_BODY:
+            return False
+        chunk = b"%x\r\n%b\r\n" % (len(data), data)
+        if self.direct is None or not self.direct.has_room(len(chunk)):
+            return False
+        self.direct.put(chunk)
+        return True
 
     async def _send_head(self) -> None:
         if self._head:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from h2.config import H2Configuration
@@ -30,7 +31,7 @@ from hypercorn.utils import filter_pseudo_headers
 
 from longrun import metrics
 from longrun.serving.bounds import DISCARD_BYTES, SLICE, SMALL, Bounds, Pace
-from longrun.serving.exchange import Exchange, Inbox
+from longrun.serving.exchange import Direct, Exchange, Inbox
 
 log = logging.getLogger("longrun.serving")
 
@@ -79,6 +80,7 @@ class HTTP2(H2Protocol):
 
     config: Bounds
     streams: dict[int, Exchange]  # type: ignore[assignment]
+    direct: Direct | None = None
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -194,6 +196,7 @@ class HTTP2(H2Protocol):
             self.stream_send,
             stream_id,
         )
+        exchange.at_once = partial(self._at_once, stream_id)
         exchange.inbox = Inbox(_unasked, lambda: self._taken(stream_id))
         self.streams[stream_id] = exchange
         self._running.append(exchange)
@@ -253,6 +256,21 @@ class HTTP2(H2Protocol):
                 await self._flush()
             elif isinstance(event, StreamClosed):
                 await self._answered(event.stream_id)
+
+    def _at_once(self, stream_id: int, data: bytes) -> bool:
+        """Write a part of a body as one frame, if nothing has to wait."""
+        direct, connection = self.direct, self.connection
+        if direct is None or self.closed or self._writing.locked():
+            return False
+        with contextlib.suppress(ProtocolError, KeyError):
+            window = connection.local_flow_control_window(stream_id)
+            fits = len(data) <= min(window, connection.max_outbound_frame_size)
+            # What h2 has besides is written at the end of each step, or soon: it is small.
+            if fits and direct.has_room(len(data) + SMALL):
+                connection.send_data(stream_id, data)
+                direct.put(connection.data_to_send())
+                return True
+        return False
 
     async def _send_body(self, stream_id: int, data: memoryview) -> None:
         while data and stream_id in self.streams:
