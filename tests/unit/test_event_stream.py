@@ -41,10 +41,15 @@ async def stream(
     *,
     finished: bool = False,
     at_once: Callable[[bytes], bool] | None = None,
+    framed: sse.Framed | None = None,
 ) -> None:
     tail = one.tail(cursor, finished=finished)
-    framed = sse.Framed(with_ids=True)
-    served = EventStream(tail, keepalive_interval=SILENCE, framed=framed, send_timeout=30)
+    served = EventStream(
+        tail,
+        keepalive_interval=SILENCE,
+        framed=framed or sse.Framed(with_ids=True),
+        send_timeout=30,
+    )
     extensions = {} if at_once is None else {AT_ONCE: at_once, SILENCE_IS_TIMED: {}}
     scope = {"type": "http", "method": "GET", "extensions": extensions}
     await served(scope, client.receive, client.send)
@@ -163,6 +168,7 @@ def test_what_comes_while_streams_wait_is_written_at_once_and_framed_once() -> N
 
     async def scene() -> tuple[list[Client], list[bytes], float]:
         log, chunks, taken = MemoryLog(), chunks_of([1] * 5), []
+        framed = sse.Framed(with_ids=True)
         clients = [Client() for _ in range(3)]
         loop = asyncio.get_running_loop()
 
@@ -180,7 +186,7 @@ def test_what_comes_while_streams_wait_is_written_at_once_and_framed_once() -> N
         log.commit(ID, chunks[0])
         async with replica(log) as one:
             streaming = [
-                asyncio.create_task(stream(one, client, at_once=at_once(client)))
+                asyncio.create_task(stream(one, client, at_once=at_once(client), framed=framed))
                 for client in clients
             ]
             await asyncio.sleep(10)
