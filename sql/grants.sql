@@ -103,6 +103,7 @@ BEGIN
     GRANT SELECT, INSERT, DELETE ON longrun.conversation_items TO "longrun_runtime";
     GRANT SELECT, INSERT, DELETE ON longrun.replicas TO "longrun_runtime";
     GRANT UPDATE (lease_until, has_room, draining) ON longrun.replicas TO "longrun_runtime";
+    GRANT SELECT, INSERT ON longrun.parcel_keys TO "longrun_runtime";
     GRANT SELECT (
         prefix, hash, principal, scopes, max_runs, max_requests, max_tokens, expires_at, revoked_at,
         agent, runs_left

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from longrun import ids
@@ -13,6 +13,7 @@ from longrun.store.database import Database
 from longrun.store.events import EventLog
 from longrun.store.interests import Interests
 from longrun.store.listener import Listener
+from longrun.store.parcels import Parcels
 
 
 class Half:
@@ -26,6 +27,7 @@ class Half:
 
     def __init__(self, database: Database, *, poll_interval: float | None = None) -> None:
         self.id = ids.new_replica_id()
+        self.database = database
         self.local: set[str] = set()
         self.reached: dict[str, int] = {}
         self.deaf = False
@@ -47,11 +49,13 @@ class Half:
             strangers=lambda: self.announcer.announce_recent(),
             wake=lambda: self.announcer.wake(),
         )
-        self.announcer = Announcer(database, self.interests)
+        self.parcels = Parcels(database, self.id, reads=self.hub.reads, carried=self.hub.carried)
+        self.announcer = Announcer(database, self.interests, self.parcels)
         self.listener = Listener(
             database,
             self.id,
             announced=self._announced,
+            parcel=self._parcel,
             told=self._told,
             caught_up=self._caught_up,
         )
@@ -60,6 +64,10 @@ class Half:
         if not self.deaf:
             self.reached[response_id] = last
             self.hub.announced(response_id, last)
+
+    def _parcel(self, parcel: str, response_ids: Iterable[str]) -> None:
+        if not self.deaf:
+            self.parcels.received(parcel, response_ids)
 
     def _told(self, message: str) -> None:
         if not self.deaf:
@@ -75,8 +83,10 @@ class Half:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Half"]:
         stop = asyncio.Event()
+        queries = self.database.queries
+        await self.database.execute(queries.renew_lease, self.id, "host", 1, "1", 60.0, None)
         async with asyncio.TaskGroup() as group:
-            for part in (self.listener, self.announcer, self.hub):
+            for part in (self.parcels, self.listener, self.announcer, self.hub):
                 group.create_task(part.run(stop))
             await self.listener.ready.wait()
             yield self

@@ -258,7 +258,12 @@ WITH held AS MATERIALIZED (
 ), told AS MATERIALIZED (
     -- How far these logs reach: sent when it is committed. Such a commit holds a lock that is one for
     -- the whole cluster (store/announcer.py).
-    SELECT pg_notify(:events_channel::text, string_agg(run.id || ':' || reached.last, ','))
+    -- The parcel holds chunks of all of them.
+    SELECT pg_notify(
+        :events_channel::text,
+        string_agg(run.id || ':' || reached.last, ',')
+            || CASE WHEN count(*) = cardinality(:told_runs::integer[]) THEN :parcel::text ELSE '' END
+    )
     FROM unnest(:told_runs::integer[], :told_lasts::bigint[]) AS reached (run, last)
     JOIN checked AS run ON run.n = reached.run AND run.follows
     HAVING count(*) > 0
@@ -320,7 +325,11 @@ WITH held AS MATERIALIZED (
     SELECT id, first, last, attempt, data FROM checked WHERE follows
 -- optional :told_runs
 ), told AS MATERIALIZED (
-    SELECT pg_notify(:events_channel::text, string_agg(id || ':' || last, ','))
+    SELECT pg_notify(
+        :events_channel::text,
+        string_agg(id || ':' || last, ',')
+            || CASE WHEN count(*) = cardinality(:told_runs::bigint[]) THEN :parcel::text ELSE '' END
+    )
     FROM checked
     WHERE follows AND n = ANY(:told_runs::bigint[])
     HAVING count(*) > 0

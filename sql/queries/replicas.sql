@@ -136,6 +136,22 @@ SELECT pg_backend_pid() AS pid,
 -- name: beat
 SELECT true;
 
+-- name: exchange_parcel_keys
+-- Tells the key of this replica's parcels, and which there are; and how full the notification queue
+-- is. The replica's row may have been removed, and with it its key.
+WITH told AS (
+    INSERT INTO longrun.parcel_keys (replica_id, key)
+    SELECT replica.id, $2 FROM longrun.replicas AS replica WHERE replica.id = $1
+    ON CONFLICT (replica_id) DO NOTHING
+    RETURNING replica_id, key
+)
+SELECT known.replica_id, known.key, pg_notification_queue_usage() AS usage
+FROM (
+    SELECT replica_id, key FROM longrun.parcel_keys
+    UNION ALL
+    SELECT replica_id, key FROM told
+) AS known;
+
 -- name: find_working
 -- Which of these processes are at work on a statement. (A state that is not shown may be any.)
 SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::integer[]) AND state IS DISTINCT FROM 'idle';

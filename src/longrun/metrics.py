@@ -56,6 +56,19 @@ streams_looked_up = Counter(
     "longrun_streams_looked_up", "Streams whose beginnings they read.", registry=registry
 )
 announcements = Counter("longrun_announcements", "NOTIFY messages sent.", registry=registry)
+chunks_from_elsewhere = Counter(
+    "longrun_chunks_from_elsewhere",
+    "Chunks that readers here got of what is written elsewhere: they came with their announcement "
+    "(carried), or Postgres was asked for them (fetched).",
+    ["how"],
+    registry=registry,
+)
+parcels_unopened = Counter(
+    "longrun_parcels_unopened",
+    "Announcements whose chunks could not be opened: their sender's key is not known yet, or they "
+    "are forged. Readers get the chunks from Postgres.",
+    registry=registry,
+)
 standby_reads = Counter(
     "longrun_standby_reads",
     "Statements that a hot standby was asked: it answered (served), had not replayed so far "

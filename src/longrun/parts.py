@@ -42,6 +42,7 @@ from longrun.store.listener import Listener
 from longrun.store.log_writer import LogWriter
 from longrun.store.opening import Opening
 from longrun.store.overview import Overview
+from longrun.store.parcels import Parcels
 from longrun.store.partitions import Partitions
 from longrun.store.pulse import Pulse
 from longrun.store.records import Chunk
@@ -105,7 +106,10 @@ class Parts:
             self.database, settings.partition_seconds, settings.leave_seconds
         )
         self.pulse = Pulse(self.database, lost=self.hub.send_elsewhere)
-        self.announcer = Announcer(self.database, self.interests)
+        self.parcels = Parcels(
+            self.database, replica_id, reads=self.hub.reads, carried=self.hub.carried
+        )
+        self.announcer = Announcer(self.database, self.interests, self.parcels)
         self.digesting = Digesting(
             self.database, is_live=lambda response_id: self.host.find(response_id) is not None
         )
@@ -183,6 +187,7 @@ class Parts:
             self.database,
             replica_id,
             announced=self.hub.announced,
+            parcel=self.parcels.received,
             told=self._told,
             caught_up=self._caught_up,
         )
@@ -194,6 +199,7 @@ class Parts:
         self.store_parts.add("creation_writer", self.creations.run)
         self.store_parts.add("joining", self.event_log.joining.run)
         self.store_parts.add("announcer", self.announcer.run)
+        self.store_parts.add("parcels", self.parcels.run)
         self.store_parts.add("listener", self.listener.run)
         self.store_parts.add("hub", self.hub.run)
         self.store_parts.add("pulse", self.pulse.run)

@@ -98,6 +98,9 @@ class MemoryLog:
         await self._travel(back=True)
         return found
 
+    def opened(self, response_id: str, chunk: Chunk) -> Chunk:
+        return chunk
+
     async def lost_unscoped(self, positions: Mapping[str, int]) -> list[str]:
         await self._travel()
         found = [
@@ -257,7 +260,10 @@ async def write(
                 hub.committed(ID, [chunk])
             if chance.random() >= how.lost:
                 late = how.late * chance.random()
+                carries = chance.random() < how.carried
                 for _ in range(chance.choice([1, 1, 2])):
+                    if carries:
+                        loop.call_later(late, hub.carried, ID, chunk)
                     loop.call_later(late, hub.announced, ID, chunk.last)
     return committed_at
 
@@ -269,6 +275,7 @@ class How:
     Attributes:
         own_hub: the number of the hub on the writer's replica.
         lost, late: the share of announcements that are lost, and how late others may be.
+        carried: the share of announcements that bring the chunk along.
         own_lost: the share of commits that the own replica is not told of (they were those of
             another attempt, say, elsewhere).
     """
@@ -279,6 +286,7 @@ class How:
     pause: float = 0.0
     pause_often: float = 0.0
     own_lost: float = 0.0
+    carried: float = 0.0
 
 
 hows = st.builds(
@@ -289,6 +297,7 @@ hows = st.builds(
     pause=st.sampled_from([0.0, 0.01, 5.0, 40.0]),
     pause_often=st.sampled_from([0.0, 0.3, 1.0]),
     own_lost=st.sampled_from([0.0, 0.3, 1.0]),
+    carried=st.sampled_from([0.0, 0.5, 1.0]),
 )
 
 readers = st.lists(

@@ -297,6 +297,36 @@ class TestLeaving:
 
 
 class TestMemory:
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            Chunk(0, 1, b"{}\n{}"),  # begins before the ring's end
+            Chunk(2, 2, b"{}"),  # leaves a gap
+            Chunk(1, 2, b"{}"),  # has fewer events than it says
+            Chunk(1, 1, b"{}\n{}"),
+            Chunk(1, 0, b""),
+        ],
+    )
+    def test_what_an_announcement_carries_continues_a_ring_or_is_fetched(
+        self, wrong: Chunk
+    ) -> None:
+        async def scene() -> Read:
+            log, chunks = MemoryLog(), chunks_of([1, 1, 1])
+            log.commit(ID, chunks[0])
+            async with replica(log) as one:
+                one.hub.carried(ID, chunks[1])
+                reading = asyncio.create_task(read(one.tail()))
+                await asyncio.sleep(0.1)
+                one.hub.carried(ID, wrong)
+                await asyncio.sleep(0.1)
+                for chunk in chunks[1:]:
+                    log.commit(ID, chunk)
+                    one.hub.carried(ID, chunk)
+                one.hub.carried(ID, Chunk(3, 3, b"{}"))  # behind its end
+                return await reading
+
+        assert clock.run(scene()).cursor == 2
+
     @given(sizes, st.integers(1, 500))
     @thorough
     def test_a_ring_is_bounded(self, sizes: list[int], ring_bytes: int) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from longrun import metrics
 from longrun.backoff import jittered
-from longrun.errors import Unavailable
+from longrun.errors import Unavailable, Unreadable
 from longrun.fanout.topic import Ring, Topic
 from longrun.store.events import EventLog, News
 from longrun.store.records import Chunk
@@ -215,6 +215,28 @@ class Hub:
             topic.announced = last
             self._tell(topic)
 
+    def reads(self, response_id: str) -> bool:
+        """Whether a response has readers here."""
+        return response_id in self._topics
+
+    def carried(self, response_id: str, chunk: Chunk) -> None:
+        """An announcement brings a committed chunk, as it is stored. A hint still: it is taken only
+        where it continues a ring exactly, and what is not taken is fetched."""
+        topic = self._topics.get(response_id)
+        if topic is None or topic.ring is None or topic.is_coming or topic.is_settled:
+            return
+        if chunk.first != topic.ring.end + 1:
+            return
+        try:
+            opened = self._log.opened(response_id, chunk)
+        except Unreadable:
+            return
+        if opened.data.count(b"\n") != chunk.last - chunk.first:
+            return
+        metrics.chunks_from_elsewhere.labels("carried").inc()
+        self._flowing.pop(topic, None)
+        topic.push(opened)
+
     def committed(self, response_id: str, chunks: list[Chunk]) -> None:
         """This replica has committed chunks: its own readers get them without asking Postgres."""
         topic = self._topics.get(response_id)
@@ -400,6 +422,7 @@ class Hub:
         before = ring.end
         for chunk in news.chunks:
             topic.push(chunk)
+        metrics.chunks_from_elsewhere.labels("fetched").inc(len(news.chunks))
         if len(news.chunks) > 1 or (news.chunks and topic in self._flowing):
             self._flowing[topic] = 0
         unheard = asyncio.get_running_loop().time() - topic.heard_at > UNHEARD_AFTER

@@ -14,6 +14,11 @@ class EventLog(Section):
         le=1,
         description="Minimum interval between NOTIFYs of a replica; it grows with load.",
     )
+    announce_chunks: bool = Field(
+        default=True,
+        description="NOTIFYs carry small chunks along, encrypted, so that replicas that read them "
+        "need not ask Postgres; off: they only say that there is something new.",
+    )
     poll_interval: float = Field(
         default=2.0,
         gt=0,

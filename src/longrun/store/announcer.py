@@ -22,6 +22,8 @@ from longrun import metrics
 from longrun.backoff import jittered, sleep_unless
 from longrun.store.database import Database, unavailable_if_gone
 from longrun.store.interests import LOOK_HOLDS, MESSAGE_BYTES, Interests, joined_within
+from longrun.store.parcels import Parcels, stored
+from longrun.store.records import Chunk
 from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.announcer")
@@ -97,10 +99,17 @@ class Announcer:
 
     Args:
         interests: what the other replicas read; without it everything is announced.
+        parcels: what announcements may carry along.
     """
 
-    def __init__(self, database: Database, interests: Interests | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        interests: Interests | None = None,
+        parcels: Parcels | None = None,
+    ) -> None:
         self._interests = interests
+        self._parcels = parcels
         self._query = database.queries.announce
         self._usage = database.queries.notification_usage
         self._lane = database.lane("announcer")
@@ -153,6 +162,23 @@ class Announcer:
         channel, *others = {channel for n in found for channel in self._channels(logs[n])}
         return found, self._channel if others else channel
 
+    def parcel(self, reached: Mapping[str, int], chunks: Iterable[tuple[str, Chunk]]) -> str:
+        """What the announcement of an append carries besides, for who reads these logs elsewhere.
+
+        Args:
+            chunks: those of the append, as they are stored.
+        """
+        if self._parcels is None or not self._parcels.may_go:
+            return ""
+        hints = sum([len(id_) + len(str(last)) + 2 for id_, last in reached.items()])
+        room = self._parcels.room(MESSAGE_BYTES - hints)
+        return self._parcels.pack(
+            [stored(id_, chunk) for id_, chunk in chunks if self._is_read(id_)], room
+        )
+
+    def _is_read(self, response_id: str) -> bool:
+        return self._interests is None or self._interests.is_read(response_id)
+
     def _may_go_along(self) -> bool:
         """Whether an append that notifies would keep those of the others, if they have as much to
         write as this one, waiting for less time than a NOTIFY takes that goes by itself."""
@@ -181,6 +207,8 @@ class Announcer:
     def refused(self) -> None:
         """An append that announces was refused: perhaps the notification queue is full."""
         self._none_along_until = time.monotonic() + REFUSED_WAIT
+        if self._parcels is not None:
+            self._parcels.refused()
 
     # -- those that go by themselves -----------------------------------------------------------
 
@@ -271,6 +299,8 @@ class Announcer:
             # The queue is full: some LISTENer of the cluster does not read. Our readers poll
             # meanwhile, so this makes no replica unready.
             log.warning("NOTIFY was refused: %s", error)
+            if self._parcels is not None:
+                self._parcels.refused()
             if not stop.is_set():
                 self._keep(reached, told, bool(also))
                 await sleep_unless(stop, jittered(REFUSED_WAIT))

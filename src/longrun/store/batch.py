@@ -28,7 +28,7 @@ _STEPS: Final = tuple(f"step_{name}s" for name in Step._fields)
 _CUTS: Final = tuple(f"item_{name}s" for name in Cut._fields)
 SMALL_BYTES: Final = 64 * 1024
 
-NOTHING_TOLD: Final = dict.fromkeys(("told_runs", "told_lasts", "events_channel"))
+NOTHING_TOLD: Final = dict.fromkeys(("told_runs", "told_lasts", "events_channel", "parcel"))
 """Of an append that announces nothing itself."""
 
 _ITEMS: Final = ("item_runs", "item_indexes", "items", "item_models", *_CUTS)
@@ -240,7 +240,28 @@ def event_columns(batch: Sequence[Share], sealing: Sealing) -> dict[str, Any]:
         "data": data,
         "told_runs": None,
         "events_channel": None,
+        "parcel": None,
     }
+
+
+def stored_chunks(
+    columns: dict[str, Any], runs: Iterable[tuple[int, str]]
+) -> Iterator[tuple[str, Chunk]]:
+    """The chunks of some runs of a batch as they are stored, of its columns for either query.
+
+    Args:
+        runs: by their numbers in the batch, and their responses.
+    """
+    if "data" in columns:
+        firsts, lasts, data = columns["firsts"], columns["lasts"], columns["data"]
+        for n, id_ in runs:
+            yield id_, Chunk(firsts[n - 1], lasts[n - 1], data[n - 1])
+        return
+    ids = dict(runs)
+    names = ("chunk_runs", "chunk_firsts", "chunk_lasts", "chunk_data")
+    for n, first, last, data in zip(*(columns[name] for name in names), strict=True):
+        if n in ids:
+            yield ids[n], Chunk(first, last, data)
 
 
 def end_columns(server: datetime | None) -> dict[str, Any]:

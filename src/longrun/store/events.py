@@ -249,15 +249,23 @@ class EventLog:
             news = found.setdefault(response_id, News(deleted))
             if data is not None and not news.deleted:
                 try:
-                    news.chunks.append(self._chunk(response_id, first, last, data))
+                    news.chunks.append(self.opened(response_id, Chunk(first, last, data)))
                 except Unreadable:
                     # The readers of this one are sent away, and those of the others go on.
                     news.deleted = True
         return found
 
+    def opened(self, response_id: str, chunk: Chunk) -> Chunk:
+        """A chunk as readers see it, of one as it is stored.
+
+        Raises:
+            Unreadable: it is sealed, and cannot be opened here.
+        """
+        place = places.chunk_place(response_id, chunk.first, chunk.last)
+        return Chunk(chunk.first, chunk.last, self._sealing.open(place, chunk.data))
+
     def _chunk(self, response_id: str, first: int, last: int, data: bytes) -> Chunk:
-        place = places.chunk_place(response_id, first, last)
-        return Chunk(first, last, self._sealing.open(place, data))
+        return self.opened(response_id, Chunk(first, last, data))
 
     async def lost_unscoped(self, positions: Mapping[str, int]) -> list[str]:
         """Those of these responses whose logs no longer reach so far: they were deleted, or a

@@ -110,6 +110,10 @@ class Interests:
         """Whether a response has readers on another replica, or may have."""
         return response_id in self._readers or self._is_unsure(response_id)
 
+    def is_read(self, response_id: str) -> bool:
+        """Whether a response has readers on another replica, for certain."""
+        return response_id in self._readers
+
     def _is_unsure(self, response_id: str) -> bool:
         """Whether it may have readers on a replica of which that is not known here."""
         if self._strangers or not self._hears():

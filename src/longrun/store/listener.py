@@ -6,7 +6,7 @@ database, so nothing here may wait for anything else.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import asyncpg
@@ -15,6 +15,7 @@ from longrun import metrics
 from longrun.backoff import Backoff
 from longrun.store.announcer import control_channel, decode, events_channel, own_channel
 from longrun.store.database import Database
+from longrun.store.parcels import MARK
 from longrun.store.sqlstates import FAILURES
 
 log = logging.getLogger("longrun.store.listener")
@@ -33,6 +34,7 @@ class Listener:
 
     Args:
         announced: called with a response id and the sequence number that its log reaches.
+        parcel: called before that with what an announcement carries, and whose logs it is of.
         told: called with each message of the control channel.
         caught_up: called on every new connection: anything may have been missed before.
     """
@@ -43,12 +45,14 @@ class Listener:
         replica_id: str,
         *,
         announced: Callable[[str, int], None],
+        parcel: Callable[[str, Iterable[str]], None] | None = None,
         told: Callable[[str], None],
         caught_up: Callable[[], None],
     ) -> None:
         self._database = database
         self._replica_id = replica_id
         self._announced = announced
+        self._parcel = parcel
         self._told = told
         self._caught_up = caught_up
         self.connected = False
@@ -103,7 +107,11 @@ class Listener:
             self.ready.set()
 
     def _receive(self, _connection: Any, _pid: int, _channel: str, message: object) -> None:
-        for response_id, last in decode(str(message)):
+        hints, _, parcel = str(message).partition(MARK)
+        reached = list(decode(hints))
+        if parcel and self._parcel is not None:
+            self._parcel(parcel, [response_id for response_id, _ in reached])
+        for response_id, last in reached:
             self._announced(response_id, last)
 
     def _receive_control(self, _connection: Any, _pid: int, _channel: str, message: object) -> None:

@@ -31,6 +31,7 @@ from longrun.store.batch import (
     last_chunks,
     of_events_alone,
     share_of,
+    stored_chunks,
 )
 from longrun.store.connections import Lane
 from longrun.store.database import Database
@@ -94,7 +95,7 @@ class LogWriter:
         events = dict(nothing)
         of_events_alone(events)
         with_tokens = {**nothing, "spent_runs": [], "spent_tokens": []}
-        told = {"told_runs": [], "told_lasts": [], "events_channel": self._channel}
+        told = {"told_runs": [], "told_lasts": [], "events_channel": self._channel, "parcel": ""}
         small = event_columns([], self._sealing)
         with contextlib.suppress(*FAILURES):
             for columns in (small, events, nothing, with_tokens):
@@ -367,6 +368,10 @@ class LogWriter:
             if "told_lasts" in columns:
                 columns["told_lasts"] = [reached[n].chunks[-1].last for n in told]
             columns["events_channel"] = channel
+            columns["parcel"] = self._announcer.parcel(
+                {ids[n]: reached[n].chunks[-1].last for n in told},
+                stored_chunks(columns, [(n, ids[n]) for n in told]),
+            )
         return told
 
     def _settle(self, share: Share, *, told: bool = False) -> None:

@@ -105,6 +105,11 @@ def metadata_place(conversation_id: str) -> Place:
     return Place(conversation_id, "metadata")
 
 
+def parcel_key_place(replica_id: str) -> Place:
+    """What the parcels of a replica are encrypted with (`parcel_keys.key`)."""
+    return Place(replica_id, "parcel key")
+
+
 def webhook_place(endpoint_id: str) -> Place:
     """What a webhook endpoint is: its name, URL and secrets (`webhook_endpoints.document`)."""
     return Place(endpoint_id, "webhook")
@@ -140,7 +145,7 @@ class Sealing:
         self._keys = {key.id: key for key in ring.keys}
         self._cipher = functools.lru_cache(_CIPHERS)(self._make_cipher)
         if ring.keys:
-            self._aead = _aead()
+            self._aead = aead()
 
     @property
     def knows_keys(self) -> bool:
@@ -314,7 +319,12 @@ def _unreadable(place: Place, why: str) -> Unreadable:
     return Unreadable()
 
 
-def _aead() -> Any:
+def aead() -> Any:
+    """AES-GCM: called with a key it gives what encrypts and authenticates with that.
+
+    Raises:
+        ConfigurationError: the package `cryptography` is not installed.
+    """
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
