@@ -110,7 +110,7 @@ class Endpoints:
             bodies=api.bodies,
         )
         self._routes: list[BaseRoute] = [
-            *(console_routes() if settings.console else ()),
+            # First, since a router tries one route after the other.
             *api.routes(),
             *self.sockets.routes(),
             *compact.routes(),
@@ -129,6 +129,7 @@ class Endpoints:
                 parts.conversations, parts.responses, api.bodies, settings.cell
             ).routes(),
             *tokens.routes(),
+            *(console_routes() if settings.console else ()),
             *WebhooksAPI(
                 WebhookEndpoints(parts.database),
                 api.bodies,
@@ -153,7 +154,7 @@ class Endpoints:
             running: whether it has started; until then everything else is a 503.
             lifespan: starts and stops it.
         """
-        routes = [*health, *self._routes]
+        routes = [*self._routes, *health]
         asgi = Starlette(
             routes=[*routes, *OpenAPI(routes).routes()],
             middleware=self._middleware(running),

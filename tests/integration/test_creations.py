@@ -290,3 +290,37 @@ async def until_locked(connection: asyncpg.Connection, schema: str, count: int =
             if len(rows) == count:
                 return [row["pid"] for row in rows]
             await asyncio.sleep(0.01)
+
+
+async def test_a_creation_joins_before_it_is_awaited_and_is_told_at_once(
+    creating: Creating,
+) -> None:
+    news = [new() for _ in range(3)]
+    order: list[object] = []
+    joined = [creating.responses.joined(each, order.append) for each in news]
+    for done in joined:
+        assert done is not None
+        done.add_done_callback(order.append)
+    async with asyncio.timeout(30):
+        await asyncio.gather(*filter(None, joined))
+    assert creating.sent == [3]
+    assert order == [None, None, None, *joined]
+
+
+async def test_a_creation_that_is_taken_back_before_it_is_sent_is_not_made(
+    creating: Creating,
+) -> None:
+    left, *kept = [new() for _ in range(3)]
+    taken_back = creating.responses.joined(left, lambda _: None)
+    assert taken_back is not None
+    taken_back.cancel()
+    assert await creating.all(kept) == [None, None]
+    assert await creating.there() == ids_of(kept)
+    assert creating.sent == [2]
+
+
+async def test_what_is_large_or_on_a_conversation_joins_no_others(creating: Creating) -> None:
+    large = new(input=[{"role": "user", "content": "x" * SMALL_BYTES}])
+    on_one = new(conversation_id=ids.new_conversation_id())
+    for each in (large, on_one):
+        assert creating.responses.joined(each, lambda _: None) is None

@@ -222,6 +222,26 @@ class TestDrain:
         assert handle.prepared.done()
         assert runs.ended == ["by itself"]
 
+    async def test_who_waits_for_one_may_leave_and_others_are_told_at_once(self) -> None:
+        created = asyncio.Event()
+
+        async def creates(handle: Handle) -> None:
+            await created.wait()
+            handle.settle(Unavailable("away"))
+
+        async with hosting() as host:
+            handle = host.begin(request(), 1, creates)
+            one, other = (asyncio.ensure_future(handle.until_prepared()) for _ in range(2))
+            await settled()
+            one.cancel()
+            await settled()
+            assert not handle.task.done()
+            created.set()
+            with pytest.raises(Unavailable, match="away"):
+                await other
+            with pytest.raises(Unavailable, match="away"):
+                await handle.until_prepared()
+
     async def test_what_cannot_be_handed_over_is_dropped(
         self, runs: Runs, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -161,7 +161,10 @@ class Admission:
         start = Start(assembler, run_log, copied=copied)
         create = functools.partial(self._attempts.create, new, start)
         handle = self._host.begin(new.request, 1, create)
-        await asyncio.shield(handle.prepared)
+        # Before its task begins, and told beside it: each pass of the event loop that a creation
+        # waits for is a step of everything else that is under way.
+        handle.creating = self._responses.joined(new, handle.settle)
+        await handle.until_prepared()
         return handle
 
     @property

@@ -109,11 +109,14 @@ class Attempts:
         with contextlib.ExitStack() as until_answered:
             until_answered.enter_context(self._starts.coming())
             try:
-                await self._responses.create(new)
+                if handle.creating is None:
+                    await self._responses.create(new)
+                else:
+                    await handle.creating
             except Exception as error:
-                handle.prepared.set_exception(error)
+                handle.settle(error)
                 return
-            handle.prepared.set_result(None)
+            handle.settle()
             async with self._ending_in_words(handle):
                 await handle.until_answered()
                 until_answered.close()
@@ -151,7 +154,7 @@ class Attempts:
             )
             position.assembler.lifecycle("in_progress")
             run_log = self._writer.open(claim.id, claim.attempt, position.next_sequence)
-            handle.prepared.set_result(None)
+            handle.settle()
             request = await self._responses.histories.with_context(claim.request)
             steers = await self._steers.of_unscoped(claim.id) if claim.steered else []
             with self._replays.one() as replay:

@@ -36,6 +36,7 @@ class Handle:
     Attributes:
         answered: set when its client has got what it gets first.
         alone: nothing else begins here while it lives. It leaves once it has got on.
+        creating: the creation of its response, where that is under way before its task begins.
         current: what `longrun.current()` gives within it.
         prepared: done when Postgres knows of the attempt, and it is about to run; or what went
             wrong before.
@@ -65,14 +66,40 @@ class Handle:
         self.current = Current.of(request, attempt, self._stopped)
         self.prepared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         let_go(self.prepared)
+        self.creating: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self.task = group.create_task(logged(lambda: execute(self)))
         self.task.add_done_callback(self._over)
 
+    def settle(self, error: BaseException | None = None) -> None:
+        """Postgres knows of the attempt; or what went wrong before."""
+        for each in (self.prepared, *self._waiters):
+            if each.done():
+                continue
+            if error is None:
+                each.set_result(None)
+            else:
+                each.set_exception(error)
+
+    async def until_prepared(self) -> None:
+        """Wait for `prepared`, and raise what went wrong. As `asyncio.shield` has it, nothing
+        happens to the attempt when its waiter is cancelled; but it goes on at once, where it would
+        have to wait for another pass of the event loop."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        let_go(waiter)
+        self._waiters.append(waiter)
+        if self.prepared.done():
+            waiter = self.prepared
+        await waiter
+
     async def until_answered(self) -> None:
         """Wait until its client has got what it gets first; a moment, as it may be gone."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_WAIT):
+        if not self.answered.is_set():
+            late = asyncio.get_running_loop().call_later(ANSWER_WAIT, self.answered.set)
+            try:
                 await self.answered.wait()
+            finally:
+                late.cancel()
 
     def abandon(self) -> None:
         """Stop the agent, its tools and its model request, and write nothing more."""
@@ -94,8 +121,11 @@ class Handle:
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._stopped.set()
+        if self.creating is not None:
+            # Of a task that was stopped before it began.
+            self.creating.cancel()
         if not self.prepared.done():
-            self.prepared.set_exception(stopping())
+            self.settle(stopping())
 
 
 class Host:
@@ -114,6 +144,8 @@ class Host:
         self._max_runs = max_runs
         self._drain_seconds = drain_seconds
         self._live: dict[str, Handle] = {}
+        self._alone = 0
+        """How many are alone, and will be: counted, as each creation asks for room."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._errands: asyncio.TaskGroup | None = None
@@ -162,7 +194,7 @@ class Host:
     @property
     def room(self) -> int:
         """How many more runs may begin."""
-        if not self.hosting or self._reserved or any(h.alone for h in self._live.values()):
+        if not self.hosting or self._reserved or self._alone:
             return 0
         return self._max_runs - len(self._live)
 
@@ -230,6 +262,7 @@ class Host:
         """
         handle = Handle(request, attempt, execute, self._open_group(), alone=alone)
         self._live[handle.response_id] = handle
+        self._alone += alone
         handle.task.add_done_callback(lambda _: self._ended(handle))
         self._track(handle.task)
         return handle
@@ -261,6 +294,7 @@ class Host:
         return task
 
     def _ended(self, handle: Handle) -> None:
+        self._alone -= handle.alone
         if self._live.get(handle.response_id) is handle:
             del self._live[handle.response_id]
         self.slot_freed.set()

@@ -171,8 +171,8 @@ class ResponsesAPI:
         )
         return [
             Route(prefix + path, endpoint, methods=[method])
-            for prefix in ("", "/v1")
             for method, path, endpoint in endpoints
+            for prefix in ("/v1", "")
         ]
 
     # -- create ---------------------------------------------------------------------------

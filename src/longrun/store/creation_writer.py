@@ -40,18 +40,27 @@ _ROLLED_BACK: Final = (Meaning.OWN, Meaning.BUSY, Meaning.MISFIT)
 """After an error of Postgres's that means this, nothing of the batch is there."""
 
 
+Told = Callable[[BaseException | None], None]
+"""Gets what went wrong with a creation; None: nothing."""
+
+
 class Waiting:
     """A creation that waits for its commit.
+
+    Args:
+        told: called with what `done` gets, at once: whoever awaits that has to wait for the next
+            pass of the event loop.
 
     Attributes:
         is_uncertain: it may be there, since a connection is gone by which it was to be created.
     """
 
-    __slots__ = ("columns", "done", "is_uncertain", "new")
+    __slots__ = ("columns", "done", "is_uncertain", "new", "told")
 
-    def __init__(self, new: NewResponse, columns: Mapping[str, Any]) -> None:
+    def __init__(self, new: NewResponse, columns: Mapping[str, Any], told: Told) -> None:
         self.new = new
         self.columns = columns
+        self.told = told
         self.is_uncertain = False
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         let_go(self.done)
@@ -64,6 +73,7 @@ class Waiting:
             self.done.set_result(None)
         else:
             self.done.set_exception(error)
+        self.told(error)
 
 
 class CreationWriter:
@@ -92,27 +102,49 @@ class CreationWriter:
         if not self._joins(new, columns):
             await self._create_alone(new, columns)
             return
-        waiting = Waiting(new, columns)
+        await self._join(new, columns, lambda _: None)
+
+    def joined(self, new: NewResponse, told: Told) -> asyncio.Future[None] | None:
+        """What `create` waits for, of a creation that is among those to come before anything else
+        is done; None: it is not created with others, and has to be created.
+
+        To cancel what is given takes it back, until it is sent.
+
+        Args:
+            told: called as soon as it is known.
+        """
+        size = len(new.request.input_text or "") + sum(map(len, new.events))
+        if size > SMALL_BYTES or not self._may_join(new):
+            return None
+        columns = columns_of_one(new, self._database.settings, self._database.sealing)
+        return self._join(new, columns, told) if self._is_small(columns) else None
+
+    def _join(
+        self, new: NewResponse, columns: Mapping[str, Any], told: Told
+    ) -> asyncio.Future[None]:
+        waiting = Waiting(new, columns, told)
         self._waiting.append(waiting)
         self._work.set()
-        try:
-            await waiting.done
-        finally:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
+        return waiting.done
 
     def _joins(self, new: NewResponse, columns: Mapping[str, Any]) -> bool:
         """Whether it is created with others: what waits for nobody's lock, and is not large."""
+        return self._may_join(new) and self._is_small(columns)
+
+    def _may_join(self, new: NewResponse) -> bool:
         request = new.request
-        size = sum(len(columns[name]) for name in ("document", "input", "request", "events"))
         return (
             self._running
             and self._database.silent_since is None
             and request.conversation_id is None
             and request.goes_on is None
             and request.forking is None
-            and size <= SMALL_BYTES
         )
+
+    @staticmethod
+    def _is_small(columns: Mapping[str, Any]) -> bool:
+        names = ("document", "input", "request", "events")
+        return sum(len(columns[name]) for name in names) <= SMALL_BYTES
 
     async def _create_alone(
         self, new: NewResponse, columns: Mapping[str, Any], *, is_uncertain: bool = False
@@ -184,6 +216,9 @@ class CreationWriter:
                         self._work.clear()
                         while self._waiting:
                             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                            batch = [each for each in batch if not each.done.done()]
+                            if not batch:
+                                continue
                             for left in await self._create(batch):
                                 group.create_task(self._settle_alone(left))
                     warming.cancel()

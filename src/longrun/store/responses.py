@@ -1,5 +1,6 @@
 """Responses: the rows that polls read, and what starts and ends them."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from longrun.errors import (
 from longrun.jsontext import dumps
 from longrun.protocol import Status, is_terminal
 from longrun.store.creation import NewResponse as NewResponse
-from longrun.store.creation_writer import CreationWriter
+from longrun.store.creation_writer import CreationWriter, Told
 from longrun.store.database import Database
 from longrun.store.histories import Histories
 from longrun.store.requests import unreadable_document
@@ -104,6 +105,11 @@ class Responses:
                 deleted, since that was looked at.
         """
         await self._creations.create(new)
+
+    def joined(self, new: NewResponse, told: Told) -> asyncio.Future[None] | None:
+        """The creation of a response together with others, under way; see `CreationWriter.joined`.
+        None: `create` it."""
+        return self._creations.joined(new, told)
 
     async def get(self, response_id: str, principal: str) -> StoredResponse | None:
         """The response if it is there and theirs, else None (which does not say which). What has
