@@ -16,6 +16,7 @@ from longrun.assembly.assembler import Assembler
 from longrun.execution.replay.border import Border
 from longrun.history.continuation import Stored, context_of, told
 from longrun.history.faces import Origin
+from longrun.history.targets import for_target
 from longrun.jsontext import loads
 from tests.provider import items, messages, refusals
 from tests.provider.memory import Memory, Mint
@@ -170,3 +171,35 @@ def test_chat_completions_takes_it(history: tuple[Past, list[Any], list[Item]]) 
     messages.check(made, frozenset({"reasoning_content"}))
     said = [message for message in made if message.get("content") == "go on"]
     assert len(said) == len(history[0].stored) + 1
+
+
+@given(histories(), st.lists(st.sampled_from(ELEMENTS[:6] + ELEMENTS[-2:]), max_size=6))
+@settings(max_examples=200, deadline=None, print_blob=True, derandomize=True)
+def test_what_a_run_adds_stays_as_if_all_were_looked_at(
+    history: tuple[Past, list[Any], list[Item]], added: list[Item]
+) -> None:
+    """Of a long run nearly all items stay as they are, and so are not looked at one by one."""
+    past, before, own = history
+    found = {each.item["id"]: each for stored in past.stored for each in stored}
+    context = context_of(before, own, found)
+    made = told(context)
+    border = Border(context, made)
+    mint = Mint("any")
+    output = [items.make(dict(element), mint, False) for element in added]
+    for n, item in enumerate(output):
+        border.came_in([item], str((OPENAI, OTHER)[n % 3 == 2]))
+    said = [[item, *([answer_to(item)] if item["type"] in ANSWERED else [])] for item in output]
+    all_ = [*made, *(item for one in said for item in one)]
+    for target in (OPENAI, OTHER, Origin("other", "own"), CHAT):
+        whole = for_target([border._known(item) for item in all_], target)
+        assert border.going_out(all_, target) == whole
+
+
+def test_whether_reasoning_stays_depends_on_what_a_run_adds_behind_it() -> None:
+    """It is a client's, and stays where a model's message is behind it."""
+    reasoning = {"type": "reasoning", "id": "rs_theirs", "summary": [], "encrypted_content": "x"}
+    said = {"type": "message", "role": "assistant", "content": "hm", "id": "msg_theirs"}
+    border = Border(context_of([], [], {}), [])
+    assert border.going_out([reasoning, said, said], OPENAI) == [reasoning, said, said]
+    asked = {"role": "user", "content": "hm"}
+    assert border.going_out([reasoning, asked, said], OPENAI) == [asked, said]

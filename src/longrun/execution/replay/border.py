@@ -8,7 +8,7 @@ from typing import Any
 
 from longrun import ids
 from longrun.history.faces import PLACEHOLDER_ID, Face, Origin
-from longrun.history.targets import Known, calls_of, for_target
+from longrun.history.targets import LONGEST_CALL_ID, Known, calls_of, for_target
 from longrun.protocol import Context
 
 
@@ -50,7 +50,35 @@ class Border:
         """The input of a model as it is to have it; text as it is."""
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             return items
-        return for_target([self._known(item) for item in items], target)
+        known, stays = items, []
+        if target.api != "chat":
+            first = self._stays_from(items, target)
+            known, stays = items[:first], items[first:]
+        return [*for_target([self._known(item) for item in known], target), *stays]
+
+    def _stays_from(self, items: list[dict[str, Any]], target: Origin) -> int:
+        """From which place on all items are in the form that their target takes. In a long run
+        nearly all are: it has got them from that target itself."""
+        first, origin = len(items), str(target)
+        while first and self._stays(items[first - 1], origin, target):
+            first -= 1
+        # One more is looked at: whether reasoning stays depends on what is behind it.
+        return first + 1
+
+    def _stays(self, item: dict[str, Any], origin: str, target: Origin) -> bool:
+        """Whether `for_target` leaves an item as it is, wherever it stands."""
+        item_id, kind = item.get("id"), item.get("type") or "message"
+        face = None
+        if isinstance(item_id, str):
+            if item_id in self._context:
+                return False
+            face = self._given.get(item_id)
+            if face is not None and face.origin != origin:
+                return False
+        if kind == "function_call" or kind == "function_call_output":
+            call_id = item.get("call_id")
+            return type(call_id) is str and len(call_id) <= LONGEST_CALL_ID[target.api]
+        return kind == "message" or (kind == "reasoning" and face is not None)
 
     def _known(self, item: dict[str, Any]) -> Known:
         item_id = item.get("id")

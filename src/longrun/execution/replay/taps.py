@@ -55,6 +55,8 @@ def install(*, tracing: bool) -> None:
     sdk.wrap(sdk.INVOKE_MCP_TOOL, _tapped_mcp_calls)
     sdk.wrap(sdk.CHAT_STREAM, _told_of_cuts)
     sdk.wrap(sdk.AGENT_RANK, sdk.ranked_when_asked)
+    for name, wrapped in sdk.quicker():
+        sdk.wrap(name, wrapped)
     _installed = True
 
 

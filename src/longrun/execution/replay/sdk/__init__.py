@@ -12,6 +12,7 @@ from longrun.execution.replay.sdk.actions import (
     replace_output,
     tool_of,
 )
+from longrun.execution.replay.sdk.histories import WRITTEN_FOR, quicker
 from longrun.execution.replay.sdk.models import (
     MODEL_PARAMETERS,
     counted_by_provider,
@@ -31,6 +32,7 @@ from longrun.execution.replay.sdk.names import (
     GET_HANDOFFS,
     GET_MODEL,
     GUARDRAILS,
+    HISTORIES,
     INVOKE_MCP_TOOL,
     INVOKE_TOOL,
     LIST_MCP_TOOLS,
@@ -39,6 +41,7 @@ from longrun.execution.replay.sdk.names import (
     TOOL_FAILURES,
     Name,
     check,
+    is_there,
     owner_of,
     wrap,
 )
@@ -83,6 +86,7 @@ __all__ = [
     "GET_HANDOFFS",
     "GET_MODEL",
     "GUARDRAILS",
+    "HISTORIES",
     "INVOKE_MCP_TOOL",
     "INVOKE_TOOL",
     "LIST_MCP_TOOLS",
@@ -90,6 +94,7 @@ __all__ = [
     "NAMES",
     "TIMED_REQUESTS",
     "TOOL_FAILURES",
+    "WRITTEN_FOR",
     "DoneTurn",
     "Name",
     "agents_behind",
@@ -109,6 +114,7 @@ __all__ = [
     "is_error",
     "is_mcp_timeout",
     "is_plain",
+    "is_there",
     "last_text",
     "loop_task",
     "mcp_server_name",
@@ -120,6 +126,7 @@ __all__ = [
     "owner_of",
     "probe_mcp_server",
     "put_in",
+    "quicker",
     "ranked_when_asked",
     "replace_output",
     "replaced",

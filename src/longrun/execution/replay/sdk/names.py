@@ -47,6 +47,7 @@ _TOOL_EXECUTION: Final = "agents.run_internal.tool_execution"
 _ACTIONS: Final = "agents.run_internal.tool_actions"
 RUN_STEPS: Final = "agents.run_internal.run_steps"
 RUN_ITEMS: Final = "agents.run_internal.items"
+_TURN_RESOLUTION: Final = "agents.run_internal.turn_resolution"
 
 TURNS: Final = "agents.run_internal.turn_preparation"
 GET_MODEL: Final = _name(RUN_LOOP, "get_model", "agent", "run_config")
@@ -100,6 +101,37 @@ ACTIONS: Final = (
         for action in ("LocalShellAction", "ShellAction", "CustomToolAction", "ApplyPatchAction")
     ),
 )
+
+HISTORIES: Final = (
+    _name(
+        _TURN_RESOLUTION,
+        "_register_tool_call_items",
+        *("context_wrapper", "items", "validate_invocations"),
+    ),
+    _name(
+        _TURN_RESOLUTION,
+        "_dedupe_processed_response_invocations",
+        *("processed_response", "context_wrapper", "existing_items"),
+    ),
+    _name(
+        _TURN_RESOLUTION,
+        "_dedupe_tool_call_items",
+        *("existing_items", "new_items", "skipped_raw_item_ids"),
+    ),
+    _name(_TURN_RESOLUTION, "collect_mcp_list_tools_metadata", "items"),
+    _name(
+        _TURN_RESOLUTION,
+        "_collect_program_parent_state",
+        *("items", "server_manages_conversation"),
+    ),
+    _name(RUN_LOOP, "run_items_to_input_items", "run_items", "reasoning_item_id_policy"),
+    _name(RUN_LOOP, "prepare_model_input_items", "caller_items", "generated_items"),
+    _name(RUN_LOOP, "deduplicate_input_items_preferring_latest", "items"),
+    _name(RUN_ITEMS, "_dedupe_key", "item"),
+    _name("agents:RunContextWrapper", "_mark_tool_call_completed", "raw_item"),
+)
+"""What `histories.py` stands in for, and what it reads: only in the versions that it is written
+for."""
 
 NAMES: Final = (
     GET_MODEL,
@@ -203,7 +235,7 @@ def check() -> None:
     Raises:
         ConfigurationError: names what is missing, and the range of versions that has it.
     """
-    missing = [str(name) for name in NAMES if not _is_there(name)]
+    missing = [str(name) for name in NAMES if not is_there(name)]
     if missing:
         tested = next(r for r in requires("longrun") or () if r.startswith("openai-agents"))
         raise ConfigurationError(
@@ -212,7 +244,7 @@ def check() -> None:
         )
 
 
-def _is_there(name: Name) -> bool:
+def is_there(name: Name) -> bool:
     owner = owner_of(name)
     found = getattr(owner, name.name, None)
     if found is None:
