@@ -1,5 +1,7 @@
 """What is asked for each event is planned before there is one: to plan takes longer than to do."""
 
+from typing import Any
+
 from longrun.store.connections import Lane
 from longrun.store.database import Database
 from longrun.store.events import EventLog
@@ -23,12 +25,25 @@ async def planned(lane: Lane | Database, what: str) -> list[int]:
 async def test_appends(store: Database) -> None:
     async with writing(store) as writer:
         await writer.prepare()
-        prepared = await planned(writer._lane, "new_chunks")
+        prepared = await planned(writer._lane, "new_chunk")
         for steps, ending in (((), None), ((STEP,), None), ((), ENDING)):
             log = log_of(writer, await add_response(store))
-            log.append(events(1, 1), steps=steps, ending=ending)
+            # The second one of a log is written by another statement than the first.
+            log.append(events(1, 1))
             await log.flush()
-        assert await planned(writer._lane, "new_chunks") == prepared == [0] * len(prepared)
+            log.append(events(2, 1), steps=steps, ending=ending)
+            await log.flush()
+        assert await planned(writer._lane, "new_chunk") == prepared == [0] * len(prepared)
+
+
+async def test_for_as_long_as_the_connection_lasts(store: Database) -> None:
+    """asyncpg would forget each after five minutes, and the next append wait for its plan."""
+    async with writing(store) as writer:
+        await writer.prepare()
+        connection: Any = writer._lane._connection
+        cache = connection._stmt_cache
+        assert len(cache._entries) > FIRST_PLANS
+        assert [each for each in cache._entries.values() if each._cleanup_cb is not None] == []
 
 
 async def test_what_is_new_of_some_responses(store: Database) -> None:

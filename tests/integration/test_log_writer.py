@@ -77,6 +77,18 @@ class TestGroupCommit:
         for run in runs:
             assert len(await logged(store, run.response_id)) == 6
 
+    async def test_runs_are_locked_in_the_order_of_their_ids(self, store: Database) -> None:
+        """Whichever was first to have something: so no two appends wait for each other."""
+        committed: list[str] = []
+        writer = LogWriter(store, lambda response_id, _: committed.append(response_id))
+        ids = [await add_response(store) for _ in range(5)]
+        for run in [log_of(writer, response_id) for response_id in reversed(ids)]:
+            append(run, 1)
+        stop = asyncio.Event()
+        stop.set()
+        await writer.run(stop)
+        assert committed == sorted(ids)
+
     async def test_while_one_commit_is_under_way_the_next_batch_gathers(
         self, store: Database, database: Server
     ) -> None:
@@ -229,14 +241,19 @@ class TestFencing:
         log = await logged(store, response_id)
         assert [each.get("delta") for each in log] == [None] * 5 + ["new"]
 
+    @pytest.mark.parametrize("known", [False, True])
     async def test_a_claim_waits_for_an_append_and_an_append_for_a_claim(
-        self, store: Database, database: Server
+        self, store: Database, database: Server, known: bool
     ) -> None:
-        """So that a successor reads the end of the log after the last append before it."""
+        """So that a successor reads the end of the log after the last append before it; whether or
+        not the server has confirmed an append already."""
         response_id = await add_response(store)
         schema = store.settings.db_schema
         async with writing(store) as writer, connected(database.url) as claimer:
             run = log_of(writer, response_id)
+            if known:
+                append(run, 1)
+                await run.flush()
             claim = claimer.transaction()
             await claim.start()
             await claimer.execute(
@@ -247,7 +264,7 @@ class TestFencing:
             await claim.commit()
             with pytest.raises(Fenced):
                 await run.flush()
-        assert len(await logged(store, response_id)) == 1
+        assert len(await logged(store, response_id)) == 1 + known
 
     @pytest.mark.parametrize("end", ["completed", "failed", "incomplete", "cancelled"])
     async def test_after_the_end_nothing_is_written_by_anybody(
@@ -268,16 +285,20 @@ class TestFencing:
         assert len(await logged(store, response_id)) == 2
         assert await status(store, response_id) == end
 
-    async def test_a_deleted_response_takes_nothing(self, store: Database) -> None:
+    @pytest.mark.parametrize("known", [False, True])
+    async def test_a_deleted_response_takes_nothing(self, store: Database, known: bool) -> None:
         response_id = await add_response(store)
         schema = store.settings.db_schema
         async with writing(store) as writer:
             run = log_of(writer, response_id)
+            if known:
+                append(run, 1)
+                await run.flush()
             await store.execute(f'DELETE FROM "{schema}".responses WHERE id = $1', response_id)
             append(run, 1)
             with pytest.raises(Fenced):
                 await run.flush()
-        assert await rows(store, "event_chunks", response_id) == 1
+        assert await rows(store, "event_chunks", response_id) == 1 + known
 
     async def test_one_fenced_run_harms_no_other(self, store: Database) -> None:
         ids = [await add_response(store) for _ in range(10)]

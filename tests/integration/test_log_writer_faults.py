@@ -10,7 +10,7 @@ import pytest
 
 from longrun.errors import Fenced, LongrunError, NotStored
 from longrun.store import log_writer
-from longrun.store.batch import NOTHING_TOLD, end_columns
+from longrun.store.batch import NOTHING_TOLD, end_columns, of_one
 from longrun.store.database import Database
 from longrun.store.log_writer import LogWriter
 from longrun.store.records import Chunk, Step
@@ -152,10 +152,30 @@ class TestContiguous:
         assert len(await logged(store, run.response_id)) == 3
         assert len(await logged(store, other.response_id)) == 8
 
-    async def test_what_another_server_has_as_well_is_gone_on_from(self, store: Database) -> None:
+    async def test_nor_past_what_it_forgot_of_one_that_writes_alone(self, store: Database) -> None:
+        async with writing(store) as writer:
+            run = log_of(writer, await add_response(store))
+            for _ in range(2):
+                append(run, 2)
+                await run.flush()
+            await change(
+                store,
+                "DELETE FROM longrun.event_chunks WHERE response_id = $1 AND last = 4",
+                run.response_id,
+            )
+            failed_over(run)
+            append(run, 3)
+            with pytest.raises(NotStored, match="has lost events of this run"):
+                await run.flush()
+        assert len(await logged(store, run.response_id)) == 3
+
+    @pytest.mark.parametrize("count", [1, 3])
+    async def test_what_another_server_has_as_well_is_gone_on_from(
+        self, store: Database, count: int
+    ) -> None:
         """As after a failover in which nothing was lost: looked at once, and known again."""
         async with writing(store) as writer:
-            runs = [log_of(writer, await add_response(store)) for _ in range(3)]
+            runs = [log_of(writer, await add_response(store)) for _ in range(count)]
             for n in range(3):
                 for run in runs:
                     append(run, 2)
@@ -245,7 +265,13 @@ class TestContiguous:
             small = {name: columns[name] for name in ("response_ids", "attempts", "firsts")}
             small |= {"lasts": [1], "data": [b"{}"], "told_runs": None, "events_channel": None}
             small |= end_columns(None)
-            for query, values in (("append_log", columns), ("append_events", small)):
+            [row] = await store.fetch("SELECT pg_postmaster_start_time() AS server")
+            one = of_one(small | end_columns(row["server"]))
+            for query, values in (
+                ("append_log", columns),
+                ("append_events", small),
+                ("append_chunk", one | {"first": 2, "last": 2}),
+            ):
                 async with store.transaction() as connection:
                     assert await connection.fetchval("SHOW synchronous_commit") == "off"
                     await connection.fetch(*store.queries.bind(query, **values))

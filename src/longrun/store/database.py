@@ -136,6 +136,8 @@ class Database:
             "timeout": CONNECT_TIMEOUT,
             "command_timeout": STATEMENT_TIMEOUT,
             "statement_cache_size": self.settings.statement_cache_size,
+            # No statement is prepared and planned anew every few minutes, while an append waits.
+            "max_cached_statement_lifetime": 0,
             "server_settings": {"application_name": name},
             "connection_class": Session,
             **choice_of_host(url, session),

@@ -27,9 +27,11 @@ from longrun.store.batch import (
     end_columns,
     event_columns,
     first_steps,
+    is_of_one,
     is_small,
     last_chunks,
     of_events_alone,
+    of_one,
     share_of,
     stored_chunks,
 )
@@ -51,6 +53,15 @@ TRIES_ALONE: Final = 4
 
 FIRST_BACKOFF: Final = 0.05
 LONGEST_BACKOFF: Final = 2.0
+
+_NOBODY: Final = {
+    "response_ids": [""],
+    "attempts": [0],
+    "firsts": [0],
+    "lasts": [0],
+    "data": [b""],
+}
+"""One chunk of a response that does not exist."""
 
 NOT_STORED: Final = "The run's events could not be stored."
 
@@ -103,6 +114,9 @@ class LogWriter:
                     for known in (None, datetime.now(UTC)):
                         values = {**columns, **also, **end_columns(known)}
                         await self._lane.fetch(*self._bound(values))
+            for channel in (None, self._channel):
+                one = of_one(_NOBODY | end_columns(datetime.now(UTC)) | {"events_channel": channel})
+                await self._lane.fetch(*self._queries.bind("append_chunk", **one))
 
     def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
         """The log of an attempt that this replica holds."""
@@ -174,6 +188,8 @@ class LogWriter:
             size += share.size
             batch.append(share)
         self._waiting.update(dict.fromkeys(left))
+        # In one order everywhere, so that no two appends wait for each other.
+        batch.sort(key=lambda share: share.run.response_id)
         return batch
 
     async def _write(self, batch: list[Share]) -> None:
@@ -329,14 +345,22 @@ class LogWriter:
         columns |= end_columns(known)
         told = self._take_along(columns, shares) if lane is self._lane else []
         try:
-            return await lane.fetch(*self._bound(columns)), told
+            return await self._write_columns(lane, columns), told
         except asyncpg.ProgramLimitExceededError:
             if self._announcer is None or not told:
                 raise
             # The notification queue is full, which is no reason not to write.
             self._announcer.refused()
             columns.update({each: None for each in NOTHING_TOLD if each in columns})
-            return await lane.fetch(*self._bound(columns)), []
+            return await self._write_columns(lane, columns), []
+
+    async def _write_columns(self, lane: Lane, columns: dict[str, Any]) -> list[asyncpg.Record]:
+        if is_of_one(columns):
+            rows = await lane.fetch(*self._queries.bind("append_chunk", **of_one(columns)))
+            if rows:
+                return rows
+            # The attempt does not hold the response, or it is another server: to be told which.
+        return await lane.fetch(*self._bound(columns))
 
     def _bound(self, columns: dict[str, Any]) -> tuple[Any, ...]:
         if "chunk_data" in columns:
