@@ -59,8 +59,10 @@ JOIN longrun.conversation_items AS item ON item.conversation_id = conversation.i
 WHERE conversation.id = $1 AND conversation.principal = $2 AND item.id = $3;
 
 -- name: list_conversation_items_oldest
--- A page of a conversation's items, the oldest first.
-SELECT item.id, item.item
+-- Which a page of a conversation's items has, the oldest first, how many bytes each of them has, and the
+-- short ones themselves.
+SELECT item.id, octet_length(item.item) AS bytes,
+    CASE WHEN octet_length(item.item) <= :short THEN item.item END AS item
 FROM longrun.conversations AS conversation
 JOIN longrun.conversation_items AS item ON item.conversation_id = conversation.id
 WHERE conversation.id = :conversation_id AND conversation.principal = :principal
@@ -69,14 +71,30 @@ ORDER BY item.position
 LIMIT :limit;
 
 -- name: list_conversation_items_newest
--- A page of a conversation's items, the newest first.
-SELECT item.id, item.item
+-- Which a page of a conversation's items has, the newest first, how many bytes each of them has, and the
+-- short ones themselves.
+SELECT item.id, octet_length(item.item) AS bytes,
+    CASE WHEN octet_length(item.item) <= :short THEN item.item END AS item
 FROM longrun.conversations AS conversation
 JOIN longrun.conversation_items AS item ON item.conversation_id = conversation.id
 WHERE conversation.id = :conversation_id AND conversation.principal = :principal
     AND item.position < :after -- optional
 ORDER BY item.position DESC
 LIMIT :limit;
+
+-- name: get_conversation_items
+-- Some of the items of a principal's conversation.
+SELECT item.id, item.item
+FROM longrun.conversations AS conversation
+JOIN longrun.conversation_items AS item ON item.conversation_id = conversation.id
+WHERE conversation.id = $1 AND conversation.principal = $2 AND item.id = ANY($3::text[]);
+
+-- name: measure_conversation_items
+-- Of some of the items of a principal's conversation, how many bytes each of them has.
+SELECT item.id, octet_length(item.item) AS bytes
+FROM longrun.conversations AS conversation
+JOIN longrun.conversation_items AS item ON item.conversation_id = conversation.id
+WHERE conversation.id = $1 AND conversation.principal = $2 AND item.id = ANY($3::text[]);
 
 -- name: read_conversation
 -- What a principal's response reads of its conversation: what was said when it began, and is still

@@ -538,46 +538,85 @@ JOIN longrun.steers AS steer ON steer.response_id = wanted.response_id
     AND steer.number = wanted.output_index - 12582912
 WHERE wanted.output_index >= 12582912;
 
+-- name: measure_items
+-- Of those that find_items would find, how many bytes are read for each.
+SELECT wanted.response_id, wanted.output_index,
+    octet_length(item.item) + coalesce(octet_length(item.model), 0) AS bytes
+FROM unnest($1::text[], $2::integer[]) AS wanted (response_id, output_index)
+JOIN longrun.responses AS response ON response.id = wanted.response_id
+    AND response.principal = $3 AND response.stored
+JOIN longrun.items AS item ON item.response_id = wanted.response_id
+    AND item.output_index = wanted.output_index
+UNION ALL
+SELECT wanted.response_id, wanted.output_index, octet_length(response.input)
+FROM unnest($1::text[], $2::integer[]) AS wanted (response_id, output_index)
+JOIN longrun.responses AS response ON response.id = wanted.response_id
+    AND response.principal = $3 AND response.stored AND NOT response.input_refused
+WHERE wanted.output_index >= 8388608 AND wanted.output_index < 12582912
+UNION ALL
+SELECT wanted.response_id, wanted.output_index, octet_length(steer.item)
+FROM unnest($1::text[], $2::integer[]) AS wanted (response_id, output_index)
+JOIN longrun.responses AS response ON response.id = wanted.response_id
+    AND response.principal = $3 AND response.stored AND NOT response.input_refused
+JOIN longrun.steers AS steer ON steer.response_id = wanted.response_id
+    AND steer.number = wanted.output_index - 12582912
+WHERE wanted.output_index >= 12582912;
+
 -- name: get_input
 SELECT input FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored;
 
 -- name: list_newest
--- A page of a principal's responses, the newest first. Optional lines are left out where their
+-- Which a page of a principal's responses has, the newest first, and how many bytes each of them has:
+-- its document and its items, which are not read for that. Optional lines are left out where their
 -- value is not given, so that each combination has a plan of its own. Where the hashes depend on
 -- the key of the row, :sought_hashes are those of each key, and :any_hashes what the index looks for.
-SELECT id FROM longrun.responses
-WHERE principal = :principal AND stored
-    AND id < :after -- optional
-    AND status = :status -- optional
-    AND agent = :agent -- optional
-    AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+SELECT listed.id, listed.document + coalesce((
+    SELECT sum(octet_length(item.item)) FROM longrun.items AS item
+    WHERE item.response_id = listed.id
+), 0) AS bytes
+FROM (
+    SELECT id, octet_length(document) AS document FROM longrun.responses
+    WHERE principal = :principal AND stored
+        AND id < :after -- optional
+        AND status = :status -- optional
+        AND agent = :agent -- optional
+        AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
 -- optional :sought_hashes
-    AND metadata_hashes && :any_hashes::bigint[]
-    AND EXISTS (
-        SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
-        WHERE metadata_hashes @> sought.hashes::bigint[]
-    )
+        AND metadata_hashes && :any_hashes::bigint[]
+        AND EXISTS (
+            SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
+            WHERE metadata_hashes @> sought.hashes::bigint[]
+        )
 -- end
-ORDER BY id DESC
-LIMIT :limit;
+    ORDER BY id DESC
+    LIMIT :limit
+) AS listed
+ORDER BY listed.id DESC;
 
 -- name: list_oldest
 -- A page of a principal's responses, the oldest first; see list_newest.
-SELECT id FROM longrun.responses
-WHERE principal = :principal AND stored
-    AND id > :after -- optional
-    AND status = :status -- optional
-    AND agent = :agent -- optional
-    AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+SELECT listed.id, listed.document + coalesce((
+    SELECT sum(octet_length(item.item)) FROM longrun.items AS item
+    WHERE item.response_id = listed.id
+), 0) AS bytes
+FROM (
+    SELECT id, octet_length(document) AS document FROM longrun.responses
+    WHERE principal = :principal AND stored
+        AND id > :after -- optional
+        AND status = :status -- optional
+        AND agent = :agent -- optional
+        AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
 -- optional :sought_hashes
-    AND metadata_hashes && :any_hashes::bigint[]
-    AND EXISTS (
-        SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
-        WHERE metadata_hashes @> sought.hashes::bigint[]
-    )
+        AND metadata_hashes && :any_hashes::bigint[]
+        AND EXISTS (
+            SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
+            WHERE metadata_hashes @> sought.hashes::bigint[]
+        )
 -- end
-ORDER BY id
-LIMIT :limit;
+    ORDER BY id
+    LIMIT :limit
+) AS listed
+ORDER BY listed.id;
 
 -- name: get_responses
 -- These responses, in this order, as long as they are there and theirs.
@@ -601,39 +640,53 @@ ORDER BY wanted.place;
 
 -- name: list_newest_unscoped
 -- As list_newest, whoever's they are: for admins.
-SELECT id FROM longrun.responses
-WHERE stored
-    AND id < :after -- optional
-    AND status = :status -- optional
-    AND agent = :agent -- optional
-    AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+SELECT listed.id, listed.document + coalesce((
+    SELECT sum(octet_length(item.item)) FROM longrun.items AS item
+    WHERE item.response_id = listed.id
+), 0) AS bytes
+FROM (
+    SELECT id, octet_length(document) AS document FROM longrun.responses
+    WHERE stored
+        AND id < :after -- optional
+        AND status = :status -- optional
+        AND agent = :agent -- optional
+        AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
 -- optional :sought_hashes
-    AND metadata_hashes && :any_hashes::bigint[]
-    AND EXISTS (
-        SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
-        WHERE metadata_hashes @> sought.hashes::bigint[]
-    )
+        AND metadata_hashes && :any_hashes::bigint[]
+        AND EXISTS (
+            SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
+            WHERE metadata_hashes @> sought.hashes::bigint[]
+        )
 -- end
-ORDER BY id DESC
-LIMIT :limit;
+    ORDER BY id DESC
+    LIMIT :limit
+) AS listed
+ORDER BY listed.id DESC;
 
 -- name: list_oldest_unscoped
 -- As list_oldest, whoever's they are: for admins.
-SELECT id FROM longrun.responses
-WHERE stored
-    AND id > :after -- optional
-    AND status = :status -- optional
-    AND agent = :agent -- optional
-    AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
+SELECT listed.id, listed.document + coalesce((
+    SELECT sum(octet_length(item.item)) FROM longrun.items AS item
+    WHERE item.response_id = listed.id
+), 0) AS bytes
+FROM (
+    SELECT id, octet_length(document) AS document FROM longrun.responses
+    WHERE stored
+        AND id > :after -- optional
+        AND status = :status -- optional
+        AND agent = :agent -- optional
+        AND metadata_hashes @> :metadata_hashes::bigint[] -- optional
 -- optional :sought_hashes
-    AND metadata_hashes && :any_hashes::bigint[]
-    AND EXISTS (
-        SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
-        WHERE metadata_hashes @> sought.hashes::bigint[]
-    )
+        AND metadata_hashes && :any_hashes::bigint[]
+        AND EXISTS (
+            SELECT FROM unnest(:sought_hashes::text[]) AS sought (hashes)
+            WHERE metadata_hashes @> sought.hashes::bigint[]
+        )
 -- end
-ORDER BY id
-LIMIT :limit;
+    ORDER BY id
+    LIMIT :limit
+) AS listed
+ORDER BY listed.id;
 
 -- name: get_responses_unscoped
 -- As get_responses, whoever's they are, and whose: for admins.

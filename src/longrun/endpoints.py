@@ -115,7 +115,7 @@ class Endpoints:
             *self.sockets.routes(),
             *compact.routes(),
             *InputTokensAPI(asked, parts.token_counter).routes(),
-            *Lists(parts.responses, parts.steers).routes(),
+            *Lists(parts.responses, parts.steers, api.polls.room).routes(),
             *steering.routes(),
             *Failures(parts.responses, bool(settings.show_errors)).routes(),
             *OverviewAPI(
@@ -126,7 +126,7 @@ class Endpoints:
                 authentication.is_required,
             ).routes(),
             *ConversationsAPI(
-                parts.conversations, parts.responses, api.bodies, settings.cell
+                parts.conversations, parts.responses, api.bodies, settings.cell, api.polls.room
             ).routes(),
             *tokens.routes(),
             *(console_routes() if settings.console else ()),

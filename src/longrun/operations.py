@@ -62,7 +62,7 @@ class ListOf(BaseModel, Generic[T]):
 
 
 class PageOf(ListOf[T], Generic[T]):
-    """One page of a list, as `as_list` makes it."""
+    """One page of a list, as `as_page` makes it."""
 
     first_id: str | None
     last_id: str | None

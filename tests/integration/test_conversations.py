@@ -112,13 +112,13 @@ async def test_9_another_principal_finds_nothing(store: Database) -> None:
         assert await conversations.update(theirs, principal, "{}") is None
         assert not await conversations.add(theirs, principal, [ConversationItem("msg_2", "{}")])
         assert await conversations.item(theirs, principal, "msg_1") is None
-        listed = conversations.items(theirs, principal, limit=10, newest_first=True)
+        listed = conversations.listed(theirs, principal, limit=10, newest_first=True)
         assert await listed == []
         assert not await conversations.delete_item(theirs, principal, "msg_1")
         assert not await conversations.delete(theirs, principal)
     with pytest.raises(ConversationNotFound):
         await begun(store, theirs)
-    found = await conversations.items(theirs, "somebody", limit=10, newest_first=True)
+    found = await conversations.listed(theirs, "somebody", limit=10, newest_first=True)
     assert found is not None
     assert [item.id for item in found] == ["msg_1"]
 

@@ -18,7 +18,7 @@ from longrun.store.conversations import ConversationItem, Conversations
 from longrun.store.database import Database
 from longrun.store.events import EventLog
 from longrun.store.records import Ending, Parked, Part, Step, Taken
-from longrun.store.responses import NewResponse, Page, Responses
+from longrun.store.responses import NewResponse, Page, Responses, StoredResponse
 from longrun.store.rewriting import rewrite_all
 from longrun.store.ring_check import RingCheck
 from longrun.store.steers import Steers, Submission
@@ -117,6 +117,7 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
         "",
     )
     shown = await responses.inspect_unscoped(response_id) or {}
+    said = await conversations.listed(conversation_id, "", limit=9, newest_first=False) or []
     return {
         "get": await responses.get(response_id, ""),
         "chain": await responses.histories.chain(response_id, ""),
@@ -127,8 +128,8 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
         "spoken": await responses.histories.last_spoken([response_id], ""),
         "parked": await Approvals(store).parked_unscoped(response_id),
         "shown": (shown["document"], shown["reason"]),
-        "listed": await responses.page(Page("", 10, metadata={"about": CANARY})),
-        "elsewhere": await responses.page(Page("", 10, metadata={"about": "another"})),
+        "listed": await listed(responses, {"about": CANARY}),
+        "elsewhere": await listed(responses, {"about": "another"}),
         "items": await claims.items(response_id),
         "steps": await claims.steps(response_id),
         "log": await logged(store, response_id),
@@ -140,8 +141,15 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
         "conversation": replace(
             await conversations.get(conversation_id, "") or pytest.fail("it is gone"), created_at=0
         ),
-        "said": await conversations.items(conversation_id, "", limit=9, newest_first=False),
+        "said": [(each.id, each.item) for each in said],
+        "long": await conversations.items(conversation_id, "", [each.id for each in said]),
     }
+
+
+async def listed(responses: Responses, metadata: dict[str, str]) -> list[StoredResponse]:
+    """The responses that have it."""
+    found = await responses.listed(Page("", 10, metadata=metadata))
+    return await responses.all_of([each.id for each in found], "")
 
 
 async def stored(url: str, schema: str) -> bytes:
@@ -219,7 +227,7 @@ class TestStored:
                     ending=Ending("completed", "{}", said),
                 )
                 await run.flush()
-            found = await Conversations(store).items(
+            found = await Conversations(store).listed(
                 conversation_id, "", limit=9, newest_first=False
             )
             assert [json.loads(each.item) for each in found or ()] == [
@@ -362,7 +370,7 @@ class TestKeys:
             news = await log.news_unscoped({lost: -1, kept: -1}, 1 << 20)
             assert news[lost].deleted
             assert news[kept].chunks
-            page = await responses.page(Page("", 10))
+            page = await listed(responses, {})
             assert [each.id for each in page] == [kept, lost]
             assert CANARY not in page[1].document
             done = await rewrite_all(store)

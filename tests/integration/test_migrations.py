@@ -97,7 +97,9 @@ class TestTogether:
             [exchange] = await responses.histories.chain(old, "")
             assert exchange.previous_id is None
             assert (exchange.given, exchange.stored) == (given, [])
-            [stored] = await responses.page(Page("", 20))
+            [listed] = await responses.listed(Page("", 20))
+            assert listed.id == old
+            [stored] = await responses.all_of([old], "")
             assert stored.id == old
 
     async def test_two_schemas_of_one_database_know_nothing_of_each_other(

@@ -106,6 +106,7 @@ def values(theirs: Theirs, newest_first: bool) -> dict[str, Callable[[], Any]]:
         "response_ids": lambda: [theirs.finished, theirs.live],
         "conversation_id": lambda: theirs.conversation,
         "item_id": lambda: theirs.item,
+        "item_ids": lambda: [theirs.item],
         "after": lambda: None,
         "metadata": lambda: "{}",
         "items": lambda: [ConversationItem("msg_new", "{}")],
@@ -191,7 +192,7 @@ async def test_9_pages_and_requests_say_whose_they_are(store: Database, theirs: 
     before, responses = await everything(store), Responses(store)
     for newest_first in (True, False):
         # Older ones and newer ones of the owner's take no place.
-        page = await responses.page(Page(OTHER, 1, newest_first=newest_first))
+        page = await responses.listed(Page(OTHER, 1, newest_first=newest_first))
         assert [each.id for each in page] == [theirs.claiming]
     for wanted in (Wanted(OTHER, 1), Wanted(OTHER, 1, text="["), Wanted(OTHER, 1, statuses=LIVE)):
         found, _ = await Overview(store).runs(wanted)
@@ -229,7 +230,7 @@ async def test_9_pages_and_requests_say_whose_they_are(store: Database, theirs: 
     more = replace(request_for(ids.new_response_id(), OTHER), allowance=Allowance(max_live=3))
     await create(responses, more)
     # The same questions, of the owner's, find something.
-    assert len(await responses.page(Page(OWNER, 10))) == 3
+    assert len(await responses.listed(Page(OWNER, 10))) == 3
     mine = replace(asked, principal=OWNER, conversation_id=None)
     assert "secret" in repr((await responses.histories.with_context(mine)).context)
 

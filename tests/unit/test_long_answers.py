@@ -7,6 +7,7 @@ import pytest
 
 from longrun.errors import NotFound, Unavailable
 from longrun.http import long_answers
+from longrun.http.answers import as_response
 from longrun.http.long_answers import COPIES, LONG, PIECE, LongAnswer, Polls, Room
 from longrun.store.responses import StoredResponse
 
@@ -32,9 +33,10 @@ class Slow:
         self.takes = asyncio.Event()
         self.bodies: list[bytes] = []
 
-    async def read(self) -> StoredResponse:
+    async def read(self) -> dict[str, Any]:
         self.held += 1
-        return StoredResponse("resp_1", "a", "completed", True, "{}", [f'"{"x" * SIZE}"'])
+        stored = StoredResponse("resp_1", "a", "completed", True, "{}", [f'"{"x" * SIZE}"'])
+        return as_response(stored)
 
     async def poll(self) -> None:
         body = b""

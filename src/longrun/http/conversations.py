@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from longrun import ids
 from longrun.errors import BadRequest, NotFound
@@ -22,12 +23,15 @@ from longrun.http.answers import JSONAnswer
 from longrun.http.bodies import Bodies, Body
 from longrun.http.items import CheckedItems, checked_items
 from longrun.http.limits import is_too_deep
-from longrun.http.lists import Item, ListedItem, ListQuery, as_item, as_list
+from longrun.http.lists import Item, ListedItem, ListQuery, as_item
+from longrun.http.long_answers import Room
+from longrun.http.pages import answered, as_page, fitting
 from longrun.http.problems import item_not_found, shortened
 from longrun.http.requests import Metadata
 from longrun.jsontext import dumps, loads
 from longrun.operations import PageOf, operation
 from longrun.store.conversations import Conversation, ConversationItem, Conversations
+from longrun.store.conversations import ListedItem as ListedOne
 from longrun.store.responses import Responses
 
 INCLUDABLE: Final = frozenset(get_args(ResponseIncludable))
@@ -62,6 +66,7 @@ class ConversationsAPI:
     responses: Responses
     bodies: Bodies
     cell: str
+    room: Room
 
     def routes(self) -> list[BaseRoute]:
         """The routes, the same at the root and under `/v1`."""
@@ -135,16 +140,16 @@ class ConversationsAPI:
         items = new_items(given, found, self.cell)
         if not await self.conversations.add(conversation.id, principal, items):
             _missing(request)
-        return JSONAnswer(as_list([shown(item, found) for item in items], MOST_ITEMS))
+        return JSONAnswer(as_page([shown(item, found) for item in items], has_more=False))
 
     @operation(PageOf[ListedItem], query=ListQuery)
-    async def list_items(self, request: Request) -> Response:
+    async def list_items(self, request: Request) -> ASGIApp:
         """`GET /conversations/{id}/items`: a page of its items."""
         _check_include(request)
         query = ListQuery.parse(request)
         reader = await self._reader(request)
         await self._known(request, reader)
-        found = await self.conversations.items(
+        found = await self.conversations.listed(
             _id_in(request),
             reader,
             # One more than is shown tells whether there are more.
@@ -154,10 +159,46 @@ class ConversationsAPI:
         )
         if found is None:
             raise BadRequest("after must be the id of one of the listed items.", param="after")
-        named = await self._referred_to(
-            [loads(each.item) for each in found], reader, _id_in(request)
+        short = [loads(each.item) for each in found if each.item is not None]
+        leads = await self._measured(short, reader, _id_in(request))
+        sizes = [each.bytes + _size_behind(each, leads) for each in found]
+        count = fitting(sizes, query.limit)
+
+        async def read() -> dict[str, Any]:
+            return await self._page(_id_in(request), reader, found[:count], len(found) > count)
+
+        return await answered(self.room, sum(sizes[:count]), read)
+
+    async def _page(
+        self, conversation_id: str, reader: str, listed: Sequence[ListedOne], has_more: bool
+    ) -> dict[str, Any]:
+        long = [each.id for each in listed if each.item is None]
+        read = await self.conversations.items(conversation_id, reader, long)
+        items = [
+            read[each.id] if each.item is None else ConversationItem(each.id, each.item)
+            for each in listed
+            if each.item is not None or each.id in read
+        ]
+        # A reference may be long itself, and was not measured then.
+        late = await self._measured(
+            [loads(each.item) for each in read.values()], reader, conversation_id
         )
-        return JSONAnswer(as_list([shown(item, named) for item in found], query.limit))
+        count = fitting([len(each.item) + _size_behind(each, late) for each in items], len(items))
+        named = await self._referred_to(
+            [loads(each.item) for each in items[:count]], reader, conversation_id
+        )
+        data = [shown(item, named) for item in items[:count]]
+        return as_page(data, has_more=has_more or count < len(items))
+
+    async def _measured(
+        self, items: Sequence[Item], principal: str, conversation_id: str
+    ) -> dict[str, int]:
+        """How many bytes are read for what references among items lead to, by id."""
+        references = [item for item in items if kind_of(item) == "item_reference"]
+        found = await self.responses.histories.measured(references, principal)
+        own = [item["id"] for item in references if item["id"] not in found]
+        there = [name for name in own if "\0" not in name]
+        return {**found, **await self.conversations.measured(conversation_id, principal, there)}
 
     @operation(ListedItem)
     async def get_item(self, request: Request) -> Response:
@@ -252,6 +293,14 @@ def new_items(
 def shown(stored: ConversationItem, found: Mapping[str, Stored]) -> Item:
     """An item as lists show it; in place of a reference what that leads to, if it is there."""
     return as_item(_led_to(loads(stored.item), found), stored.id)
+
+
+def _size_behind(listed: ListedOne | ConversationItem, leads: Mapping[str, int]) -> int:
+    """How many bytes what a reference leads to has; 0 of what is none, or was not looked at."""
+    if not leads or listed.item is None:
+        return 0
+    item = loads(listed.item)
+    return leads.get(item["id"], 0) if kind_of(item) == "item_reference" else 0
 
 
 def _led_to(item: Item, found: Mapping[str, Stored]) -> Item:

@@ -5,22 +5,23 @@ responses come in (keyset paging).
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from openai.types.responses import Response as ResponseObject
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from longrun import ids
 from longrun.errors import BadRequest
 from longrun.history.cleaning import kind_of
 from longrun.history.conversation import Before
 from longrun.http.access import for_everybody, principal_of, reader_of
-from longrun.http.answers import JSONAnswer, as_response
+from longrun.http.answers import as_response
+from longrun.http.long_answers import Room
+from longrun.http.pages import answered, as_page, fitting
 from longrun.http.problems import bad_request, response_not_found
 from longrun.http.query import OF_DIGITS, Text
 from longrun.jsontext import loads
@@ -94,12 +95,23 @@ class ListResponses(ByMetadata):
     model: Text | None = None
 
 
+class _Given(NamedTuple):
+    """An item of an input under its id, and how many bytes are still to be read for it; `leads`: it
+    is a reference, which is shown as what it leads to."""
+
+    id: str
+    item: Item
+    bytes: int = 0
+    leads: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Lists:
     """The endpoints that list."""
 
     responses: Responses
     steers: Steers
+    room: Room
 
     def routes(self) -> list[BaseRoute]:
         """The routes, the same at the root and under `/v1`."""
@@ -113,7 +125,7 @@ class Lists:
         ]
 
     @operation(PageOf[ResponseObject], query=ListResponses)
-    async def list_responses(self, request: Request) -> Response:
+    async def list_responses(self, request: Request) -> ASGIApp:
         """`GET /responses`: a page of the caller's responses."""
         query = ListResponses.parse(request)
         if query.after is not None and not ids.is_response_id(query.after):
@@ -129,15 +141,24 @@ class Lists:
             agent=query.model,
             metadata=query.metadata,
         )
-        if everybodys:
-            pairs = await self.responses.page_unscoped(wanted)
-            found = [{**as_response(stored), "principal": whose} for whose, stored in pairs]
-        else:
-            found = [as_response(stored) for stored in await self.responses.page(wanted)]
-        return JSONAnswer(as_list(found, query.limit))
+        responses = self.responses
+        found = await (responses.listed_unscoped if everybodys else responses.listed)(wanted)
+        count = fitting([each.bytes for each in found], query.limit)
+        listed = [each.id for each in found[:count]]
+
+        async def read() -> dict[str, Any]:
+            if everybodys:
+                pairs = await responses.all_of_unscoped(listed)
+                data = [{**as_response(stored), "principal": whose} for whose, stored in pairs]
+            else:
+                theirs = await responses.all_of(listed, wanted.principal)
+                data = [as_response(stored) for stored in theirs]
+            return as_page(data, has_more=len(found) > count)
+
+        return await answered(self.room, sum(each.bytes for each in found[:count]), read)
 
     @operation(PageOf[ListedItem], query=ListQuery)
-    async def list_input_items(self, request: Request) -> Response:
+    async def list_input_items(self, request: Request) -> ASGIApp:
         """`GET /responses/{id}/input_items`: what its own request brought, with what it referred
         to in the place of references, and then what was put into its run."""
         query = ListQuery.parse(request)
@@ -148,43 +169,56 @@ class Lists:
             text = await self.responses.input(response_id, reader)
         if text is None:
             raise response_not_found(response_id)
-        given = loads(text)
-        references = [item for item in given if kind_of(item) == "item_reference"]
-        found = await self.responses.histories.named_items(Before.of([], []), references, reader)
-        items = [
-            as_item(found[item["id"]].item, item["id"])
-            if kind_of(item) == "item_reference" and item["id"] in found
-            else as_input_item(item, response_id, place)
-            for place, item in enumerate(given)
-        ]
-        items += [
-            as_input_item(loads(steer.item), response_id, ids.steer_place(steer.number))
-            for steer in await self.steers.of(response_id, reader)
-        ]
+        listed = await self._given(response_id, loads(text), reader)
         if query.order == "desc":
-            items.reverse()
-        return JSONAnswer(as_list(_after(items, query.after), query.limit))
+            listed.reverse()
+        found = _after(listed, query.after)
+        count = fitting([each.bytes for each in found], query.limit)
+        page = found[:count]
+
+        async def read() -> dict[str, Any]:
+            references = [each.item for each in page if each.leads]
+            histories = self.responses.histories
+            named = await histories.named_items(Before.of([], []), references, reader)
+            data = [
+                as_item(named[each.item["id"]].item, each.id)
+                if each.leads and each.item["id"] in named
+                else {**each.item, "id": each.id}
+                for each in page
+            ]
+            return as_page(data, has_more=len(found) > count)
+
+        return await answered(self.room, sum(each.bytes for each in page), read)
+
+    async def _given(self, response_id: str, given: list[Item], reader: str) -> list[_Given]:
+        """What the input of a response shows, in its order. What a reference leads to has the id by
+        which it is named, the first time; of what comes again, each has an id of its own."""
+        references = [item for item in given if kind_of(item) == "item_reference"]
+        sizes = await self.responses.histories.measured(references, reader)
+        listed: list[_Given] = []
+        seen: set[str] = set()
+        for place, item in enumerate(given):
+            shown = as_input_item(item, response_id, place)
+            if kind_of(item) == "item_reference" and item["id"] in sizes:
+                name = item["id"]
+                id_ = shown["id"] if name in seen else name
+                listed.append(_Given(id_, item, sizes[name], leads=True))
+                seen.add(name)
+            else:
+                listed.append(_Given(shown["id"], shown))
+        for steer in await self.steers.of(response_id, reader):
+            item = as_input_item(loads(steer.item), response_id, ids.steer_place(steer.number))
+            listed.append(_Given(item["id"], item))
+        return listed
 
 
-def _after(items: list[Item], after: str | None) -> list[Item]:
+def _after(items: list[_Given], after: str | None) -> list[_Given]:
     if after is None:
         return items
     for place, item in enumerate(items):
-        if item["id"] == after:
+        if item.id == after:
             return items[place + 1 :]
     raise BadRequest("after must be the id of one of the listed items.", param="after")
-
-
-def as_list(found: Sequence[Item], limit: int) -> dict[str, Any]:
-    """One page as the API shows it."""
-    data = list(found[:limit])
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": len(found) > limit,
-    }
 
 
 def as_input_item(item: Item, response_id: str, place: int) -> Item:

@@ -1,11 +1,11 @@
-"""Polls of long responses: however many clients ask, and however slowly they read, a replica holds
-so many bytes for them at most."""
+"""Long answers, of polls and of lists: however many clients ask, and however slowly they read, a
+replica holds so many bytes for them at most."""
 
 import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -106,10 +106,13 @@ class Polls:
 
     Args:
         size: of the room for long ones, in bytes.
+
+    Attributes:
+        room: for these and for other long answers.
     """
 
     def __init__(self, size: int) -> None:
-        self._room = Room(size)
+        self.room = Room(size)
         self._long: dict[tuple[str, str], int] = {}
         self._reading: dict[tuple[str, str], asyncio.Future[None]] = {}
 
@@ -139,7 +142,11 @@ class Polls:
             if key not in self._long:
                 return JSONAnswer(as_response(stored))
             del stored
-        return LongAnswer(self._room, self._long[key], noting)
+
+        async def whole() -> dict[str, Any]:
+            return as_response(await noting())
+
+        return LongAnswer(self.room, self._long[key], whole)
 
     async def _first(self, key: tuple[str, str], read: Read) -> StoredResponse:
         if key in self._reading:
@@ -153,21 +160,21 @@ class Polls:
 
 
 class LongAnswer:
-    """Answers a poll with a long response, as an ASGI application.
+    """Answers with much JSON, as an ASGI application.
 
     Args:
-        size: of the response, in bytes.
-        read: reads it, once there is room; what it raises is the answer.
+        size: of what is read for it, in bytes.
+        read: reads what is answered, once there is room; what it raises is the answer.
     """
 
-    def __init__(self, room: Room, size: int, read: Read) -> None:
+    def __init__(self, room: Room, size: int, read: Callable[[], Awaitable[Any]]) -> None:
         self._room = room
         self._size = size
         self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._room.taken(COPIES * self._size) as keep:
-            answer = JSONAnswer(as_response(await self._read()))
+            answer = JSONAnswer(await self._read())
             keep(len(answer.body))
             if scope["method"] == "HEAD":
                 await answer(scope, receive, send)

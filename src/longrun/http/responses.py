@@ -117,6 +117,7 @@ class ResponsesAPI:
     Attributes:
         bodies: reads the bodies of this replica's requests, within one budget.
         creations: makes responses of requests.
+        polls: answers polls, within the room for long answers.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class ResponsesAPI:
         self._settings = settings
         self._streams = OpenStreams(settings.max_principal_streams)
         self._framed = {with_ids: sse.Framed(with_ids=with_ids) for with_ids in (False, True)}
-        self._polls = Polls(settings.max_bodies_bytes)
+        self.polls = Polls(settings.max_bodies_bytes)
         self.creations = Creations(
             runs=runs,
             models=models,
@@ -387,7 +388,7 @@ class ResponsesAPI:
     async def _polled(self, response_id: str, reader: str) -> ASGIApp:
         """The answer to a poll: the reader's response as it stands."""
         read = partial(self._known, response_id, reader)
-        return await self._polls.answer(reader, response_id, read)
+        return await self.polls.answer(reader, response_id, read)
 
     async def _skipped(
         self, query: GetResponse, stored: StoredResponse, tail: Tail

@@ -16,7 +16,7 @@ from longrun.errors import BadRequest, Forbidden, NotFound, TooManyRequests
 from longrun.http.access import caller_of, principal_of
 from longrun.http.answers import JSONAnswer
 from longrun.http.bodies import Bodies, Body
-from longrun.http.lists import as_list
+from longrun.http.pages import as_page
 from longrun.http.problems import bad_request, shortened
 from longrun.http.query import OF_DIGITS, Text
 from longrun.operations import ListOf, PageOf, operation
@@ -201,7 +201,11 @@ class WebhooksAPI:
         query = ListWebhookEndpoints.parse(request)
         # One more than is shown tells whether there are more.
         found = await self.endpoints.page(principal_of(request), query.after, query.limit + 1)
-        return JSONAnswer(as_list([_shown(each) for each in found], query.limit))
+        return JSONAnswer(
+            as_page(
+                [_shown(each) for each in found[: query.limit]], has_more=len(found) > query.limit
+            )
+        )
 
     @operation(GivenWebhookEndpoint)
     async def get(self, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from asyncpg import Record
 
@@ -24,6 +25,18 @@ class ConversationItem:
 
     id: str
     item: str
+
+
+SHORT: Final = 4096
+"""Bytes of an item that comes with the list, at most, as nearly all references are."""
+
+
+class ListedItem(NamedTuple):
+    """An item that a list has: how many bytes it has, and itself if that is `SHORT`."""
+
+    id: str
+    bytes: int
+    item: str | None
 
 
 class Conversations:
@@ -103,7 +116,7 @@ class Conversations:
         found = await self._find(conversation_id, principal, item_id)
         return found[0] if found else None
 
-    async def items(
+    async def listed(
         self,
         conversation_id: str,
         principal: str,
@@ -111,8 +124,8 @@ class Conversations:
         limit: int,
         newest_first: bool,
         after: str | None = None,
-    ) -> list[ConversationItem] | None:
-        """A page of a conversation's items; None: there is no item `after`."""
+    ) -> list[ListedItem] | None:
+        """Which items of a conversation a page has; None: there is no item `after`."""
         position = None
         if after is not None:
             found = await self._find(conversation_id, principal, after)
@@ -124,6 +137,7 @@ class Conversations:
             "principal": principal,
             "after": position,
             "limit": limit,
+            "short": SHORT,
         }
         query = (
             self._queries.bind("list_conversation_items_newest", **wanted)
@@ -131,7 +145,37 @@ class Conversations:
             else self._queries.bind("list_conversation_items_oldest", **wanted)
         )
         rows = await self._database.fetch(*query)
-        return [self._item(conversation_id, row) for row in rows]
+        return [
+            ListedItem(
+                row["id"],
+                row["bytes"],
+                None if row["item"] is None else self._item(conversation_id, row).item,
+            )
+            for row in rows
+        ]
+
+    async def items(
+        self, conversation_id: str, principal: str, item_ids: Sequence[str]
+    ) -> dict[str, ConversationItem]:
+        """Some items of a conversation, by id; without those that are not there."""
+        if not item_ids:
+            return {}
+        rows = await self._database.fetch(
+            self._queries.get_conversation_items, conversation_id, principal, item_ids
+        )
+        return {row["id"]: self._item(conversation_id, row) for row in rows}
+
+    async def measured(
+        self, conversation_id: str, principal: str, item_ids: Sequence[str]
+    ) -> dict[str, int]:
+        """How many bytes some items of a conversation have, by id; without those that are not
+        there."""
+        if not item_ids:
+            return {}
+        rows = await self._database.fetch(
+            self._queries.measure_conversation_items, conversation_id, principal, item_ids
+        )
+        return {row["id"]: row["bytes"] for row in rows}
 
     async def delete_item(self, conversation_id: str, principal: str, item_id: str) -> bool:
         rows = await self._database.fetch_once(

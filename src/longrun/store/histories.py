@@ -192,6 +192,21 @@ class Histories:
                 found[name] = found[target]
         return found
 
+    async def measured(self, own: Sequence[dict[str, Any]], principal: str) -> dict[str, int]:
+        """How many bytes are read for each of a principal's items that inputs name by ids of ours;
+        without those that are not there."""
+        places = {name: place for name in wanted(own) if (place := ids.place_of_item(name))}
+        if not places:
+            return {}
+        rows = await self._database.fetch(
+            self._queries.measure_items,
+            [response_id for response_id, _ in places.values()],
+            [index for _, index in places.values()],
+            principal,
+        )
+        sizes = {(row["response_id"], row["output_index"]): row["bytes"] for row in rows}
+        return {name: sizes[place] for name, place in places.items() if place in sizes}
+
     async def _find_items(self, names: Iterable[str], principal: str) -> dict[str, Stored]:
         places = {name: place for name in names if (place := ids.place_of_item(name)) is not None}
         rows = await self._database.fetch(

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -68,6 +68,13 @@ class Page:
     status: str | None = None
     agent: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Listed(NamedTuple):
+    """What a list has, and how many bytes are read for it."""
+
+    id: str
+    bytes: int
 
 
 class Responses:
@@ -189,8 +196,8 @@ class Responses:
             return None
         return self._sealing.open_text(column_place(response_id, "input"), row["input"])
 
-    async def page(self, wanted: Page) -> list[StoredResponse]:
-        """A page of a principal's responses; stable while new ones come in."""
+    async def listed(self, wanted: Page) -> list[Listed]:
+        """Which responses of a principal's a page has; stable while new ones come in."""
         traits = {"principal": wanted.principal, **self._traits(wanted)}
         rows = await self._database.fetch(
             *(
@@ -199,17 +206,11 @@ class Responses:
                 else self._queries.bind("list_oldest", **traits)
             )
         )
-        listed = [row["id"] for row in rows]
-        found = await self._database.fetch(
-            *self._queries.bind(
-                "get_responses", ids=listed, principal=wanted.principal, indexed=self._indexed
-            )
-        )
-        return [self._listed(row) for row in found]
+        return [Listed(row["id"], row["bytes"]) for row in rows]
 
-    async def page_unscoped(self, wanted: Page) -> list[tuple[str, StoredResponse]]:
-        """A page of everybody's responses, each with whose it is; the page's principal counts for
-        nothing. For callers who may see everybody's."""
+    async def listed_unscoped(self, wanted: Page) -> list[Listed]:
+        """Which of everybody's responses a page has; its principal counts for nothing. For callers
+        who may see everybody's."""
         traits = self._traits(wanted)
         rows = await self._database.fetch(
             *(
@@ -218,9 +219,23 @@ class Responses:
                 else self._queries.bind("list_oldest_unscoped", **traits)
             )
         )
-        listed = [row["id"] for row in rows]
+        return [Listed(row["id"], row["bytes"]) for row in rows]
+
+    async def all_of(self, response_ids: Sequence[str], principal: str) -> list[StoredResponse]:
+        """These responses of a principal's, in this order, as long as they are there."""
         found = await self._database.fetch(
-            *self._queries.bind("get_responses_unscoped", ids=listed, indexed=self._indexed)
+            *self._queries.bind(
+                "get_responses", ids=response_ids, principal=principal, indexed=self._indexed
+            )
+        )
+        return [self._listed(row) for row in found]
+
+    async def all_of_unscoped(
+        self, response_ids: Sequence[str]
+    ) -> list[tuple[str, StoredResponse]]:
+        """These responses, each with whose it is."""
+        found = await self._database.fetch(
+            *self._queries.bind("get_responses_unscoped", ids=response_ids, indexed=self._indexed)
         )
         return [(row["principal"], self._listed(row)) for row in found]
 
