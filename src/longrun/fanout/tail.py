@@ -123,6 +123,11 @@ class Tail:
         return self.cursor + self._moved if self.cursor >= 0 else self.cursor
 
     @property
+    def has_begun(self) -> bool:
+        """Whether something comes next that was read already: `next` gives it without waiting."""
+        return bool(self._begun) and not self._is_other(self._begun)
+
+    @property
     def is_covered(self) -> bool:
         """Whether the ring has all that comes after the cursor, and the log goes on, as far as is
         known here: of Postgres only needs to be asked whether the response is still there."""

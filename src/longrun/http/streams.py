@@ -71,6 +71,9 @@ class EventStream:
         self._ended = ended
         self._begun = begun
         self._closed = closed
+        self._before_first = sse.RETRY if framed.with_ids else b""
+        self._silence = FIRST_SILENCE
+        self._take: Take | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -83,36 +86,47 @@ class EventStream:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
             return
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(until_disconnected(receive))
-            sending = group.create_task(self._send_all(scope, send))
-            await asyncio.wait((watching, sending), return_when=asyncio.FIRST_COMPLETED)
-            gone = not sending.done()
-            watching.cancel()
-            sending.cancel()
+        with self._tail as tail:
+            # What is there already is sent before there are tasks, which take as long.
+            if tail.has_begun and await self._send_next(scope, send) is False:
+                return
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(until_disconnected(receive))
+                sending = group.create_task(self._send_all(scope, send))
+                await asyncio.wait((watching, sending), return_when=asyncio.FIRST_COMPLETED)
+                gone = not sending.done()
+                watching.cancel()
+                sending.cancel()
         if gone:
             self._disconnected()
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
-        before_first = sse.RETRY if self._framed.with_ids else b""
-        silence, take = FIRST_SILENCE, None
         with self._tail as tail:
-            while (block := await tail.next(silence, take)) is not None:
-                silence = self._keepalive_interval
-                bodies = self._framed.bodies(block) if block else [sse.KEEPALIVE]
-                if block:
-                    bodies[0] = before_first + bodies[0]
-                    before_first, take = b"", self._take_by(scope)
-                # Nothing of the log is held while a slow client takes its time.
-                del block
-                bodies.reverse()
-                while bodies:
-                    if not await self._deliver(scope, send, bodies.pop()):
-                        return
-                self._begun()
+            while (sent := await self._send_next(scope, send)) is not None:
+                if not sent:
+                    return
         if tail.ended and self._ended is not None:
             await self._ended()
         await self._deliver(scope, send, sse.DONE if tail.ended else b"", more=False)
+
+    async def _send_next(self, scope: Scope, send: Send) -> bool | None:
+        """Send what comes next. None: nothing does. False: the client took too long."""
+        block = await self._tail.next(self._silence, self._take)
+        if block is None:
+            return None
+        self._silence = self._keepalive_interval
+        bodies = self._framed.bodies(block) if block else [sse.KEEPALIVE]
+        if block:
+            bodies[0] = self._before_first + bodies[0]
+            self._before_first, self._take = b"", self._take_by(scope)
+        # Nothing of the log is held while a slow client takes its time.
+        del block
+        bodies.reverse()
+        while bodies:
+            if not await self._deliver(scope, send, bodies.pop()):
+                return False
+        self._begun()
+        return True
 
     def _take_by(self, scope: Scope) -> Take | None:
         """What takes the events that come while this stream waits, where the server can."""
