@@ -363,7 +363,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT 1::bigint AS n, true AS follows, false AS early, held.steered,
 -- optional :events_channel
-    pg_notify(:events_channel::text, held.id || ':' || :last::bigint) AS told,
+    pg_notify(:events_channel::text, held.id || ':' || :last::bigint || :parcel::text) AS told,
 -- end
     -- As `durable` in append_log.
     CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')

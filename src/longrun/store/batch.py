@@ -285,6 +285,7 @@ def of_one(columns: Mapping[str, Any]) -> dict[str, Any]:
         "data": columns["data"][0],
         "server": columns["server"],
         "events_channel": columns["events_channel"],
+        "parcel": columns["parcel"],
     }
 
 

@@ -60,6 +60,7 @@ _NOBODY: Final = {
     "firsts": [0],
     "lasts": [0],
     "data": [b""],
+    "parcel": "",
 }
 """One chunk of a response that does not exist."""
 
