@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from longrun import metrics, signals
 from longrun.access.authentication import Authenticate, configured
 from longrun.endpoints import Endpoints
-from longrun.execution import registry
+from longrun.execution import event_types, registry
 from longrun.execution.application import (
     Application,
     ContextFactory,
@@ -62,6 +62,7 @@ class Longrun:
     ) -> None:
         for each in served.all():
             each.check_within(settings)
+        event_types.build()
         taps.install(tracing=settings.sdk_tracing or settings.otel)
         self.settings = settings
         self.models = served.names()

@@ -57,6 +57,11 @@ class Passing:
         self._display = display
         self._budget = budget
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether enough is recorded: a turn that another one follows."""
+        return self._journal.has("", "model", "1")
+
     async def over(
         self,
         agent: Agent[Any],
@@ -76,7 +81,7 @@ class Passing:
         Raises:
             BudgetSpent: as when they are replayed.
         """
-        if not self._journal.has("", "model", "1") or not sdk.runs_alone(agent, config, hooks):
+        if not self.is_possible or not sdk.runs_alone(agent, config, hooks):
             return []
         tools = _plain_tools(agent)
         found: list[_Recorded] = []

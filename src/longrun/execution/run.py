@@ -359,7 +359,7 @@ class Run:
         """The recorded turns that the SDK need not replay."""
         here = place.here()
         assert here is not None
-        plain = not (
+        plain = self._passing.is_possible and not (
             self._goes_on is not None
             or self._inserted
             or given.session is not None

@@ -69,9 +69,10 @@ class Access:
     async def _caller(self, connection: HTTPConnection) -> Caller:
         # By a WebSocket, runs are started.
         method, path = connection.scope.get("method", "POST"), path_of(connection.scope)
-        token, response = connection.query_params.get("token"), _RESPONSE.fullmatch(path)
-        if token and response and method == "GET" and await self._authentication.is_required():
-            return await self._stream_tokens.caller(token, response[1])
+        if method == "GET" and (response := _RESPONSE.fullmatch(path)):
+            token = connection.query_params.get("token")
+            if token and await self._authentication.is_required():
+                return await self._stream_tokens.caller(token, response[1])
         caller = _acting(connection, await self._authentication.caller(connection))
         reads = method in _READS or _STREAM_TOKEN.fullmatch(path)
         caller.require("read" if reads else "write")
