@@ -86,9 +86,9 @@ class TestRefusedConnections:
             run = log_of(writer, await add_response(store))
             append(run, 2)
             await run.flush()
-            between.loss, between.marker = loss, b"the marked one"
+            between.loss, between.marker = loss, run.response_id.encode()
             between.refusing = sqlstate
-            append(run, 2, delta="the marked one")
+            append(run, 2)
             await eventually(lambda: between.refused >= 2)
             append(run, 3)
             assert writer.failing_since is not None
