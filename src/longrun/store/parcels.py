@@ -19,16 +19,17 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from longrun import metrics
 from longrun.backoff import sleep_unless
-from longrun.errors import ConfigurationError, Unavailable, Unreadable
+from longrun.errors import Unavailable, Unreadable
 from longrun.store.database import Database
 from longrun.store.records import Chunk
-from longrun.store.sealing import aead, parcel_key_place
+from longrun.store.sealing import parcel_key_place
 from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.store.parcels")
@@ -86,7 +87,7 @@ def stored(response_id: str, chunk: Chunk) -> Stored:
 
 class Parcels:
     """One per replica. Where announcements are to carry nothing (settings) it sends none, and still
-    opens those of others; without the package `cryptography` it does neither.
+    opens those of others.
 
     Args:
         reads: whether a response has readers here.
@@ -105,14 +106,11 @@ class Parcels:
         self._replica_id = replica_id
         self._reads = reads
         self._carried = carried
-        self._make: Any = None
-        with contextlib.suppress(ConfigurationError):
-            self._make = aead()
         self._key = os.urandom(KEY_BYTES)
-        self._own = self._make and self._make(self._key)
-        self._sends = database.settings.announce_chunks and self._own is not None
+        self._own = AESGCM(self._key)
+        self._sends = database.settings.announce_chunks
         self._sent = 0
-        self._others: dict[str, Any] = {}
+        self._others: dict[str, AESGCM | None] = {}
         self._work = asyncio.Event()
         self._fits = False
         self._looked_at = -LOOK_HOLDS
@@ -169,20 +167,23 @@ class Parcels:
 
     def received(self, parcel: str, response_ids: Iterable[str]) -> None:
         """A parcel came, with the announcement of these. Never fails: anybody may send anything."""
-        if self._own is None or not any(map(self._reads, response_ids)):
+        if not any(map(self._reads, response_ids)):
             return
         replica_id, _, text = parcel.partition(":")
         if replica_id == self._replica_id:
             return
         if replica_id not in self._others:
             self._work.set()
+        cipher = self._others.get(replica_id)
+        if cipher is None:
+            metrics.parcels_unopened.inc()
+            return
         try:
-            cipher = self._others[replica_id]
             sealed = binascii.a2b_base64(text)
             about = (_ABOUT + replica_id).encode()
             plain = cipher.decrypt(sealed[: _NONCE.size], sealed[_NONCE.size :], about)
             chunks = _opened(plain)
-        except Exception:  # no such key yet; or a forgery: InvalidTag, no base64, too little of it
+        except Exception:  # a forgery: InvalidTag, no base64, too little of it
             metrics.parcels_unopened.inc()
             return
         for response_id, chunk in chunks:
@@ -197,9 +198,8 @@ class Parcels:
         with also_on(stop, self._work.set):
             while not stop.is_set():
                 self._work.clear()
-                if self._own is not None:
-                    with contextlib.suppress(Unavailable):
-                        await self._look()
+                with contextlib.suppress(Unavailable):
+                    await self._look()
                 if not await sleep_unless(stop, LOOK_REST):
                     await self._work.wait()
 
@@ -211,13 +211,13 @@ class Parcels:
         )
         self._looked_at = time.monotonic()
 
-    def _cipher(self, replica_id: str, key: bytes, _usage: float) -> Any:
+    def _cipher(self, replica_id: str, key: bytes, _usage: float) -> AESGCM | None:
         """What opens the parcels of a replica; None if its key is of no use here."""
         try:
             key = self._database.sealing.open(parcel_key_place(replica_id), key)
         except Unreadable:
             return None
-        return self._make(key) if len(key) == KEY_BYTES else None
+        return AESGCM(key) if len(key) == KEY_BYTES else None
 
 
 def cost(response_id: str, first: int, last: int, data: bytes) -> int:

@@ -21,10 +21,12 @@ import struct
 import zlib
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from longrun import ids
-from longrun.errors import ConfigurationError, Unreadable
+from longrun.errors import Unreadable
 from longrun.key_ring import KeyRing, RingKey
 
 log = logging.getLogger("longrun.store.sealing")
@@ -135,17 +137,12 @@ class Sealing:
     Attributes:
         ring: empty where encryption is not set up: everything passes as it is, and what is sealed
             is refused.
-
-    Raises:
-        ConfigurationError: the package `cryptography` is not installed.
     """
 
     def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
         self._keys = {key.id: key for key in ring.keys}
         self._cipher = functools.lru_cache(_CIPHERS)(self._make_cipher)
-        if ring.keys:
-            self._aead = aead()
 
     @property
     def knows_keys(self) -> bool:
@@ -265,9 +262,9 @@ class Sealing:
             raise _unreadable(place, "its length is wrong")
         return plain
 
-    def _make_cipher(self, key_id: str, owner: str) -> Any:
+    def _make_cipher(self, key_id: str, owner: str) -> AESGCM:
         secret = _derived(self._keys[key_id], f"values {owner}")
-        return self._aead(secret)
+        return AESGCM(secret)
 
 
 def check_value(key: RingKey) -> str:
@@ -317,19 +314,3 @@ def _unreadable(place: Place, why: str) -> Unreadable:
         "%s cannot be opened: %s", str(place).encode("ascii", "backslashreplace").decode(), why
     )
     return Unreadable()
-
-
-def aead() -> Any:
-    """AES-GCM: called with a key it gives what encrypts and authenticates with that.
-
-    Raises:
-        ConfigurationError: the package `cryptography` is not installed.
-    """
-    try:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError:
-        raise ConfigurationError(
-            "LONGRUN_ENCRYPTION_KEYS needs the package cryptography: "
-            "pip install 'longrun[encryption]'"
-        ) from None
-    return AESGCM
