@@ -206,3 +206,39 @@ def test_what_comes_while_streams_wait_is_written_at_once_and_framed_once() -> N
     # Of each event there is one body, whoever it was for.
     assert len(taken) == 3 * 4
     assert len({id(body) for body in taken}) == 4
+
+
+def test_what_a_new_response_begins_with_is_sent_before_anything_is_waited_for() -> None:
+    """Fifty that are created at once all take their steps in each pass of the event loop."""
+
+    class Passing(Client):
+        sent_at_once = -1
+
+        async def receive(self) -> dict[str, Any]:
+            self.sent_at_once = len(self.bodies)
+            return await super().receive()
+
+    async def scene() -> Passing:
+        log, chunks, client = MemoryLog(), chunks_of([2, 1]), Passing()
+        async with replica(log) as one:
+            with one.tail(coming=True) as tail:
+                log.commit(ID, chunks[0])
+                one.hub.committed(ID, [chunks[0]])
+                served = EventStream(
+                    tail,
+                    keepalive_interval=SILENCE,
+                    framed=sse.Framed(with_ids=False),
+                    send_timeout=30,
+                )
+                scope = {"type": "http", "method": "POST", "extensions": {}}
+                streaming = asyncio.create_task(served(scope, client.receive, client.send))
+                await asyncio.sleep(1)
+                log.commit(ID, chunks[1])
+                one.hub.committed(ID, [chunks[1]])
+                await streaming
+        return client
+
+    client = clock.run(scene())
+    assert client.sent_at_once == 1
+    assert client.bodies[0][1].startswith(b"event: ")
+    assert client.body.endswith(sse.DONE)

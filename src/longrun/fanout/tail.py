@@ -124,8 +124,11 @@ class Tail:
 
     @property
     def has_begun(self) -> bool:
-        """Whether something comes next that was read already: `next` gives it without waiting."""
-        return bool(self._begun) and not self._is_other(self._begun)
+        """Whether something comes next that was read already, or that the ring has, as it has what
+        a response begins with that was just created: `next` gives it without waiting."""
+        if self._begun:
+            return not self._is_other(self._begun)
+        return self.is_covered and self._topic.has_news(self.cursor)
 
     @property
     def is_covered(self) -> bool:
