@@ -38,7 +38,7 @@ LAST_ANSWERS: Final = 3.0
 
 COLLECTED_AFTER: Final = 5_000
 """New objects, beyond those that are gone again, after which the garbage collector looks for
-cycles. With Python's 700 that is 4 % of the time at full speed, with these 1.5 %; with 10,000 no
+cycles. With Python's 700 that is 4 % of the time at full speed, with these 1.2 %; with 10,000 no
 less, and its pauses are longer. Cycles are rare here: a run, which is one, is taken apart at its
 end."""
 
