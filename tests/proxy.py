@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
-Loss = Literal["request", "answer", "silence"]
+Loss = Literal["request", "midway", "answer", "silence"]
 
 
 class Proxy:
@@ -18,7 +18,8 @@ class Proxy:
 
     Attributes:
         marker: bytes of a request; the connection that sends them is cut, once.
-        loss: `request`: before Postgres gets it; `answer`: after Postgres has done it, and
+        loss: `request`: before Postgres gets it; `midway`: as soon as Postgres has got it, which
+            goes on with it and does not notice; `answer`: after Postgres has done it, and
             before the client hears of it; `silence`: nothing passes on that connection any
             more, and nobody hangs up.
         cuts: how often that was done.
@@ -97,6 +98,11 @@ class Proxy:
                     self._muted.add(number)
                     continue
                 if self.loss == "request":
+                    return
+                if self.loss == "midway":
+                    up.transport.set_write_buffer_limits(0)
+                    up.write(data)
+                    await up.drain()
                     return
                 losing.set()
                 up.write(data)

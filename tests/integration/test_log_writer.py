@@ -413,7 +413,7 @@ class TestPoison:
 
 
 class TestLostConnections:
-    @pytest.mark.parametrize("loss", ["request", "answer"])
+    @pytest.mark.parametrize("loss", ["request", "midway", "answer"])
     async def test_an_append_whose_connection_is_cut_is_neither_lost_nor_doubled(
         self, database: Server, schema: str, loss: proxy.Loss
     ) -> None:
@@ -438,7 +438,7 @@ class TestLostConnections:
             assert [(c.first, c.last) for c in committed] == [(1, 2), (3, 4), (5, 6)]
             assert writer.failing_since is None
 
-    @pytest.mark.parametrize("loss", ["request", "answer"])
+    @pytest.mark.parametrize("loss", ["request", "midway", "answer"])
     async def test_the_end_too(self, database: Server, schema: str, loss: proxy.Loss) -> None:
         async with (
             proxy.before(database.url) as cutting,
@@ -456,7 +456,7 @@ class TestLostConnections:
             assert len(await logged(store, response_id)) == 3
             assert await status(store, response_id) == "completed"
 
-    @pytest.mark.parametrize("loss", ["request", "answer"])
+    @pytest.mark.parametrize("loss", ["request", "midway", "answer"])
     async def test_an_append_of_a_step_alone_too(
         self, database: Server, schema: str, loss: proxy.Loss
     ) -> None:
