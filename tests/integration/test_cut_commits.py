@@ -1,5 +1,5 @@
 """The connection is cut while Postgres is at a statement, which it goes on with and commits: nobody
-hears of it, and it is not known whether it was done. Appends: `test_log_writer.py`."""
+hears of it, and it is not known whether it was done."""
 
 import asyncio
 import contextlib
@@ -22,10 +22,13 @@ from tests.storing import (
     add_response,
     connected,
     event,
+    locked,
+    log_of,
     logged,
     migrated,
     request_for,
     waiting_for_locks,
+    writing,
 )
 
 
@@ -104,3 +107,32 @@ async def test_a_claim(database: Server, way: Proxy, store: Database, schema: st
     assert await Claims(store, "another").queued(1) == []
     assert await claims.own() == {response_id: 1}
     assert (await claims.look_around()).own == "1 1"
+
+
+@pytest.mark.parametrize("together", [1, 3])
+async def test_an_append(
+    database: Server, way: Proxy, store: Database, schema: str, together: int
+) -> None:
+    """Whoever tries again waits beside the session of the first try, which commits before it."""
+    found = [await add_response(store) for _ in range(together)]
+    async with writing(store) as writer:
+        logs = [log_of(writer, each) for each in found]
+        for log in logs:
+            log.append([event(1)])
+        await asyncio.gather(*(log.flush() for log in logs))
+        async with locked(database.url, schema, *found):
+            way.marker = found[-1].encode()
+            for log in logs:
+                log.append([event(2), event(3)], items=[(0, "{}")])
+            await eventually(lambda: way.cuts == 1)
+
+            async def both_wait() -> bool:
+                return await waiting_for_locks(database.url) == 2
+
+            await eventually(both_wait)
+        await asyncio.gather(*(log.flush() for log in logs))
+        for log in logs:
+            log.append([event(4)])
+        await asyncio.gather(*(log.flush() for log in logs))
+    for each in found:
+        assert len(await logged(store, each)) == 5
