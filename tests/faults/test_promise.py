@@ -178,6 +178,8 @@ async def hurt(scene: Scene, fault: str, ids: list[str]) -> None:
     elif fault == "grace over":
         scene.one.signal(signal.SIGTERM)
         await found.all_at_attempt(ids, 2)
+        # Only then: what ends while the other one still answers is answered as completed.
+        await asyncio.to_thread(scene.one.wait, 30)
         found.open("in b")
     elif fault == "SIGKILL":
         scene.one.signal(signal.SIGKILL)

@@ -254,22 +254,35 @@ async def test_what_an_endpoint_is_is_sealed_and_sealed_anew(database: Server, s
         assert found.document == DOCUMENT
 
 
-@contextlib.asynccontextmanager
-async def delivering_to(
-    sink: Sink, store: Database, **given: float
-) -> AsyncIterator[tuple[str, Delivering]]:
-    """An endpoint at `/hook` of a sink, its id, and what delivers to it within the block."""
+async def endpoint_at(sink: Sink, store: Database) -> str:
+    """The id of an endpoint at `/hook` of a sink."""
     made, document = ids.new_webhook_endpoint_id(), replace(DOCUMENT, url=f"{sink.url}/hook")
     await WebhookEndpoints(store).create(made, "", ALL, document, 10)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def delivering_from(store: Database, **given: float) -> AsyncIterator[Delivering]:
+    """What delivers within the block."""
     schedule = {"webhook_retry_for": 1.0, "webhook_retry_first": 0.1, "webhook_timeout": 0.5}
     settings = Settings.load(webhook_networks="127.0.0.1", **{**schedule, **given})
     delivering, stop = Delivering(Deliveries(store), settings), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(delivering.run(stop))
         try:
-            yield made, delivering
+            yield delivering
         finally:
             stop.set()
+
+
+@contextlib.asynccontextmanager
+async def delivering_to(
+    sink: Sink, store: Database, **given: float
+) -> AsyncIterator[tuple[str, Delivering]]:
+    """An endpoint at `/hook` of a sink, its id, and what delivers to it within the block."""
+    made = await endpoint_at(sink, store)
+    async with delivering_from(store, **given) as delivering:
+        yield made, delivering
 
 
 @pytest.mark.parametrize(
@@ -305,10 +318,11 @@ async def test_who_is_given_up_is_said(
 async def test_what_was_kept_for_one_that_is_gone_is_dropped(store: Database) -> None:
     with sinking() as sink:
         sink.behaviour["/hook"] = 410
-        async with delivering_to(sink, store, webhook_endpoint_concurrency=1) as (_, delivering):
-            for _ in range(3):
-                await ended(store)
-            delivering.wake()
+        await endpoint_at(sink, store)
+        # All before the first is sent: nothing is kept for one that is disabled.
+        for _ in range(3):
+            await ended(store)
+        async with delivering_from(store, webhook_endpoint_concurrency=1):
 
             async def states() -> list[str]:
                 found = await Deliveries(store).list_unscoped(10)
