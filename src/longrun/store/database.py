@@ -216,6 +216,10 @@ class Database:
         self.standby.close()
         for lane in self._lanes:
             lane.terminate()
+        if self.silent_since is not None:
+            # It hangs: to say goodbye would take the time that the process has to end in.
+            self._requests.terminate()
+            return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._requests.close()

@@ -89,9 +89,11 @@ class Lease:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(END_WAIT):
-                await self._database.execute(self._database.queries.end_lease, self._row[0])
+        # One that hangs is not waited for: the lease ends by itself, and the process in time.
+        if self._database.silent_since is None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(END_WAIT):
+                    await self._database.execute(self._database.queries.end_lease, self._row[0])
         if self._began is not None:
             replica_stopped(self._row[0], time.monotonic() - self._began)
             self._began = None

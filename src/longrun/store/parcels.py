@@ -30,7 +30,7 @@ from longrun.errors import Unavailable, Unreadable
 from longrun.store.database import Database
 from longrun.store.records import Chunk
 from longrun.store.sealing import parcel_key_place
-from longrun.supervision import also_on
+from longrun.supervision import also_on, finished_before
 
 log = logging.getLogger("longrun.store.parcels")
 
@@ -199,7 +199,7 @@ class Parcels:
             while not stop.is_set():
                 self._work.clear()
                 with contextlib.suppress(Unavailable):
-                    await self._look()
+                    await finished_before(stop, self._look())
                 if not await sleep_unless(stop, LOOK_REST):
                     await self._work.wait()
 
