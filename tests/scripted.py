@@ -39,6 +39,7 @@ class Script:
         pause: seconds between deltas.
         fail: the model raises after so many deltas.
         hold: seconds after the last delta.
+        until: a file; the text ends when it is there.
         show: the final text is what the model was given: its input items, as JSON.
     """
 
@@ -48,6 +49,7 @@ class Script:
     pause: float = 0.0
     fail: int | None = None
     hold: float = 0.0
+    until: str | None = None
     show: bool = False
 
     @classmethod
@@ -116,6 +118,8 @@ async def _saying(script: Script, place: int) -> AsyncIterator[Any]:
         elif n % 100 == 99:
             await asyncio.sleep(0)
     await asyncio.sleep(script.hold)
+    while script.until and not os.path.exists(script.until):
+        await asyncio.sleep(0.02)
     for event in closed(script.text(), place):
         yield event
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,11 +110,16 @@ async def test_what_is_interrupted_goes_on(url: dict[str, str], clients: list[As
     assert "cancelled" in again.err
 
 
-async def test_steer_puts_a_message_in(url: dict[str, str], clients: list[AsyncOpenAI]) -> None:
-    made = await command("run", "scripted", script(deltas=3, hold=3), "--detach", **url)
+async def test_steer_puts_a_message_in(
+    url: dict[str, str], clients: list[AsyncOpenAI], tmp_path: Path
+) -> None:
+    told_it = tmp_path / "told"
+    said = script(deltas=3, until=str(told_it))
+    made = await command("run", "scripted", said, "--detach", **url)
     response_id = made.out.strip()
     told = await command("steer", response_id, "and now?", **url)
     assert (told.code, told.err) == (0, "")
+    told_it.touch()
     ended = await command("tail", response_id, **url)
     assert ended.out.endswith("and now?\n")
     items = await clients[1].responses.input_items.list(response_id)

@@ -82,7 +82,7 @@ async def test_each_endpoint_answers_as_it_says(call: Caller) -> None:
     await call("POST", f"{path}/cancel")
     late = await call("POST", f"{path}/steer", 400, json={"input": "too late"})
     assert late["error"]["code"] == "response_already_completed"
-    holding = {**body, "background": True, "input": script(hold=1)}
+    holding = {**body, "background": True, "input": script(hold=60)}
     live = f"/responses/{(await call('POST', '/responses', json=holding))['id']}"
     await call("POST", f"{live}/steer", json={"input": "more"}, headers={"idempotency-key": "k"})
     await call("DELETE", live)
