@@ -95,7 +95,7 @@ soak: $(VENV)/.dev  ## Ten minutes of kills, freezes and restarts under load (SO
 fuzz: $(VENV)/.dev  ## An hour of whatever comes, as two tenants (FUZZ=5 for minutes, FUZZ=--help)
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-readme: $(VENV)/.dev  ## Write the tables of settings and parameters into the documents
+readme: $(VENV)/.dev  ## Write the tables of settings, metrics and parameters into the documents
 	$(BIN)/python -m tests.readme
 
 clean:  ## Remove .venv, the embedded Postgres' data, and caches

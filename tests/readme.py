@@ -8,8 +8,8 @@ from longrun.settings import text
 from tests.servers import REPOSITORY
 
 TABLES = (
-    (REPOSITORY / "README.md", "settings", text.as_markdown),
-    (REPOSITORY / "README.md", "metrics", table.as_markdown),
+    (REPOSITORY / "src/longrun/settings/README.md", "settings", text.as_markdown),
+    (REPOSITORY / "src/longrun/monitoring/README.md", "metrics", table.as_markdown),
     (REPOSITORY / "src/longrun/http/README.md", "parameters", parameters.as_markdown),
 )
 """Document, name of the table's marks in it, and what the table is."""

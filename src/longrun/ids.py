@@ -1,9 +1,9 @@
 """Ids: `resp_` plus 32 hex digits of a UUIDv7 (RFC 9562), so that ids sort by time.
 
 Ids that clients name end with `ce11` and two digits for the cell in which they were made, so that
-a proxy can route by the id alone (README, "Past one Postgres"). Ids of the versions before have
-random digits there: one in 65,536 of them seems to name a cell. That is why a replica looks for
-what is asked of it, and only then at the cell.
+a proxy can route by the id alone (deploy/README.md, "Past one Postgres"). Ids made by earlier
+versions have random digits there: one in 65,536 of them seems to name a cell. That is why a replica
+first looks for what is asked of it, and only then at the cell.
 """
 
 import os

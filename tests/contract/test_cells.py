@@ -1,4 +1,4 @@
-"""Two cells behind the nginx of the README: ids lead to their cell, in the path and in the body."""
+"""Two cells behind the documented nginx: ids lead to their cell, in the path and in the body."""
 
 import contextlib
 import re
@@ -15,7 +15,7 @@ from tests import nginx, servers
 from tests.postgres import Server
 from tests.reading import Wire, check_complete, eventually, script
 from tests.servers import Replica
-from tests.unit.test_readme import blocks
+from tests.unit.test_readme import DEPLOYING, blocks
 
 CELLS = ("00", "01")
 BEFORE_CELLS = "0" * 12 + "7" + "0" * 19
@@ -37,8 +37,8 @@ def cells(database: Server) -> Iterator[list[Replica]]:
 
 @pytest.fixture(scope="module")
 def proxy(cells: list[Replica]) -> Iterator[str]:
-    """The URL of an nginx with the configuration of the README, with these replicas in it."""
-    (found,) = blocks("nginx")
+    """The URL of an nginx with the documented configuration, for these replicas."""
+    (found,) = blocks("nginx", DEPLOYING)
     for number, cell in enumerate(cells):
         there = f"127.0.0.1:{cell.url.rpartition(':')[2]}"
         found = re.sub(rf"server 10\.0\.{number}\.\d:8000;", f"server {there};", found)

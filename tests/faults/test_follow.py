@@ -1,6 +1,6 @@
-"""`longrun.client`, and the README's ways to resume, over replicas that are killed, drained, away.
+"""`longrun.client`, and the documented ways to resume, over replicas that die, drain, are away.
 
-The README's blocks are taken from the README itself.
+The blocks of code are taken from the documents themselves.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ from tests.servers import REPOSITORY, Replica, wait_ready
 
 README = (REPOSITORY / "README.md").read_text()
 SECTION = README.split("**Background, streamed, resumed.**")[1].split("\n**")[0]
-SHORT, LOOP = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+GUIDE = (REPOSITORY / "src/longrun/client/README.md").read_text()
+SHORT, LOOP = re.findall(r"^```python\n(.*?)^```", SECTION + GUIDE, re.MULTILINE | re.DOTALL)
 
 ASKED = {"model": "gated", "input": json.dumps(script(gates=("delta 3",)))}
 TEXT = "word0 word1 word2 word3 word4 word5 "
@@ -135,7 +136,7 @@ async def not_sync(base_url: str, seen: Seen) -> None:
 
 
 def program(block: str, base_url: str) -> str:
-    """A block of the README, asking the agent of these tests."""
+    """A block of a document, asking the agent of these tests."""
     asked = f"model={ASKED['model']!r}, input={ASKED['input']!r}"
     assert 'model="demo", input="a long one"' in block
     block = block.replace('model="demo", input="a long one"', asked)
@@ -146,7 +147,7 @@ def program(block: str, base_url: str) -> str:
 
 
 async def printed(block: str, base_url: str) -> str:
-    """What a block of the README prints in a process of its own."""
+    """What a block of a document prints in a process of its own."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program(block, base_url)), stdout=asyncio.subprocess.PIPE
     )
@@ -161,7 +162,7 @@ async def printed(block: str, base_url: str) -> str:
 
 
 async def test_over_a_kill_a_takeover_a_drain_and_nobody_there(found: Ground) -> None:
-    """Four clients: sync, async, and both ways of the README."""
+    """Four clients: sync, async, and both documented ways."""
     relay, one, two = Relay(), Seen(), Seen()
     first, second = relay.replicas = found.start(2)
     async with (

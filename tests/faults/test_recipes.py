@@ -1,6 +1,6 @@
-"""The servers of the README's recipes: each serves, and stops in order with a stream open.
+"""The servers of the documented recipes: each serves, and stops in order with a stream open.
 
-Its files and commands are taken from the README itself.
+Files and commands are taken from `serving/README.md` itself.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from tests import postgres, servers
 from tests.reading import Wire, eventually
 from tests.sockets import connected
 
-README = (servers.REPOSITORY / "README.md").read_text()
-SECTION = README.split("\n## In a server of your own\n")[1].split("\n## ")[0]
+DOCUMENT = (servers.REPOSITORY / "src/longrun/serving/README.md").read_text()
+SECTION = DOCUMENT.split("\n## In a server of your own\n")[1].split("\n## ")[0]
 
 AGENTS = """
 from agents import Agent
@@ -55,7 +55,7 @@ RECIPES = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What the README has one write, with agents of ours."""
+    """What the document has one write, with agents of ours."""
     (tmp_path / "my_app").mkdir()
     (tmp_path / "my_app" / "agents.py").write_text(AGENTS)
     for name, text in files().items():

@@ -22,7 +22,7 @@ LEAVE_SECONDS: Final = 5
 """Until everybody knows that a pod takes no new connections."""
 
 END_SECONDS: Final = 15
-"""A process ends within ten seconds of its drain (README, "Stopping"), and some are spare."""
+"""A process ends within ten seconds of its drain (README.md, "Stopping"), and some are spare."""
 
 
 @dataclass(frozen=True, slots=True)

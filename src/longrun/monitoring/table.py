@@ -1,4 +1,4 @@
-"""The metrics as a table, for the README."""
+"""The metrics as the table of `monitoring/README.md`."""
 
 from prometheus_client.metrics import MetricWrapperBase
 

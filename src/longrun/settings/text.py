@@ -1,4 +1,4 @@
-"""The settings as text: the README's table, and what `longrun settings` prints."""
+"""The settings as text: the tables of their document, and what `longrun settings` prints."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ from longrun.settings.whole import Settings
 
 
 def as_markdown() -> str:
-    """The settings tables of the README, one for each section, made from the fields themselves."""
+    """The tables of `settings/README.md`, one for each section, made from the fields themselves."""
     sections = [base for base in reversed(Settings.__bases__) if issubclass(base, Section)]
     return "\n".join(map(_table, sections))
 
@@ -23,7 +23,7 @@ def _table(section: type[Section]) -> str:
         default = field.default
         shown = f"`{shown_value(default)}`" if shown_value(default) else ""
         rows.append(f"| `{variable(name)}` | {shown} | {field.description} |")
-    return "\n".join([f"### {title}", "", section.__doc__ or "", "", *rows, ""])
+    return "\n".join([f"## {title}", "", section.__doc__ or "", "", *rows, ""])
 
 
 def effective(settings: Settings) -> dict[str, dict[str, Any]]:
