@@ -21,10 +21,12 @@ from agents import (
     ToolOutputText,
     WebSearchTool,
     function_tool,
+    handoff,
     input_guardrail,
     output_guardrail,
 )
 from agents.agent import StopAtTools
+from agents.extensions.handoff_filters import remove_all_tools
 from pydantic import BaseModel
 
 from longrun.settings import Settings
@@ -156,6 +158,24 @@ class TestRuns:
             "function_call_output",
             "message",
         ]
+
+    @pytest.mark.parametrize("both", [False, True], ids=["one", "two at once"])
+    async def test_a_handoff_whose_filter_hides_it_from_the_next_agent(self, both: bool) -> None:
+        """Its call stayed open to the end of the run, and was no part of what it had given."""
+        writer = Agent(name="writer", model=Played(turn(message("I write.", id=FAKE))))
+        other = Agent(name="other", model=Played())
+        asked = [call("transfer_to_writer", "{}", index=0)]
+        asked += [call("transfer_to_other", "{}", call_id="call_2", index=1)] if both else []
+        stream = await output_of(
+            turn(*asked), handoffs=[handoff(writer, input_filter=remove_all_tools), other]
+        )
+        assert kinds(stream.output) == [
+            *["function_call"] * len(asked),
+            *["function_call_output"] * len(asked),
+            "message",
+        ]
+        given = {item["call_id"]: str(item["output"]) for item in stream.output if "output" in item}
+        assert json.loads(given["call_1"]) == {"assistant": "writer"}
 
     async def test_an_agent_as_a_tool(self) -> None:
         inner = Agent(name="inner", model=Played(turn(message("from inside"))))

@@ -1,6 +1,6 @@
 """What of a run its client is shown: the assembler's events, on their way into the log."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from longrun.assembly.assembler import Assembler
@@ -64,3 +64,9 @@ class Display:
             self._assembler.tool_output(item)
         self.write(steps)
         await self._log.flush()
+
+    def handed_over(self, items: Iterable[Any]) -> None:
+        """What the run's own calls of handoffs gave."""
+        for item in items:
+            self._assembler.tool_output(item)
+        self.write()

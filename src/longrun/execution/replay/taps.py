@@ -43,6 +43,7 @@ def install(*, tracing: bool) -> None:
     for request in sdk.TIMED_REQUESTS:
         sdk.wrap(request, _untimed)
     sdk.wrap(sdk.GET_HANDOFFS, _tapped_handoffs)
+    sdk.wrap(sdk.EXECUTE_HANDOFFS, _told_handoffs)
     sdk.wrap(sdk.BETWEEN_TURNS, _tapped_boundary)
     sdk.wrap(sdk.INVOKE_TOOL, _tapped_tools)
     for failure in sdk.TOOL_FAILURES:
@@ -230,6 +231,24 @@ class _TappedHandoff:
         if not self.own:
             return await do()
         return await self.place.steps.tools.handoff(self.place.scope, self.handoff, arguments, do)
+
+
+def _told_handoffs(original: Any) -> Any:
+    """What the calls of handoffs gave is shown whatever an input filter leaves of it: a filter
+    says what the next agent is told, not what was done."""
+
+    async def execute_handoffs(
+        *, new_step_items: list[Any], run_config: RunConfig, **given: Any
+    ) -> Any:
+        before = len(new_step_items)
+        result = await original(new_step_items=new_step_items, run_config=run_config, **given)
+        place = here_of(run_config)
+        if place is not None and not place.scope.path:
+            # The list itself is added to; what is filtered is a copy of it.
+            place.steps.tools.handed_over(new_step_items[before:])
+        return result
+
+    return execute_handoffs
 
 
 # -- tools ------------------------------------------------------------------------------------

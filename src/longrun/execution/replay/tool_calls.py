@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from agents import (
@@ -263,6 +263,11 @@ class ToolCalls:
                 f"handoff {due.key} led to {led.name!r} and leads to {agent.name!r}"
             )
         return agent
+
+    def handed_over(self, items: Iterable[Any]) -> None:
+        """What a turn's calls of handoffs gave: the run's own."""
+        self._journal.check()
+        self._display.handed_over([item.raw_item for item in items])
 
 
 class ToolEnds(RunHooks[Any]):

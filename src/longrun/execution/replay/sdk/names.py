@@ -9,9 +9,10 @@ tools, MCP's too; wrapping a tool's `on_invoke_tool` instead would bypass a call
 `needs_approval`. The other local tools (shell, computer, …) each have an action class, and
 guardrails a method. `run_loop` asks models through two functions that are given a time limit; the
 time that we take must not count in it. Between two turns it waits until the events of the first are
-taken: that is where a run is given what its client says meanwhile. Agents of one name it puts in an
-order by a text of all that they have, which it makes of each agent, twice in every run, whether or
-not there is another of its name.
+taken: that is where a run is given what its client says meanwhile. What a handoff gave it streams
+only as far as the handoff's input filter leaves it for the next agent. Agents of one name it puts
+in an order by a text of all that they have, which it makes of each agent, twice in every run,
+whether or not there is another of its name.
 """
 
 import importlib
@@ -54,6 +55,9 @@ GET_MODEL: Final = _name(RUN_LOOP, "get_model", "agent", "run_config")
 GET_HANDOFFS: Final = _name(RUN_LOOP, "get_handoffs", "agent", "context_wrapper")
 BETWEEN_TURNS: Final = _name(
     RUN_LOOP, "_wait_for_streamed_turn_events_and_stop_if_cancelled", "streamed_result"
+)
+EXECUTE_HANDOFFS: Final = _name(
+    _TURN_RESOLUTION, "execute_handoffs", "new_step_items", "run_config"
 )
 INVOKE_TOOL: Final = _name(
     _TOOL_EXECUTION,
@@ -146,6 +150,7 @@ NAMES: Final = (
     ),
     _name("agents:OpenAIResponsesModel", "_get_client"),
     GET_HANDOFFS,
+    EXECUTE_HANDOFFS,
     BETWEEN_TURNS,
     INVOKE_TOOL,
     *TOOL_FAILURES,
