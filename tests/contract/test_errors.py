@@ -1,5 +1,6 @@
 """Every answer that is not 2xx has the same shape, the right words, and nothing of our insides."""
 
+import gzip
 import json
 from typing import Any
 from urllib.parse import quote
@@ -99,6 +100,18 @@ class TestBodies:
         )
         assert (status, error["code"]) == (415, "unsupported_media_type")
         assert "application/json" in error["message"]
+
+    async def test_a_compressed_body(self, two: list[Replica]) -> None:
+        """It was said to be no UTF-8."""
+        status, error = await refusal(
+            two[0],
+            "/v1/responses",
+            "POST",
+            headers={"Content-Encoding": "gzip"},
+            content=gzip.compress(b'{"model": "scripted", "input": "x"}'),
+        )
+        assert (status, error["code"]) == (415, "unsupported_content_encoding")
+        assert "'gzip'" in error["message"]
 
     @pytest.mark.parametrize(
         "media_type",

@@ -296,6 +296,12 @@ REFUSED = {
         b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         400,
     ),
+    "a length and chunks": (
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n"
+        + CHUNKED
+        + b"\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        400,
+    ),
     "a large header": (b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 70_000, 431),
     "many headers": (
         b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"

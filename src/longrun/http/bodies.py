@@ -118,7 +118,7 @@ class Bodies:
             parse: makes what is returned of the decoded JSON; may be called in a thread.
 
         Raises:
-            UnsupportedMediaType: not `application/json`.
+            UnsupportedMediaType: not `application/json`, or compressed.
             BodyTooLarge: more bytes than one body may have.
             Unavailable: more bytes than all bodies together may have.
             BadRequest: not JSON, too many values, or what `parse` raises.
@@ -181,6 +181,12 @@ def _check_media_type(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaType("The body must be JSON, with Content-Type: application/json.")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(
+            f"The body must not be encoded: Content-Encoding {encoding[:50]!r} is not supported.",
+            code="unsupported_content_encoding",
+        )
 
 
 def _declared(request: Request) -> int:

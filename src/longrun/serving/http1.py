@@ -44,6 +44,8 @@ class HTTP1(H11Protocol):
 
     A release in which `_handle_events` no longer awaits `can_read` or the stream has mended the
     first, one in which `_maybe_recycle` reads on the second.
+
+    A request that says twice where it ends is refused (`_is_framed_twice`); h11 takes it.
     """
 
     config: Bounds
@@ -146,7 +148,7 @@ class HTTP1(H11Protocol):
     async def _request(self, request: h11.Request) -> bool:
         self._in_head = False
         await self.send(Updated(idle=False))
-        if request.http_version >= b"2":
+        if request.http_version >= b"2" or _is_framed_twice(request):
             await self._send_error_response(400, to_head=request.method == b"HEAD")
             await self.send(Closed())
             return False
@@ -313,6 +315,13 @@ class HTTP1(H11Protocol):
         if self._stalled and not self._closed:
             self._stalled = False
             self.task_group.spawn(self._handle_events)
+
+
+def _is_framed_twice(request: h11.Request) -> bool:
+    """Whether a request has both a length and a transfer encoding. A proxy that goes by the other
+    one takes what follows for a request of the next client (RFC 9112, section 6.1)."""
+    names = {name for name, _ in request.headers}
+    return b"content-length" in names and b"transfer-encoding" in names
 
 
 def _is_websocket(request: h11.Request) -> bool:
