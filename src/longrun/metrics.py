@@ -23,7 +23,7 @@ events_appended = Counter(
 )
 deltas_merged = Counter(
     "longrun_deltas_merged",
-    "Deltas that became part of the event of the one before them.",
+    "Deltas merged into the event of the delta before them.",
     registry=registry,
 )
 appends = Counter("longrun_appends", "Commits of the log writer.", registry=registry)
@@ -35,7 +35,7 @@ append_seconds = Histogram(
 )
 append_events = Histogram(
     "longrun_append_events",
-    "Events that one commit of the log writer brought.",
+    "Events in one commit of the log writer.",
     buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000),
     registry=registry,
 )
@@ -49,29 +49,31 @@ fenced = Counter(
 )
 stream_looks = Counter(
     "longrun_stream_looks",
-    "Statements that read what streams begin with, of one or of several streams.",
+    "Statements that read the beginnings of one or several streams.",
     registry=registry,
 )
 streams_looked_up = Counter(
-    "longrun_streams_looked_up", "Streams whose beginnings they read.", registry=registry
+    "longrun_streams_looked_up",
+    "Streams whose beginnings those statements read.",
+    registry=registry,
 )
 announcements = Counter("longrun_announcements", "NOTIFY messages sent.", registry=registry)
 chunks_from_elsewhere = Counter(
     "longrun_chunks_from_elsewhere",
-    "Chunks that readers here got of what is written elsewhere: they came with their announcement "
-    "(carried), or Postgres was asked for them (fetched).",
+    "Chunks written elsewhere that readers here received: with their announcement (carried), or "
+    "from Postgres (fetched).",
     ["how"],
     registry=registry,
 )
 parcels_unopened = Counter(
     "longrun_parcels_unopened",
-    "Announcements whose chunks could not be opened: their sender's key is not known yet, or they "
-    "are forged. Readers get the chunks from Postgres.",
+    "Announcements whose chunks could not be opened, because their sender's key is not known yet "
+    "or they are forged. Readers get the chunks from Postgres.",
     registry=registry,
 )
 standby_reads = Counter(
     "longrun_standby_reads",
-    "Statements that a hot standby was asked: it answered (served), had not replayed so far "
+    "Statements sent to a hot standby: it answered (served), had not replayed far enough "
     "(behind), or could not answer (failed).",
     ["outcome"],
     registry=registry,
@@ -85,29 +87,32 @@ compacted_logs = Counter(
 )
 compacted_bytes = Counter(
     "longrun_compacted_bytes",
-    "Bytes of events that were written anew in larger chunks.",
+    "Bytes of events rewritten in larger chunks.",
     registry=registry,
 )
 compaction_refusals = Counter(
     "longrun_compaction_refusals",
-    "Event logs left as they are, because they cannot be decrypted.",
+    "Event logs that were not compacted because they cannot be decrypted.",
     registry=registry,
 )
 readers = Gauge("longrun_readers", "Open streams on this replica.", registry=registry)
 sockets = Gauge("longrun_sockets", "Open WebSockets of this replica.", registry=registry)
 socket_events = Counter(
     "longrun_socket_events",
-    "Responses created on WebSockets (status 200), and errors told on them.",
+    "Responses created on WebSockets (status 200), and errors sent on them.",
     ["status"],
     registry=registry,
 )
 reader_timeouts = Counter(
-    "longrun_reader_timeouts", "Readers cut because they took nothing.", registry=registry
+    "longrun_reader_timeouts",
+    "Readers disconnected because they accepted no data.",
+    registry=registry,
 )
 runs = Gauge("longrun_runs", "Runs live on this replica.", registry=registry)
 runs_started = Counter(
     "longrun_runs_started",
-    "Attempts begun on this replica: the first of a response, or one that takes over (takeover).",
+    "Attempts begun on this replica: the first one of a response (first), or one that takes it "
+    "over (takeover).",
     ["agent", "kind"],
     registry=registry,
 )
@@ -119,121 +124,123 @@ runs_finished = Counter(
 )
 run_seconds = Histogram(
     "longrun_run_seconds",
-    "From the creation of a response to its end, over all attempts, time in the queue included.",
+    "Time from the creation of a response to its end, across all attempts, queue time included.",
     ["agent", "status"],
     buckets=_OF_RUNS,
     registry=registry,
 )
 first_output_seconds = Histogram(
     "longrun_first_output_seconds",
-    "From the creation of a response to the first thing that its agent says or does.",
+    "Time from the creation of a response to the first thing its agent says or does.",
     ["agent"],
     buckets=_OF_RUNS,
     registry=registry,
 )
 handovers = Counter(
     "longrun_handovers",
-    "Runs that this replica gave away, between two steps, for others to go on.",
+    "Runs that this replica handed over, between two steps, for others to continue.",
     ["agent"],
     registry=registry,
 )
 runs_given_up = Counter(
     "longrun_runs_given_up",
-    "Runs that were failed because too many attempts had crashed, or none got on.",
+    "Runs that failed because too many attempts crashed, or none made progress.",
     ["agent"],
     registry=registry,
 )
 steers = Counter(
     "longrun_steers",
-    "Messages put into live runs: accepted by this replica, taken by a run of this replica, or "
-    "too late for the end of an attempt, which goes on with them (overtook).",
+    "Messages put into live runs: accepted by this replica, taken by a run on this replica, or so "
+    "late that an attempt which was ending continues with them (overtook).",
     ["outcome"],
     registry=registry,
 )
 steps = Counter(
     "longrun_steps",
-    "Steps that runs came to, by kind: done, replayed from their record, or failed.",
+    "Steps of runs, by kind: done, replayed from their record, or failed.",
     ["kind", "outcome"],
     registry=registry,
 )
 step_seconds = Histogram(
     "longrun_step_seconds",
-    "Duration of steps that were done: turns of models, tools.",
+    "Duration of steps that were done: model turns and tool calls.",
     ["kind"],
     buckets=_OF_RUNS,
     registry=registry,
 )
 tokens = Counter(
     "longrun_tokens",
-    "Tokens of responses that ended here. Of `input` some are `cached`, of `output` `reasoning`.",
+    "Tokens of responses that ended here. `cached` is a part of `input`, `reasoning` a part of "
+    "`output`.",
     ["agent", "kind"],
     registry=registry,
 )
 context_compactions = Counter(
     "longrun_context_compactions",
-    "Contexts that a model was to summarize: by request (`/responses/compact`), or in a run whose "
-    "context reached its threshold; done, or failed.",
+    "Contexts to be summarized by a model: on request (`/responses/compact`), or in a run whose "
+    "context reached its threshold; done or failed.",
     ["agent", "cause", "outcome"],
     registry=registry,
 )
 loop_lag_seconds = Histogram(
     "longrun_loop_lag_seconds",
-    "How much later than it should the event loop takes a turn; looked at four times a second.",
+    "How late the event loop runs a scheduled callback; sampled four times a second.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
     registry=registry,
 )
 pool_connections = Gauge(
     "longrun_pool_connections",
-    "Connections to Postgres for requests: at work (busy), open and free (idle), allowed (limit).",
+    "Connections to Postgres for requests: in use (busy), open and free (idle), allowed (limit).",
     ["state"],
     registry=registry,
 )
 pool_waiting = Gauge(
     "longrun_pool_waiting",
-    "Statements that were sent, or wait for a connection.",
+    "Statements that are running, or waiting for a connection.",
     registry=registry,
 )
 queued = Gauge(
     "longrun_cluster_queued",
-    "Responses that wait in the queue, on all replicas; no more than 100,000 are counted.",
+    "Responses waiting in the queue, across all replicas; counted up to 100,000.",
     registry=registry,
 )
 queued_seconds = Gauge(
     "longrun_cluster_queued_seconds",
-    "How long the first of the queue has waited.",
+    "How long the first response in the queue has waited.",
     registry=registry,
 )
 notification_queue = Gauge(
     "longrun_cluster_notification_queue_ratio",
-    "The part of Postgres's notification queue that is in use: 1 is full.",
+    "Fraction of Postgres's notification queue in use: 1 is full.",
     registry=registry,
 )
 unserved = Gauge(
     "longrun_cluster_unserved",
-    "Responses, queued or handed over, that wait for an agent which no replica that is alive and "
-    "takes work serves. Only agents of which that is so have one.",
+    "Responses, queued or handed over, that wait for an agent which no live replica that takes "
+    "work serves. Only such agents have a value.",
     ["agent"],
     registry=registry,
 )
-replicas = Gauge("longrun_cluster_replicas", "Replicas that are alive.", registry=registry)
+replicas = Gauge("longrun_cluster_replicas", "Live replicas.", registry=registry)
 partitions_ahead = Gauge(
     "longrun_cluster_partitions_ahead_seconds",
-    "For how long there are partitions for what comes; below 0 it goes to the one for the rest.",
+    "How far ahead partitions exist; below 0, new rows go to the default partition.",
     registry=registry,
 )
 loop_blocks = Counter(
     "longrun_loop_blocks",
-    "Times that code held up the event loop for seconds; the log names it.",
+    "Times that code blocked the event loop for seconds; the log names the code.",
     registry=registry,
 )
 tool_threads = Gauge(
     "longrun_tool_threads",
-    "Threads in which functions run: busy, or hanging in a call that nobody waits for (abandoned).",
+    "Threads that run functions: busy, or stuck in a call that nobody waits for any more "
+    "(abandoned).",
     ["state"],
     registry=registry,
 )
 tool_calls_waiting = Gauge(
-    "longrun_tool_calls_waiting", "Calls of functions that wait for a thread.", registry=registry
+    "longrun_tool_calls_waiting", "Function calls waiting for a thread.", registry=registry
 )
 mcp_servers = Gauge(
     "longrun_mcp_servers",
@@ -243,31 +250,31 @@ mcp_servers = Gauge(
 )
 mcp_reconnects = Counter(
     "longrun_mcp_reconnects",
-    "Tries to connect an MCP server again.",
+    "Attempts to reconnect an MCP server.",
     registry=registry,
 )
 webhook_deliveries = Counter(
     "longrun_webhook_deliveries",
-    "Attempts to deliver to a webhook endpoint: taken (delivered), to be tried again (failed), the "
-    "last one (given_up), answered that the endpoint is gone (gone), or not made since it was "
-    "deleted or is disabled (dropped).",
+    "Attempts to deliver to a webhook endpoint: accepted (delivered), to be retried (failed), the "
+    "last one (given_up), answered with 410 (gone), or not made because the endpoint was deleted "
+    "or is disabled (dropped).",
     ["outcome"],
     registry=registry,
 )
 webhook_pending = Gauge(
     "longrun_cluster_webhook_pending",
-    "Webhook deliveries that are not made yet; no more than 10,000 are counted.",
+    "Webhook deliveries that are pending; counted up to 10,000.",
     registry=registry,
 )
 webhook_oldest_seconds = Gauge(
     "longrun_cluster_webhook_oldest_seconds",
-    "For how long the oldest of them is tried.",
+    "Age of the oldest of them, in seconds.",
     registry=registry,
 )
 webhook_disabled = Gauge(
     "longrun_cluster_webhook_endpoints_disabled",
-    "Webhook endpoints that are disabled: they said that they are gone, or nothing could be "
-    "delivered to them for days.",
+    "Webhook endpoints that are disabled, because they answered 410 or nothing could be delivered "
+    "to them for days.",
     registry=registry,
 )
 part_restarts = Counter(
@@ -283,12 +290,12 @@ requests = Counter(
 
 request_seconds = Histogram(
     "longrun_http_request_seconds",
-    "From a request to the beginning of its answer.",
+    "Time from a request to the beginning of its answer.",
     ["route"],
     buckets=_OF_REQUESTS,
     registry=registry,
 )
-build = Info("longrun_build", "Versions of longrun and of what it stands on.", registry=registry)
+build = Info("longrun_build", "Versions of longrun and its main dependencies.", registry=registry)
 
 
 def exposition() -> bytes:

@@ -15,14 +15,14 @@ class Access(Section):
 
     no_auth: bool = Field(
         default=False,
-        description="Ask no caller who they are, on any address: something in front does.",
+        description="Do not authenticate callers, on any address, because something in front does.",
     )
     key_cache_seconds: float = Field(
         default=5.0,
         ge=0,
         le=60,
-        description="How long an API key that was looked up is taken for valid; a revoked one "
-        "is usually refused at once, and after this at the latest.",
+        description="How long an API key is considered valid after it was looked up. A revoked "
+        "one is usually refused at once, and after this time at the latest.",
     )
     stream_token_seconds: float = Field(
         default=300.0,
@@ -40,12 +40,12 @@ class Access(Section):
     )
     trusted_proxies: Networks = Field(
         default=(),
-        description="Addresses or networks of the proxies whose trusted_header is believed.",
+        description="Addresses or networks of the proxies whose trusted_header is trusted.",
     )
     proxy_headers: Networks = Field(
         default=(),
         description="Addresses or networks of the proxies whose `X-Forwarded-For` and "
-        "`X-Forwarded-Proto` are believed.",
+        "`X-Forwarded-Proto` are trusted.",
     )
     oidc_issuer: str | None = Field(
         default=None,
@@ -53,15 +53,15 @@ class Access(Section):
         description="URL of an OpenID Connect provider whose tokens are accepted as keys.",
     )
     oidc_audience: str | None = Field(
-        default=None, description="The audience (`aud`) that such tokens must be made for."
+        default=None, description="The audience (`aud`) that such tokens must be issued for."
     )
     oidc_algorithms: Strings = Field(
-        default=("RS256", "ES256"), description="Signature algorithms that they may have."
+        default=("RS256", "ES256"), description="Signature algorithms that are accepted for them."
     )
     oidc_principal_claim: str = Field(
         default="sub",
         min_length=1,
-        description="Claim that names the principal, which is `oidc:` and its value.",
+        description="Claim that names the principal, which is `oidc:` followed by its value.",
     )
     oidc_scope_claim: str = Field(
         default="scope",
@@ -79,23 +79,22 @@ class Access(Section):
         default=None,
         ge=1,
         le=10_000_000,
-        description="Maximum number of `POST /responses` of one principal in a minute, on all "
-        "replicas together; beyond it, 429. A key may have a limit of its own besides. Unset: no "
-        "limit.",
+        description="Maximum number of `POST /responses` of one principal per minute, across all "
+        "replicas; beyond it, 429. A key may have its own limit in addition. Unset: no limit.",
     )
     max_principal_other_requests_per_minute: int | None = Field(
         default=None,
         ge=1,
         le=10_000_000,
-        description="Maximum number of all other requests of one principal in a minute: polls, "
+        description="Maximum number of all other requests of one principal per minute: polls, "
         "streams, lists, cancels. Unset: no limit.",
     )
     max_principal_tokens_per_day: int | None = Field(
         default=None,
         ge=1,
         le=10**15,
-        description="Tokens of one principal in a day (UTC) after which it creates no more "
-        "responses, but gets 429. A key may have a lower limit. Unset: no limit.",
+        description="Tokens of one principal per day (UTC), after which it gets a 429 instead of "
+        "new responses. A key may have a lower limit. Unset: no limit.",
     )
     max_principal_streams: int | None = Field(
         default=None,

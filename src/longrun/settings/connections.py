@@ -12,31 +12,31 @@ from longrun.settings.sections import YEAR, Section
 
 
 class Connections(Section):
-    """TLS, HTTP/2, and what a client may hold."""
+    """TLS, HTTP/2, and how much a client may use."""
 
     tls_certfile: Path | None = Field(
         default=None,
         description="Certificate chain (PEM). With tls_keyfile: serve TLS, and HTTP/2 with it.",
     )
     tls_keyfile: Path | None = Field(default=None, description="Private key (PEM), unencrypted.")
-    http2: bool = Field(default=True, description="Offer HTTP/2 to clients, where TLS is served.")
+    http2: bool = Field(default=True, description="Offer HTTP/2 to clients if TLS is served.")
     max_connections: int | None = Field(
         default=None,
         ge=1,
         description="Maximum number of client connections at once; others are closed. Unset: four "
-        "in five of the file descriptors that the process may have.",
+        "fifths of the file descriptors available to the process.",
     )
     max_sockets: int | None = Field(
         default=None,
         ge=0,
         description="Maximum number of WebSockets open at once on this replica; others get a 503. "
-        "0: WebSocket is not served. Unset: as many as connections.",
+        "0: WebSocket is not served. Unset: the same as for connections.",
     )
     socket_seconds: float = Field(
         default=3600.0,
         gt=0,
         le=YEAR,
-        description="How long a WebSocket may stay open, as with OpenAI; clients connect again.",
+        description="How long a WebSocket may stay open, as with OpenAI; clients then reconnect.",
     )
     max_header_bytes: int = Field(
         default=64 * 1024,
@@ -55,19 +55,20 @@ class Connections(Section):
         default=75.0,
         gt=0,
         le=YEAR,
-        description="How long a connection may stay open on which nothing is asked.",
+        description="How long a connection may stay open without a request.",
     )
     send_timeout: float = Field(
         default=30.0,
         gt=0,
         le=YEAR,
-        description="How long a client may take no data before it is disconnected.",
+        description="How long a client may accept no data before it is disconnected.",
     )
     receive_timeout: float = Field(
         default=30.0,
         gt=0,
         le=YEAR,
-        description="How long a client may stop sending in the middle of a request; then 408.",
+        description="How long a client may pause in the middle of sending a request; beyond it, "
+        "408.",
     )
 
     @model_validator(mode="after")

@@ -12,22 +12,23 @@ from longrun.settings.sections import YEAR, Section
 
 
 class Database(Section):
-    """Where everything is stored, how that is reached, and how long it is kept."""
+    """Where everything is stored, how to connect to it, and how long it is kept."""
 
     database_url: SecretStr | None = Field(
         default=None,
-        description="Postgres, as a libpq URL; with TLS by `sslmode`, `sslrootcert`, `sslcert` and "
-        "`sslkey`. Of several hosts the primary is used. Unset: an embedded Postgres.",
+        description="Postgres, as a libpq URL; `sslmode`, `sslrootcert`, `sslcert` and `sslkey` "
+        "configure TLS. If there are several hosts, the primary is used. Unset: an embedded "
+        "Postgres.",
     )
     listen_database_url: SecretStr | None = Field(
         default=None,
-        description="Direct connection for LISTEN, where database_url goes through a pooler "
-        "in transaction mode. Unset: database_url.",
+        description="Direct connection for LISTEN, if database_url goes through a pooler in "
+        "transaction mode. Unset: database_url.",
     )
     read_database_url: SecretStr | None = Field(
         default=None,
-        description="A hot standby, which polls and replays of finished responses are read from. "
-        "What it lacks, or cannot answer in time, is read from database_url. Unset: all is.",
+        description="A hot standby for polls and replays of finished responses. Whatever it "
+        "lacks, or does not return in time, is read from database_url. Unset: everything is.",
     )
     data_dir: Path = Field(
         default=Path(".longrun"), description="Directory of the embedded Postgres."
@@ -59,11 +60,12 @@ class Database(Section):
     )
     encryption_keys: SecretStr | None = Field(
         default=None,
-        description="Keys that encrypt what is stored, as `id:base64` of 32 bytes each. The first "
-        "encrypts (`plain` in its place: none does), all decrypt. Unset: nothing is encrypted.",
+        description="Keys that encrypt stored content, as `id:base64` of 32 bytes each. The first "
+        "one encrypts (`plain` in its place: nothing is encrypted), all of them decrypt. Unset: "
+        "nothing is encrypted.",
     )
     encryption_keys_file: Path | None = Field(
-        default=None, description="File with encryption_keys, in place of the variable."
+        default=None, description="File that contains encryption_keys, instead of the variable."
     )
     retention_days: float = Field(
         default=30.0,
@@ -75,7 +77,7 @@ class Database(Section):
         default=None,
         ge=1 / 24,
         le=36_600,
-        description="How many days of responses are stored together, to be dropped together when "
+        description="How many days of responses are stored together, and dropped together once "
         "they have expired. Unset: a quarter of the retention, but at least one.",
     )
     event_retention: float | None = Field(

@@ -6,7 +6,7 @@ from longrun.settings.sections import YEAR, Section
 
 
 class EventLog(Section):
-    """How events are written, and how they get to readers."""
+    """How events are written, and how they reach readers."""
 
     announce_interval: float = Field(
         default=0.0005,
@@ -16,8 +16,8 @@ class EventLog(Section):
     )
     announce_chunks: bool = Field(
         default=True,
-        description="NOTIFYs carry small chunks along, encrypted, so that replicas that read them "
-        "need not ask Postgres; off: they only say that there is something new.",
+        description="Send small chunks along with NOTIFYs, encrypted, so that replicas with "
+        "readers need not query Postgres. Off: a NOTIFY only says that there is something new.",
     )
     poll_interval: float = Field(
         default=2.0,
@@ -40,28 +40,29 @@ class EventLog(Section):
     ring_bytes: int = Field(
         default=1024 * 1024,
         ge=1024,
-        description="Newest events kept in memory for each response that has readers here.",
+        description="Size of the newest events kept in memory for each response that has readers "
+        "here.",
     )
     run_buffer_bytes: int = Field(
         default=1024 * 1024,
         ge=1024,
-        description="Uncommitted events of one run beyond which the run is slowed down.",
+        description="Size of a run's uncommitted events beyond which the run is slowed down.",
     )
     merge_deltas: bool = Field(
         default=True,
-        description="Deltas of one part that wait for the same commit become one event; off: each "
-        "is an event of its own.",
+        description="Merge the deltas of one part that wait for the same commit into one event. "
+        "Off: each is an event of its own.",
     )
     compact_after: float = Field(
         default=300.0,
         ge=0,
         le=YEAR,
         description="How long after a response's end its events are compacted: rewritten in the "
-        "background as chunks of `LONGRUN_CHUNK_BYTES`, which readers do not notice. 0: never.",
+        "background as chunks of `LONGRUN_CHUNK_BYTES`, without readers noticing. 0: never.",
     )
     keepalive_interval: float = Field(
         default=15.0,
         gt=0,
         le=YEAR,
-        description="Silence on a stream after which a comment line is sent.",
+        description="How long a stream may be silent before a comment line is sent.",
     )

@@ -25,7 +25,7 @@ Workers = Annotated[int | Literal["auto"], BeforeValidator(_count)]
 
 
 class Process(Section):
-    """What is served, where, and what is said of it."""
+    """What is served, where, and what is reported about it."""
 
     agents: Strings = Field(
         default=(),
@@ -38,16 +38,16 @@ class Process(Section):
     )
     workers: Workers = Field(
         default=1,
-        description="Number of processes that serve on one port, each a replica of its own; `auto` "
-        "for one on each core that is available.",
+        description="Number of processes that serve on one port, each a replica of its own; "
+        "`auto` for one per available core.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level logged to standard error."
     )
     log_format: Literal["text", "json"] = Field(
         default="text",
-        description="Lines to read, or one JSON object a line with `time`, `level`, `logger`, "
-        "`message` and the fields.",
+        description="`text` for people, or `json`: one object per line with `time`, `level`, "
+        "`logger`, `message` and the fields.",
     )
     drain_seconds: float = Field(
         default=20.0,
@@ -57,16 +57,16 @@ class Process(Section):
     )
     show_errors: bool | None = Field(
         default=None,
-        description="Tell clients why a run failed: the exception, and where it was raised. Unset: "
-        "only of the demo agents, on a loopback address.",
+        description="Tell clients why a run failed: the exception, and where it was raised. "
+        "Unset: only for the demo agents, on a loopback address.",
     )
     otel: bool = Field(
         default=False,
-        description="Export a trace of each response by OpenTelemetry (OTLP over HTTP). Where to, "
-        "and how much, the standard `OTEL_*` variables say. Needs the `otel` extra.",
+        description="Export a trace of each response with OpenTelemetry (OTLP over HTTP). The "
+        "standard `OTEL_*` variables determine where to, and how much. Needs the `otel` extra.",
     )
     console: bool = Field(
-        default=True, description="Serve the console at `/`. Its API is there in any case."
+        default=True, description="Serve the console at `/`. Its API is always served."
     )
     sdk_tracing: bool = Field(
         default=False, description="Let the Agents SDK export its traces to OpenAI."

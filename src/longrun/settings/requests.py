@@ -12,7 +12,7 @@ from longrun.settings.sections import YEAR, Section, Strings
 
 
 class Requests(Section):
-    """What a request may hold."""
+    """What a request may contain."""
 
     max_body_bytes: int = Field(
         default=32 * 1024 * 1024,
@@ -22,8 +22,8 @@ class Requests(Section):
     max_bodies_bytes: int = Field(
         default=256 * 1024 * 1024,
         ge=1024,
-        description="Maximum size of all request bodies being read at once; beyond it, 503. "
-        "As much is held for polls of long responses, which wait for each other.",
+        description="Maximum size of all request bodies being read at once; beyond it, 503. The "
+        "same amount is set aside for polls of long responses, which wait for one another.",
     )
     max_json_values: int = Field(
         default=100_000,
@@ -42,8 +42,8 @@ class Requests(Section):
     max_steers: int = Field(
         default=32,
         ge=1,
-        description="Maximum number of messages that may wait to be taken by one live run "
-        "(`POST /responses/{id}/steer`); beyond it, 429.",
+        description="Maximum number of messages waiting to be picked up by one live run (`POST "
+        "/responses/{id}/steer`); beyond it, 429.",
     )
     max_tools: int = Field(default=1000, ge=0, description="Maximum number of tools in a request.")
     max_unknown_bytes: int = Field(
@@ -63,7 +63,7 @@ class Requests(Section):
         ge=1,
         le=YEAR,
         description="How long an `Idempotency-Key` leads to the response that was created with "
-        "it; after that it creates another.",
+        "it; after that it creates another one.",
     )
     forbidden_parameters: Strings = Field(
         default=(),
@@ -72,12 +72,12 @@ class Requests(Section):
     parameter_limits: Strings = Field(
         default=(),
         description="Maximum values of request parameters, as in `max_output_tokens=4096 "
-        "longrun.timeout=600`. Those of budgets hold for requests that set none, too.",
+        "longrun.timeout=600`. Limits on budgets also apply to requests that do not set them.",
     )
     forward_headers: Strings = Field(
         default=(),
         description="Request headers that agents see in `longrun.current().headers`. They are "
-        "stored with the response: name credentials only if they may be.",
+        "stored with the response: list credentials only if that is acceptable.",
     )
 
     @field_validator("forbidden_parameters")

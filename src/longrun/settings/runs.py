@@ -38,7 +38,7 @@ class Runs(Section):
         default=100,
         ge=1,
         le=1_000_000,
-        description="Handovers of a run in a row, without a finished step, before it fails.",
+        description="Consecutive handovers of a run without a finished step, before it fails.",
     )
     max_turns: int = Field(
         default=100, ge=1, le=1_000_000, description="Maximum number of model turns in a run."
@@ -57,50 +57,51 @@ class Runs(Section):
         default=60.0,
         ge=0,
         le=YEAR,
-        description="How long after that it goes on where the request has an `Idempotency-Key`: "
+        description="How long such a run continues if its request has an `Idempotency-Key`, since "
         "its client, or a proxy, may send it again.",
     )
     server_tools: Literal["mcp_call", "function_call"] = Field(
         default="mcp_call",
-        description="How calls that the server executes are shown: as one `mcp_call` item each, or "
-        "as a `function_call`, which many clients take for theirs to execute, and a "
+        description="How calls that the server executes are shown: as one `mcp_call` item each, "
+        "or as a `function_call`, which many clients try to execute themselves, and a "
         "`function_call_output`.",
     )
     continue_with: Literal["last", "first"] = Field(
         default="last",
-        description="Who takes the next turn of a chain or a conversation with the same `model`: "
-        "the agent that had the last word, after handoffs, or the `first` one again.",
+        description="Which agent takes the next turn of a chain or a conversation with the same "
+        "`model`: the one that spoke `last`, after handoffs, or the `first` one again.",
     )
     conversation_overlap: Literal["refuse", "queue"] = Field(
         default="refuse",
-        description="What happens to a response on a conversation that another one is on: `refuse` "
-        "(400, `conversation_locked`), or `queue` behind it.",
+        description="What happens to a new response while another one is on its conversation: "
+        "`refuse` (400, `conversation_locked`), or `queue` behind it.",
     )
     max_item_bytes: int = Field(
         default=16 * 1024 * 1024,
         ge=64 * 1024,
         le=128 * 1024 * 1024,
         description="Maximum size of one output item, or one tool output, as JSON. A larger tool "
-        "output is replaced by a message; anything else that is larger fails its run, and so do "
-        "items of more than eight times that together.",
+        "output is replaced by a message; anything else that is larger fails its run, as do items "
+        "of more than eight times that in total.",
     )
     compaction_agent: str = Field(
         default="",
         max_length=1000,
-        description="Agent whose model summarizes contexts that are compacted, instead of the "
-        "model of the agent that is asked for.",
+        description="Agent whose model summarizes compacted contexts, instead of the requested "
+        "agent's own model.",
     )
     compaction_prompt: str = Field(
         default="",
         max_length=100_000,
-        description="What that model is asked behind the context, instead of longrun's own prompt.",
+        description="Prompt that follows the context when that model is asked for a summary, "
+        "instead of longrun's own.",
     )
     compaction_threshold: int = Field(
         default=100_000,
         ge=1000,
         le=1_000_000_000,
-        description="Tokens of a context above which it is compacted, where a request asks for "
-        "compaction and gives no `compact_threshold`.",
+        description="Number of tokens above which a context is compacted, if its request asks for "
+        "compaction without a `compact_threshold`.",
     )
     compaction_max_tokens: int = Field(
         default=8192,

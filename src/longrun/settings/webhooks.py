@@ -18,31 +18,31 @@ SECRET_BYTES: Final = range(24, 65)
 
 
 class Webhooks(Section):
-    """Who is told of the ends of background responses, and how."""
+    """Who is notified when background responses end, and how."""
 
     webhook_url: SecretStr | None = Field(
         default=None,
-        description="URL to which the ends of all background responses are posted, whoever's they "
-        "are. It may be anywhere. Needs webhook_secret.",
+        description="URL to which the end of every background response is posted, regardless of "
+        "its owner. Any address is allowed. Needs webhook_secret.",
     )
     webhook_secret: SecretStr | None = Field(
         default=None,
-        description="What these posts are signed with: `whsec_` and 24 to 64 bytes in base64. Of "
-        "several, separated by spaces, each signs.",
+        description="Secret that signs these posts: `whsec_` and 24 to 64 bytes in base64. If "
+        "there are several, separated by spaces, each of them signs.",
     )
     webhook_events: Strings = Field(
         default=EVENTS, description="The events that are posted to webhook_url."
     )
     webhook_networks: Networks = Field(
         default=(),
-        description="Addresses or networks that are not public, to which endpoints created by "
-        "callers may lead all the same, such as 10.1.0.0/16.",
+        description="Non-public addresses or networks that endpoints created by callers may lead "
+        "to, such as 10.1.0.0/16.",
     )
     webhook_timeout: float = Field(
         default=15.0,
         ge=0.1,
         le=300,
-        description="How long an attempt to deliver may take, in all; connecting, a third of that.",
+        description="Time limit for one delivery attempt; connecting may take a third of it.",
     )
     webhook_retry_first: float = Field(
         default=5.0,
@@ -54,33 +54,33 @@ class Webhooks(Section):
         default=4 * 3600.0,
         gt=0,
         le=YEAR,
-        description="The longest pause between two attempts, also where an endpoint asks for a "
-        "longer one.",
+        description="Maximum pause between two attempts, even if the endpoint asks for a longer "
+        "one.",
     )
     webhook_retry_for: float = Field(
         default=72 * 3600.0,
         gt=0,
         le=YEAR,
-        description="How long is tried. After that a delivery is given up, and an endpoint to "
-        "which nothing could be delivered meanwhile is disabled.",
+        description="How long delivery is attempted. After that it is given up, and an endpoint "
+        "to which nothing could be delivered in all that time is disabled.",
     )
     webhook_concurrency: int = Field(
         default=50,
         ge=1,
         le=10_000,
-        description="Maximum number of deliveries that this replica has under way at once.",
+        description="Maximum number of deliveries in progress on this replica.",
     )
     webhook_endpoint_concurrency: int = Field(
         default=5,
         ge=1,
         le=10_000,
-        description="Maximum number of these to one endpoint; one, while it fails.",
+        description="Maximum number of these to one endpoint; one while it is failing.",
     )
     webhook_retention: float = Field(
         default=7 * 86_400.0,
         gt=0,
         le=100 * YEAR,
-        description="How long what was delivered, or given up, stays in the list of deliveries.",
+        description="How long deliveries stay in the list after they were made or given up.",
     )
     max_principal_webhook_endpoints: int = Field(
         default=20,
