@@ -209,13 +209,14 @@ class _Turn:
 
     async def _paced(self, pieces: list[str], seconds: float) -> AsyncIterator[str]:
         """Spread pieces evenly over the time, by the clock, so that lateness does not add up."""
-        start = time.monotonic()
+        now = asyncio.get_running_loop().time
+        start = now()
         for count, piece in enumerate(pieces, 1):
             self._spent += 1
             yield piece
             if self._pauses:
                 due = start + seconds * count / len(pieces)
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                await asyncio.sleep(max(0.0, due - now()))
             elif count % 16 == 0:
                 # Full speed, but other tasks get their turn, as beside a model on a network.
                 await asyncio.sleep(0)
