@@ -87,6 +87,9 @@ class HTTP2(H2Protocol):
         self.connection: _Frames = _connection(self.config)
         self._writing = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._for_own: dict[int, None] = {}
+        self._for_common: dict[int, None] = {}
+        self._common_opened = 0.0
         self._came = 0
         self._reset = 0
         self._waited = 0.0
@@ -124,7 +127,8 @@ class HTTP2(H2Protocol):
             self.closed = True
             for stream_id in list(self.streams):
                 await self._leave(stream_id)
-            self._wake()
+            for stream_id in list(self._waiting):
+                self._wake(stream_id)
 
     async def _receive(self, data: bytes) -> None:
         try:
@@ -171,9 +175,9 @@ class HTTP2(H2Protocol):
             await self._leave(event.stream_id)
             await self._say_whether_idle()
         elif isinstance(event, WindowUpdated):
-            self._wake(event.stream_id or None)
+            self._window_opened(event.stream_id)
         elif isinstance(event, RemoteSettingsChanged):
-            self._wake()
+            self._settings_changed()
         elif isinstance(event, ConnectionTerminated):
             await self.send(Closed())
 
@@ -273,42 +277,82 @@ class HTTP2(H2Protocol):
         return False
 
     async def _send_body(self, stream_id: int, data: memoryview) -> None:
-        while data and stream_id in self.streams:
-            window = min(self.connection.local_flow_control_window(stream_id), SLICE)
-            if window <= 0:
-                if not await self._window_opens(stream_id):
-                    return
-                continue
-            for part in _parts(data[:window], self.connection.max_outbound_frame_size):
-                self.connection.send_data(stream_id, bytes(part))
-            data = data[window:]
-            await self._flush()
+        try:
+            while data and stream_id in self.streams:
+                window = min(self.connection.local_flow_control_window(stream_id), SLICE)
+                if window <= 0:
+                    if not await self._window_opens(stream_id):
+                        return
+                    continue
+                for part in _parts(data[:window], self.connection.max_outbound_frame_size):
+                    self.connection.send_data(stream_id, bytes(part))
+                data = data[window:]
+                self._wake_next()
+                await self._flush()
+        finally:
+            # It may have had its turn, and no use for it.
+            self._wake_next()
 
     async def _window_opens(self, stream_id: int) -> bool:
-        """Wait for a window that is shut. False: it stayed shut for too long; the stream is cut."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting[stream_id] = waiting
+        """Wait for a window that is shut: the stream's own, or the connection's, which its streams
+        have in turn. False: it stayed shut for too long; the stream is cut."""
+        loop, silence = asyncio.get_running_loop(), self.config.send_timeout
+        waiting = self._waiting[stream_id] = loop.create_future()
+        common = self.connection.outbound_flow_control_window <= 0
+        (self._for_common if common else self._for_own)[stream_id] = None
+        if not common:
+            # It may have been its turn.
+            self._wake_next()
+        since = loop.time()
         try:
-            async with asyncio.timeout(self.config.send_timeout):
-                await waiting
+            while not waiting.done():
+                if common:
+                    since = max(since, self._common_opened)
+                if loop.time() - since >= silence:
+                    await self._cut(stream_id)
+                    return False
+                await asyncio.wait((waiting,), timeout=since + silence - loop.time())
             return True
-        except TimeoutError:
-            metrics.reader_timeouts.inc()
-            log.info("a client took nothing for %.0f s: cut", self.config.send_timeout)
-            self.connection.reset_stream(stream_id, ErrorCodes.CANCEL)
-            await self._leave(stream_id)
-            await self._flush()
-            await self._say_whether_idle()
-            return False
         finally:
-            self._waiting.pop(stream_id, None)
+            self._forget(stream_id)
 
-    def _wake(self, stream_id: int | None = None) -> None:
-        """Windows have changed: this stream's, or all."""
-        for each in list(self._waiting) if stream_id is None else [stream_id]:
-            waiting = self._waiting.pop(each, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
+    async def _cut(self, stream_id: int) -> None:
+        metrics.reader_timeouts.inc()
+        log.info("a client took nothing for %.0f s: cut", self.config.send_timeout)
+        self.connection.reset_stream(stream_id, ErrorCodes.CANCEL)
+        await self._leave(stream_id)
+        await self._flush()
+        await self._say_whether_idle()
+
+    def _window_opened(self, stream_id: int) -> None:
+        if stream_id:
+            self._wake(stream_id)
+        else:
+            self._common_opened = asyncio.get_running_loop().time()
+            self._wake_next()
+
+    def _settings_changed(self) -> None:
+        """The windows of all streams may have changed, which costs as much as a frame for each."""
+        self.connection.small += len(self.streams)
+        for each in list(self._for_own):
+            self._wake(each)
+
+    def _wake_next(self) -> None:
+        """If the connection's window is open, one of those that wait for it has its turn. Were all
+        to look, a client with many streams could have a lot of work done for each byte that it
+        takes."""
+        if self._for_common and self.connection.outbound_flow_control_window > 0:
+            self._wake(next(iter(self._for_common)))
+
+    def _wake(self, stream_id: int) -> None:
+        waiting = self._forget(stream_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _forget(self, stream_id: int) -> asyncio.Future[None] | None:
+        self._for_own.pop(stream_id, None)
+        self._for_common.pop(stream_id, None)
+        return self._waiting.pop(stream_id, None)
 
     async def _flush(self) -> None:
         async with self._writing:
