@@ -517,3 +517,30 @@ def test_fields_have_the_names_of_the_wire() -> None:
     """Not those of openai's Python classes, where `async` is no name."""
     given = {"type": "custom_tool_call", "call_id": "c", "name": "n", "input": "", "async": True}
     assert plain(ResponseCustomToolCall.model_validate(given)) == given
+
+
+PAIR = "\ud83d\ude00"
+"""An emoji as a server tells it that cuts its texts by UTF-16."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [PAIR, f"a{PAIR}b{PAIR}", PAIR * 3, f"{PAIR}a", f"{PAIR}\ud83d"],
+    ids=["one", "between letters", "in a row", "before a letter", "and a half"],
+)
+def test_no_delta_ends_within_a_character(text: str) -> None:
+    """Clients in Python could neither print nor encode one, and they added up to another text."""
+    items = [message(text), reasoning(text, content=[text], index=1), call(arguments=text, index=2)]
+    told = [each for event in turn(*items) for each in _by_surrogates(event)]
+    said: dict[str, str] = {}
+    for event in assembled(told).events:
+        if event["type"].endswith(".delta"):
+            # A half that is never followed by the other is told at the end, by itself.
+            if event["delta"] != "\ud83d" or not text.endswith("\ud83d"):
+                event["delta"].encode()
+            said[event["type"]] = said.get(event["type"], "") + event["delta"]
+    assert list(said.values()) == [text.replace(PAIR, "\U0001f600")] * 4
+
+
+def _by_surrogates(event: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**event, "delta": each} for each in event["delta"]] if "delta" in event else [event]

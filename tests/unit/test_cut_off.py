@@ -1,4 +1,4 @@
-"""A model on Chat Completions that is cut off at its limit."""
+"""A model on Chat Completions that is cut off, at its limit or by a filter."""
 
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -46,11 +46,14 @@ async def test_one_that_has_ended_is_complete(reason: str | None) -> None:
         await told(reason, ModelBehaviorError("no"))
 
 
-async def test_one_that_is_cut_off_is_incomplete() -> None:
-    [event] = await told("length", completed())
+@pytest.mark.parametrize(
+    ("why", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
+)
+async def test_one_that_is_cut_off_is_incomplete(why: str, reason: str) -> None:
+    [event] = await told(why, completed())
     assert event.type == "response.incomplete"
     assert event.response.status == "incomplete"
-    assert event.response.incomplete_details.reason == "max_output_tokens"
+    assert event.response.incomplete_details.reason == reason
     assert event.response.output[-1].status == "incomplete"
-    [event] = await told("length", ModelBehaviorError("no text at all"))
+    [event] = await told(why, ModelBehaviorError("no text at all"))
     assert (event.type, event.response.output) == ("response.incomplete", [])

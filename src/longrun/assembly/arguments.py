@@ -35,7 +35,7 @@ class Arguments:
         if what == "delta":
             if fields.get("delta") is None:
                 return ()
-            self._gathered.write(fields["delta"])
+            fields["delta"] = self._gathered.take(fields["delta"])
             # As one of the type that the call is shown as.
             fields["type"] = self._delta
             return ((self._delta, fields),)
@@ -49,8 +49,11 @@ class Arguments:
         return events
 
     def gathered(self, kind: str, fields: JSONObject) -> Gathered | None:
-        """Where deltas of this kind are gathered; None: they are not, or not any more."""
-        return self._gathered if CALL_EVENTS.get(kind) == "delta" and not self._done else None
+        """Where deltas of this kind are gathered; None: they are not, not now, or not any
+        more."""
+        if CALL_EVENTS.get(kind) != "delta" or self._done or self._gathered.half:
+            return None
+        return self._gathered
 
     def rest(self, raw: JSONObject) -> Iterator[Event]:
         """What is still to be said of a call that the model finished like this."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from longrun.assembly.gathered import Gathered
+from longrun.assembly.gathered import Gathered, ends_in_half
 from longrun.assembly.kinds import JSONObject
 from longrun.pending import LONGEST, Delta
 
@@ -50,5 +50,7 @@ class Streak:
         for key, value in self.same:
             if said.get(key) != value:
                 return None
+        if ends_in_half(text):
+            return None
         self.gathered.write(text)
         return Delta(self.fields, text)

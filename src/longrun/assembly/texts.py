@@ -89,20 +89,23 @@ class Texts:
         return ((kind, fields),)
 
     def gathered(self, kind: str, fields: JSONObject) -> Gathered | None:
-        """Where the deltas of a part are gathered; None: they are not, or not any more."""
+        """Where the deltas of a part are gathered; None: they are not, not now, or not any
+        more."""
         text, _ = TEXT_OF_EVENT.get(kind, (None, ""))
         if text is None:
             return None
         index = fields.get(text.index)
         part = self._parts.get((text.index, 0 if index is None else index))
-        return part.gathered if part is not None and part.is_open(text) else None
+        if part is None or part.gathered.half or not part.is_open(text):
+            return None
+        return part.gathered
 
     def _delta(self, kind: str, fields: JSONObject, text: Text) -> list[Event]:
         part, events = self._part_or_new(text, fields)
         delta = fields.get("delta")
         if delta is None or not part.is_open(text):
             return events
-        part.gathered.write(delta)
+        fields["delta"] = part.gathered.take(delta)
         events.append((kind, _placed(part, fields)))
         return events
 
