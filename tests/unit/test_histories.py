@@ -11,9 +11,11 @@ from agents import (
     Agent,
     AgentHooks,
     ModelBehaviorError,
+    ModelResponse,
     RunConfig,
     RunContextWrapper,
     SQLiteSession,
+    Usage,
     function_tool,
 )
 from agents import handoff as handoff_to
@@ -247,6 +249,82 @@ def test_two_kinds_of_calls_with_one_id_are_refused() -> None:
         context: Any = RunContextWrapper(None)
         with pytest.raises(ModelBehaviorError, match="reused a tool call ID"):
             check(response_of([]), context_wrapper=context, existing_items=items)
+
+
+@given(ITEMS, ITEMS, st.lists(raw_calls(), max_size=2))
+@MANY
+def test_the_items_of_a_turn(items: list[Any], new: list[Any], calls: list[Any]) -> None:
+    """Of a turn that says something and calls nothing, too, and of one that does both."""
+    register, check, new_ones = (
+        both(name)
+        for name in (
+            "_register_tool_call_items",
+            "_dedupe_processed_response_invocations",
+            "_dedupe_tool_call_items",
+        )
+    )
+    found = []
+    for n in range(2):
+        context: Any = RunContextWrapper(None)
+        turned = response_of(calls)
+        turned.new_items = [*new, *turned.new_items]
+        skipped = outcome(check[n], turned, context_wrapper=context, existing_items=items)
+        registered = outcome(register[n], context, turned.new_items)
+        kept = outcome(
+            new_ones[n],
+            existing_items=items,
+            new_items=turned.new_items,
+            skipped_raw_item_ids=skipped if isinstance(skipped, set) else set(),
+        )
+        raws = [item.raw_item for item in kept] if isinstance(kept, list) else kept
+        left = [item.raw_item for item in turned.new_items]
+        made = {key: vars(record) for key, record in context._tool_invocations.items()}
+        found.append((skipped, left, registered, raws, made))
+    assert found[0] == found[1]
+
+
+@st.composite
+def raw_said(draw: Callable[..., Any]) -> Any:
+    more = draw(
+        st.sampled_from(
+            [{}, {}, {}, {"caller": {"type": "program", "caller_id": "a"}}, {"agent": "x"}]
+        )
+    )
+    words = [{"type": "output_text", "text": "hi", "annotations": []}]
+    item: JSONObject = draw(
+        st.sampled_from(
+            [
+                {"type": "message", "role": "assistant", "content": words, "status": "completed"},
+                {"type": "reasoning", "summary": []},
+            ]
+        )
+    )
+    made = {**item, "id": draw(IDS), **more}
+    return draw(st.sampled_from([made, model(made), model(made), model(made)]))
+
+
+@given(st.lists(st.one_of(raw_said(), raw_said(), raw_calls()), max_size=8), st.integers(0, 3))
+@MANY
+def test_what_is_to_be_done_for_a_turn(output: list[Any], many: int) -> None:
+    found = []
+    for process in both("process_model_response"):
+        response = ModelResponse(output=[], usage=Usage(), response_id=None)
+        response.output = output
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sdk.histories, "MANY", many)
+            made = outcome(
+                process,
+                agent=AGENT,
+                all_tools=[look],
+                response=response,
+                output_schema=None,
+                handoffs=[],
+            )
+        if not isinstance(made, tuple):
+            items = [(type(item), item.raw_item, item.agent) for item in made.new_items]
+            made = (items, dataclasses.replace(made, new_items=[]))
+        found.append(made)
+    assert found[0] == found[1]
 
 
 CALLED: dict[str, JSONObject] = {

@@ -14,6 +14,7 @@ from openai.types.responses import Response, ResponseOutputItem, ResponseUsage
 from longrun.execution.replay.rebuilt import rebuilt
 from longrun.execution.replay.results import decode_response, encode_response
 from longrun.jsontext import dumps, loads
+from longrun.pieces import at_once
 from tests.unit.streams import JSONObject
 
 KINDS = get_args(get_args(ResponseOutputItem)[0])
@@ -148,7 +149,7 @@ def test_usage_is_what_construct_makes(usage: Any) -> None:
 @given(OUTPUTS)
 def test_a_turn_comes_back_from_its_record(output: Any) -> None:
     turn = Response.construct(id="resp_1", created_at=1.5, output=output)
-    record = encode_response(turn, [3], {})
+    record = at_once(encode_response(turn, [3], {}))
     decoded, indexes = decode_response(record)
     assert indexes == [3]
     assert [type(item) for item in decoded.output] == [type(item) for item in turn.output]

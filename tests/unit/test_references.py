@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from longrun.execution.replay.references import LONG, encode_referring, refer, resolve
 from longrun.jsontext import dumps, loads
+from longrun.pieces import at_once
 from longrun.store.records import Step
 from tests.journal_agents.outputs import long_outputs
 from tests.unit import runs
@@ -34,7 +35,7 @@ def referred(value: Any, items: dict[int, Any]) -> Step:
     assert resolve([stored], texts) == [whole]
     assert stored._replace(result="") == whole._replace(result="")
     # A model's turn is encoded so, without being a whole text first.
-    turn = whole._replace(kind="model", result=encode_referring(value, texts))
+    turn = whole._replace(kind="model", result=at_once(encode_referring(value, texts)))
     [again] = resolve([turn], texts)
     assert dumps(loads(again.result)) == dumps(loads(whole.result))
     assert refer(turn, texts) == turn or not turn.result.startswith('{"pieces"')
@@ -84,7 +85,7 @@ def test_a_turn_of_any_length_is_in_its_items_alone(unit: str) -> None:
     text = unit * 200_000
     output = [{"type": "message", "content": [{"text": text}]}]
     items = {4: item({**output[0], "id": "msg_1"})}
-    encoded = encode_referring({"response": {"output": output}}, items)
+    encoded = at_once(encode_referring({"response": {"output": output}}, items))
     assert len(encoded) < 200
     turn = step({}, kind="model")._replace(result=encoded)
     [whole] = resolve([turn], items)
@@ -97,7 +98,7 @@ def test_a_turn_of_many_items_refers_to_each_of_them(alike: bool) -> None:
     output = [{"type": "message", "content": [{"text": text}]} for text in texts]
     items = {index: item({"id": f"msg_{index}", **each}) for index, each in enumerate(output)}
     value = {"response": {"output": output}}
-    encoded = encode_referring(value, items)
+    encoded = at_once(encode_referring(value, items))
     assert len(encoded) < 3000 * 100
     [again] = resolve([step({}, kind="model")._replace(result=encoded)], items)
     assert loads(again.result) == value

@@ -39,6 +39,7 @@ from longrun.history.approvals import REQUEST, request_item
 from longrun.history.faces import Face
 from longrun.jsontext import Encoded, dumps, loads
 from longrun.pending import Delta, Pending, pending
+from longrun.pieces import Pieces, at_once
 from longrun.protocol import TERMINAL_EVENT_OF, Status
 
 _OF_THE_TURN: Final = frozenset(
@@ -46,13 +47,14 @@ _OF_THE_TURN: Final = frozenset(
         "response.created",
         "response.queued",
         "response.in_progress",
-        "response.completed",
-        "response.incomplete",
         "response.failed",
         "error",
     }
 )
-"""Raw events about the model's own response; what they mean for ours is decided here."""
+"""Other raw events about the model's own response; what they mean for ours is decided here."""
+
+TURN_ENDS: Final = frozenset({"response.completed", "response.incomplete"})
+"""Raw events that end a turn, with all of its items."""
 
 _WITHOUT_ITEM: Final = "response.audio"
 """Events that begin so belong to no item."""
@@ -246,8 +248,10 @@ class Assembler:
         kind: str = event.type
         if kind in DELTAS:
             self._delta(kind, event)
+        elif kind in TURN_ENDS:
+            at_once(self.turn_end(event))
         elif kind in _OF_THE_TURN:
-            self._turn_event(kind, event)
+            self._turn_event(kind)
         elif kind == ITEM_ADDED:
             if event.item is not None:
                 self._emit_all(self._turn.added(event.output_index, self._plain(event.item)))
@@ -386,34 +390,49 @@ class Assembler:
                 self.refused.append(index)
                 del self._output[index]
 
-    def replayed_turn(self, response: Any) -> None:
+    def replayed_turn(self, response: Any) -> Pieces[None]:
         """A turn that an earlier attempt finished: its events are in the log already."""
         self.usage.add(response.usage)
-        self._said = {_words_of(plain(raw)) for raw in response.output or ()}
+        said: set[Hashable] = set()
+        for raw in response.output or ():
+            said.add(_words_of(plain(raw)))
+            yield
+        self._said = said
 
-    def _turn_event(self, kind: str, event: Any) -> None:
+    def turn_end(self, event: Any) -> Pieces[None]:
+        """One of `TURN_ENDS`: as `raw_event` takes it, but in pieces, for a turn of many items."""
+        self._streak = None
+        if event.type == "response.completed":
+            yield from self._complete_turn(event.response)
+        else:
+            yield from self._complete_turn(event.response, "incomplete")
+            details = event.response.incomplete_details
+            self.incomplete_details = plain(details) if details else {"reason": None}
+
+    def _turn_event(self, kind: str) -> None:
         if kind == "response.created":
             # A model request that is tried again leaves open what the first one had begun.
             self._broke_off()
             self._emit_all(self._turn.give_up())
             self._turn = Turn(self._new_item)
-        elif kind == "response.completed":
-            self._complete_turn(event.response)
-        elif kind == "response.incomplete":
-            self._complete_turn(event.response, "incomplete")
-            details = event.response.incomplete_details
-            self.incomplete_details = plain(details) if details else {"reason": None}
 
     def _broke_off(self) -> None:
         """The turn ends without its end: what it has finished stays, but of the provider it is not
         known whether it does."""
         self.unkept += [item.output_index for item in self._turn.finished]
 
-    def _complete_turn(self, response: Any, status: str = "completed") -> None:
+    def _complete_turn(self, response: Any, status: str = "completed") -> Pieces[None]:
         self.usage.add(response.usage)
-        output = [self._plain(raw) for raw in response.output or ()]
-        self._emit_finished(self._turn.complete(output, status))
-        self._said = {_words_of(raw) for raw in output}
+        output: list[JSONObject] = []
+        said: set[Hashable] = set()
+        for raw in response.output or ():
+            output.append(item := self._plain(raw))
+            said.add(_words_of(item))
+            yield
+        for events in self._turn.complete(output, status):
+            self._emit_finished(events)
+            yield
+        self._said = said
         self._emit_all(self._turn.close())
         finished = self._turn.finished
         self.turn_indexes = [item.output_index for item in finished]

@@ -82,18 +82,23 @@ class Turn:
             item = self._new(self._new_item(raw), index)
         return self._finish(item, raw, "completed")
 
-    def complete(self, output: Iterable[JSONObject], status: str) -> list[Event]:
+    def complete(self, output: Iterable[JSONObject], status: str) -> Iterator[list[Event]]:
         """The model's final output: finishes what the stream left open, shows what it never
-        showed. What is not in it stays open."""
+        showed. What is not in it stays open.
+
+        Yields:
+            The events of an item; nothing while it is looked for what is sure.
+        """
         told = list(_once(output))
         streamed = _Streamed(self._items, self._by_call)
         # Those that are sure come first: what is left is then anybody's guess.
-        sure = [streamed.match_surely(raw) for raw in told]
-        events: list[Event] = []
+        sure: list[Item | None] = []
+        for raw in told:
+            sure.append(streamed.match_surely(raw))
+            yield []
         for raw, found in zip(told, sure, strict=True):
             item = found or streamed.match(raw) or self._new(self._new_item(raw), None)
-            events += self._finish(item, raw, status)
-        return events
+            yield self._finish(item, raw, status)
 
     def close(self) -> list[Event]:
         """Ends what the model left open, unfinished."""

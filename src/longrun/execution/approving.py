@@ -22,6 +22,7 @@ from longrun.execution.steering import items_of
 from longrun.history.approvals import REQUEST, Answer, answers_to
 from longrun.history.continuation import told
 from longrun.jsontext import dumps, loads
+from longrun.pieces import at_once
 from longrun.protocol import Context, RunRequest
 from longrun.store.approvals import Approvals
 from longrun.store.records import Parked, Step
@@ -228,7 +229,8 @@ class Approving:
             )
             turn = Response.construct(output=[dict(call.raw) for call in calls])
             indexes, running = self._assembler.turn_indexes, self._assembler.turn_calls
-            result = encode_response(turn, indexes, self._steps.call_ids.given, running)
+            given = self._steps.call_ids.given
+            result = at_once(encode_response(turn, indexes, given, running))
             self._display.write([Step("", "model", KEY, print_, result)])
         for place, answer in answers.items():
             if not answer.approve and not waiting[place].nested:

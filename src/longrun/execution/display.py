@@ -34,9 +34,13 @@ class Display:
         """
         emission = self._assembler.collect()
         if steps and refers:
-            # Items that stay as long as their steps: those of the turn, or what the tool gave.
-            turn, given = self._assembler.turn_items, dict(emission.items)
-            steps = [refer(step, turn if step.kind == "model" else given) for step in steps]
+            # Items that stay as long as their steps: those of the turn, or what the tool gave. Of a
+            # turn with many calls all tools may end at once: each looks at no more than its own.
+            given = dict(emission.items)
+            steps = [
+                refer(step, self._assembler.turn_items if step.kind == "model" else given)
+                for step in steps
+            ]
         if emission.events and self.first is not None:
             self.first()
             self.first = None

@@ -26,6 +26,7 @@ from longrun.execution.replay.results import decode_response
 from longrun.execution.replay.scope import Scope
 from longrun.execution.replay.steps import Steps
 from longrun.execution.replay.tool_calls import due_of, returned
+from longrun.pieces import Pieces, with_turns
 from longrun.store.records import Step
 
 TOGETHER: Final = 8
@@ -94,7 +95,7 @@ class Passing:
             return []
         origin = str(sdk.origin_of(sdk.model_of(agent, config)[0]))
         for number, turn in enumerate(found):
-            self._pass(str(number), turn, origin)
+            await with_turns(self._pass(str(number), turn, origin))
             if number % TOGETHER == 0:
                 await asyncio.sleep(0)
         self._display.write()
@@ -145,19 +146,20 @@ class Passing:
             scope.skip_to(ahead)
         return fits
 
-    def _pass(self, number: str, turn: "_Recorded", origin: str) -> None:
+    def _pass(self, number: str, turn: "_Recorded", origin: str) -> Pieces[None]:
         """All that is told of a turn when it is replayed."""
         for step in turn.steps:
             self._journal.passed(step)
             metrics.steps.labels(step.kind, "replayed").inc()
         response = turn.done.response
         self._steps.models.passed(number, response, origin)
-        self._assembler.replayed_turn(response)
+        yield from self._assembler.replayed_turn(response)
         self._budget.took(response.output)
         for call_id in turn.failed:
             self._display.tool_failed(call_id)
         for item in turn.done.outputs:
             self._assembler.tool_output(item)
+            yield
 
 
 class _Recorded(NamedTuple):

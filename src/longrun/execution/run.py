@@ -20,7 +20,7 @@ from agents import (
 )
 
 from longrun import ids, metrics
-from longrun.assembly.assembler import Assembler
+from longrun.assembly.assembler import TURN_ENDS, Assembler
 from longrun.errors import LongrunError, ReplayMismatch
 from longrun.execution.agreement import check_begins
 from longrun.execution.application import Application, Given
@@ -69,6 +69,7 @@ from longrun.execution.starts import Turn
 from longrun.execution.steering import Steering, Store
 from longrun.execution.takeover import add_recorded_usage
 from longrun.history.continuation import told
+from longrun.pieces import Pieces, with_turns
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.records import Parked, Steer, Step
@@ -76,6 +77,9 @@ from longrun.store.run_log import RunLog
 from longrun.supervision import let_go
 
 log = logging.getLogger("longrun.execution.run")
+
+TOGETHER: Final = 32
+"""Events of the SDK's own that are taken in one go."""
 
 STOP_WAIT: Final = 5.0
 """Seconds that a tool's own cleanup may take after the run was stopped."""
@@ -392,9 +396,20 @@ class Run:
         if passed:
             sdk.begin_behind(result, agent, passed)
         try:
+            taken = 0
             async for event in result.stream_events():
                 self._journal.check()
-                self._take(event)
+                if event.type == "raw_response_event":
+                    if event.data.type in TURN_ENDS:
+                        await self._take_end(event.data)
+                    else:
+                        self._take_raw(event.data)
+                else:
+                    self._take(event)
+                    # Those of a turn come all at once, and the SDK does not wait for them.
+                    taken = (taken + 1) % TOGETHER
+                    if not taken:
+                        await asyncio.sleep(0)
                 if self._log.must_wait:
                     # A model ends with its whole text a few times over: one at a time.
                     await self._log.ready()
@@ -459,10 +474,8 @@ class Run:
     # -- the stream -----------------------------------------------------------------------
 
     def _take(self, event: Any) -> None:
-        """One event of the SDK's stream."""
-        if event.type == "raw_response_event":
-            self._take_raw(event.data)
-        elif event.type == "run_item_stream_event":
+        """One event of the SDK's stream that is no model's."""
+        if event.type == "run_item_stream_event":
             if event.name in ("tool_output", "handoff_occured"):
                 self._assembler.tool_output(event.item.raw_item)
             elif event.name == "message_output_created":
@@ -472,24 +485,42 @@ class Run:
             self._assembler.next_agent(event.new_agent.name)
 
     def _take_raw(self, event: Any) -> None:
-        steps: list[Step] = []
+        """An event of a model's within its turn."""
         self._heard = True
+        self._assembler.origin = self._steps.models.origin
+        self._assembler.raw_event(event)
+        self._display.write()
+        self._steps.models.taken()
+
+    async def _take_end(self, event: Any) -> None:
+        """The end of a model's turn, which has all of it once more. What of its items was not
+        shown yet is written meanwhile, as if the model had streamed it; the turn's step comes with
+        the last of it."""
+        self._heard = True
+        steps: list[Step] = []
         if isinstance(event, ReplayedTurn):
-            self._assembler.replayed_turn(event.response)
+            await with_turns(self._assembler.replayed_turn(event.response))
         else:
             self._assembler.origin = self._steps.models.origin
-            self._assembler.raw_event(event)
+            await with_turns(self._assembler.turn_end(event), self._written)
             if event.type == "response.completed":
-                indexes, calls = self._assembler.turn_indexes, self._assembler.turn_calls
-                steps = self._steps.models.finished(
-                    event.response, indexes, calls, self._assembler.turn_items
-                )
+                steps = await with_turns(self._steps_of(event.response))
         self._display.write(steps)
         if event.type == "response.completed":
             self._turns += 1
             # The model's turn ends when this is taken; only then is anything executed.
             self._budget.took(event.response.output or ())
         self._steps.models.taken()
+
+    def _steps_of(self, turn: Any) -> Pieces[list[Step]]:
+        indexes, calls = self._assembler.turn_indexes, self._assembler.turn_calls
+        items = self._assembler.turn_items
+        return self._steps.models.finished(turn, indexes, calls, items)
+
+    async def _written(self) -> None:
+        self._display.write()
+        if self._log.must_wait:
+            await self._log.ready()
 
     def _failure(self, error: BaseException) -> Outcome:
         if isinstance(error, ModelRefusalError):

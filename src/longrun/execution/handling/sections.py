@@ -13,6 +13,7 @@ from longrun.execution.handling.yielded import Yielded, completed, output_of
 from longrun.execution.replay.journal import Journal, fingerprint
 from longrun.execution.replay.once import Due
 from longrun.execution.replay.results import decode_response, encode_response
+from longrun.pieces import at_once
 from longrun.store.records import Step
 from longrun.store.run_log import RunLog
 
@@ -77,7 +78,7 @@ class Sections:
         """
         if self._passed.pop(id(given), None) is not None:
             if given.type == "response.completed":
-                self._assembler.replayed_turn(given.response)
+                at_once(self._assembler.replayed_turn(given.response))
                 self._begin()
             return
         self._told += 1
@@ -119,14 +120,14 @@ class Sections:
         due = Due("", _KIND, self._key, fingerprint(yielded_digest=digest))
         recorded = self._journal.find(*due)
         if recorded is not None:
-            self._assembler.replayed_turn(decode_response(recorded)[0])
+            at_once(self._assembler.replayed_turn(decode_response(recorded)[0]))
             self._begin()
             return
         self._raw([*self._yielded.close(), _END])
         usage = self._usage.as_json()
         turn = Response.construct(output=[], usage=usage)
-        step = due.finished(encode_response(turn, self._indexes, {}, self._calls))
-        self._write([step])
+        result = at_once(encode_response(turn, self._indexes, {}, self._calls))
+        self._write([due.finished(result)])
         self._begin()
         await self._log.flush()
         self._spent()
@@ -151,5 +152,6 @@ class Sections:
             # The stream's own step says which items there are of it.
             due, self.streamed = self.streamed, None
             items = self._assembler.turn_items
-            self._write([due.finished(encode_response(event.response, indexes, {}, calls, items))])
+            result = at_once(encode_response(event.response, indexes, {}, calls, items))
+            self._write([due.finished(result)])
             self._begin()

@@ -29,6 +29,7 @@ from longrun.execution.replay.results import DEEPEST, decode_response, encode_re
 from longrun.execution.replay.scope import key_of
 from longrun.execution.steering import Steering, items_of
 from longrun.jsontext import dumps, loads
+from longrun.pieces import with_turns
 from longrun.store.records import Steer, Step
 
 LONGEST_ERROR: Final = 10_000
@@ -253,7 +254,8 @@ class Steps:
         has not yielded it on."""
         if self._sections.streamed is due:
             self._sections.streamed = None
-            await self._once.record(due.finished(encode_response(response, [], {})))
+            result = await with_turns(encode_response(response, [], {}))
+            await self._once.record(due.finished(result))
 
 
 _steps: ContextVar[Steps | None] = ContextVar("longrun_steps", default=None)

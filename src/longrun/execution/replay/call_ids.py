@@ -227,6 +227,9 @@ class TurnIds:
         return call.unique
 
     def _final(self, item: Any) -> Any:
+        if str(_of(item, "type")).removesuffix("_output") not in CALLS:
+            # Messages for one, of which a turn may have thousands.
+            return item
         kind, given = _identity(item)
         if kind not in CALLS:
             return self._final_output(item, kind, given)

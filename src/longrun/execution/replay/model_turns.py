@@ -29,6 +29,7 @@ from longrun.execution.replay.results import (
     encode_response,
 )
 from longrun.execution.replay.scope import ModelCall, Scope
+from longrun.pieces import Pieces, with_turns
 from longrun.store.records import Step
 from longrun.store.run_log import RunLog
 
@@ -232,7 +233,8 @@ class ModelTurns:
                             # Some models give their items in the stream alone; the SDK fills
                             # them in later.
                             event.response.output = event.response.output or done
-                            await self._once.record(self._step(due, event.response))
+                            step = await with_turns(self._step(due, event.response))
+                            await self._once.record(step)
                             self.border.came_in(event.response.output, str(call.origin))
                         if event.type in _ENDS:
                             self._spent(event.response.usage)
@@ -264,13 +266,16 @@ class ModelTurns:
         indexes: list[int],
         calls: Mapping[str, RunningCall],
         items: Mapping[int, str],
-    ) -> list[Step]:
+    ) -> Pieces[list[Step]]:
         """The step of the run's own turn that was asked, to be committed with its last events. It
-        refers to these items of the turn."""
+        refers to these items of the turn. Made in pieces."""
         due, self._asked = self._asked, None
         if self.origin is not None:
             self.border.came_in(response.output, self.origin)
-        return [] if due is None else [self._step(due, response, indexes, calls, items)]
+            yield
+        if due is None:
+            return []
+        return [(yield from self._step(due, response, indexes, calls, items))]
 
     def _step(
         self,
@@ -279,8 +284,9 @@ class ModelTurns:
         indexes: Sequence[int] = (),
         calls: Mapping[str, RunningCall] = MappingProxyType({}),
         items: Mapping[int, str] = MappingProxyType({}),
-    ) -> Step:
-        result = encode_response(response, indexes, self.call_ids.given, calls, items)
+    ) -> Pieces[Step]:
+        given = self.call_ids.given
+        result = yield from encode_response(response, indexes, given, calls, items)
         step = self._marked(due.finished(result), response)
         if not due.scope and due.key in self.steered:
             # A version that knows nothing of the message would go on without it.
@@ -290,7 +296,7 @@ class ModelTurns:
     def _marked(self, step: Step, turn: Response | ModelResponse) -> Step:
         """A version that knows nothing of minted call ids would execute the calls again."""
         given = self.call_ids.given
-        minted = any(getattr(item, "call_id", None) in given for item in turn.output)
+        minted = given and any(getattr(item, "call_id", None) in given for item in turn.output)
         return marked(step, call_ids="minted") if minted else step
 
     def taken(self) -> None:

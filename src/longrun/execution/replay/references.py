@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from longrun.jsontext import Encoded, NotJSON, dumps, loads
+from longrun.pieces import Pieces
 from longrun.store.records import Step
 
 LONG: Final = 256
@@ -30,7 +31,7 @@ _SLICE: Final = 64 * 1024
 """Characters of a string that are encoded and compared at a time: a long one is not copied."""
 
 _MARK: Final = "\0"
-"""Stands for a reference while a text is made: no JSON text has this character."""
+"""Around what stands for a reference while a text is made: no JSON text has this character."""
 
 _MOST_MISSED: Final = 8 * 1024 * 1024
 """Characters of items that are looked through in vain before it is left at that: milliseconds."""
@@ -38,7 +39,10 @@ _MOST_MISSED: Final = 8 * 1024 * 1024
 _REFERS: Final = '{"pieces":['
 _KINDS: Final = frozenset({"model", "tool"})
 
-Piece = str | tuple[int, int, int]
+Place = tuple[int, int, int]
+"""Where a text stands: output index, first character, characters."""
+
+Piece = str | Place
 
 
 def refer(step: Step, items: Mapping[int, str]) -> Step:
@@ -55,31 +59,53 @@ def refer(step: Step, items: Mapping[int, str]) -> Step:
     return step._replace(result=dumps({"pieces": pieces}).decode())
 
 
-def encode_referring(value: Any, items: Mapping[int, str]) -> str:
+def encode_referring(
+    value: Any, items: Mapping[int, str], parts: list[Any] | None = None
+) -> Pieces[str]:
     """A JSON value as text, or as one that refers to items where it says the same: as `refer`, for
-    which all of it has to be a text first."""
-    if not items:
-        return dumps(value).decode()
-    places: list[tuple[int, int, int]] = []
+    which all of it has to be a text first.
+
+    Args:
+        parts: a list within the value, each member of which is a piece of the work. What is in it
+            afterwards is of no use to anybody.
+    """
+    sources, places = _Sources(items), list[Place]()
+    whole = list(parts or ())
+    for number, part in enumerate(whole):
+        assert parts is not None
+        parts[number] = _encoded(part, sources, places)
+        yield
     try:
-        own = dumps(_marked(value, _Sources(items), places)).decode().split(_MARK)
+        own = dumps(_marked(value, sources, places)).decode().split(_MARK)
     except (ValueError, RecursionError):
         # What orjson does not take.
+        if parts is not None:
+            parts[:] = whole
         return dumps(value).decode()
+    yield
     if not places:
         return own[0]
     pieces: list[Piece] = [own[0]]
-    for place, text in zip(places, own[1:], strict=True):
-        pieces += [place, text]
+    for place, text in zip(own[1::2], own[2::2], strict=True):
+        pieces += [places[int(place)], text]
     return dumps({"pieces": pieces}).decode()
 
 
-def _marked(value: Any, sources: "_Sources", places: list[tuple[int, int, int]]) -> Any:
-    """A value with a mark in place of each string that an item has, and where that is."""
+def _encoded(part: Any, sources: "_Sources", places: list[Place]) -> Encoded:
+    """A part as JSON, with a mark in place of each string that an item has."""
+    try:
+        return Encoded(dumps(_marked(part, sources, places)))
+    except (ValueError, RecursionError):
+        return Encoded(dumps(part))
+
+
+def _marked(value: Any, sources: "_Sources", places: list[Place]) -> Any:
+    """A value with a mark in place of each string that an item has: the number of the place where
+    that is, which is added to `places`."""
     if isinstance(value, str):
         if len(value) >= LONG and not sources.exhausted and (place := sources.find(value)):
             places.append(place)
-            return Encoded(_MARK)
+            return Encoded(f"{_MARK}{len(places) - 1}{_MARK}")
     elif isinstance(value, dict):
         return {key: _marked(each, sources, places) for key, each in value.items()}
     elif isinstance(value, list):

@@ -21,6 +21,7 @@ from longrun.assembly.server_calls import RunningCall
 from longrun.execution.replay.rebuilt import rebuilt
 from longrun.execution.replay.references import encode_referring
 from longrun.jsontext import dumps, loads
+from longrun.pieces import Pieces
 
 _RICH: Final = {
     kind.__name__: kind for kind in (ToolOutputText, ToolOutputImage, ToolOutputFileContent)
@@ -131,20 +132,27 @@ def encode_response(
     given: Mapping[str, Any],
     calls: Mapping[str, RunningCall] = MappingProxyType({}),
     items: Mapping[int, str] = MappingProxyType({}),
-) -> str:
+) -> Pieces[str]:
     """A streamed model turn as the model gave it, with the output indexes of its items, and its
-    calls that are executed here.
+    calls that are executed here: as text, in pieces.
 
     Args:
         given: by the call ids that were minted, what the model gave (`call_ids.py`).
         items: what it may refer to, as in `references.refer`.
     """
-    kept = {name: value for name, value in plain(response).items() if name not in _NOT_NEEDED}
-    minted = _as_given(kept.get("output") or [], given)
+    output: list[Any] = []
+    for item in response.output or ():
+        output.append(plain(item))
+        yield
+    beside = plain(response.model_copy(update={"output": []}) if output else response)
+    kept = {name: value for name, value in beside.items() if name not in _NOT_NEEDED}
+    if output:
+        kept["output"] = output
+    minted = _as_given(output, given)
     recorded: dict[str, Any] = {"response": kept, "indexes": list(indexes), **minted}
     if calls:
         recorded["calls"] = {call_id: list(call) for call_id, call in calls.items()}
-    return encode_referring(recorded, items)
+    return (yield from encode_referring(recorded, items, output))
 
 
 def decode_response(result: str) -> tuple[Response, list[int]]:

@@ -10,9 +10,12 @@ They keep nothing from one turn to the next, so a change of an item is heeded as
 They were written for certain versions of the SDK (`WRITTEN_FOR`); in others its own stay.
 """
 
+import copy
+import dataclasses
 import functools
 import importlib
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Final
@@ -54,6 +57,13 @@ _MODELS: Final[dict[type[Any], str]] = {
     ResponseOutputMessage: "message",
     ResponseReasoningItem: "reasoning",
 }
+_ITEM_OF: Final[dict[type[Any], type[Any]]] = {
+    ResponseOutputMessage: MessageOutputItem,
+    ResponseReasoningItem: ReasoningItem,
+}
+MANY: Final = 16
+"""Items of a turn from which on it is looked whether they are all said."""
+
 _TEXT: Final = frozenset({str, type(None)})
 
 _ADDED: Final = ("_agents_tool_description", "_agents_tool_title", "created_by")
@@ -151,12 +161,20 @@ def _checked(original: Callable[..., Any]) -> Callable[..., Any]:
                 for run in runs
             ]
             existing_items = _concerned(existing_items, set().union(*map(_ids_of, calls)))
-        return original(
-            processed_response,
-            context_wrapper=context_wrapper,
-            existing_items=existing_items,
-            **more,
-        )
+        items = processed_response.new_items
+        if usual and not calls:
+            # Of what calls nothing, nothing is left out. It looks at all that is behind reasoning.
+            processed_response.new_items = []
+        try:
+            return original(
+                processed_response,
+                context_wrapper=context_wrapper,
+                existing_items=existing_items,
+                **more,
+            )
+        finally:
+            if usual and not calls:
+                processed_response.new_items = items
 
     return check
 
@@ -166,7 +184,8 @@ def _new_ones(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def new_ones(*, existing_items: Any, new_items: Any, skipped_raw_item_ids: Any) -> Any:
-        asked: set[str] = set().union(*(_ids_of(item.raw_item) for item in new_items))
+        new = [item for item in new_items if type(item) not in _SAID]
+        asked: set[str] = set().union(*(_ids_of(item.raw_item) for item in new))
         existing = [
             item
             for item in existing_items
@@ -176,19 +195,28 @@ def _new_ones(original: Callable[..., Any]) -> Callable[..., Any]:
                 and ((call_id := _call_id(_raw(item, "raw_item"))) is None or call_id in asked)
             )
         ]
-        return original(
-            existing_items=existing,
-            new_items=new_items,
-            skipped_raw_item_ids=skipped_raw_item_ids,
+        kept = original(
+            existing_items=existing, new_items=new, skipped_raw_item_ids=skipped_raw_item_ids
         )
+        if len(kept) == len(new):
+            return list(new_items)
+        calls = deque(kept)
+        return [
+            calls.popleft() if type(item) not in _SAID else item
+            for item in new_items
+            if type(item) in _SAID or (calls and item is calls[0])
+        ]
 
     return new_ones
 
 
 def _is_none_of(kinds: frozenset[str]) -> Callable[[Any], bool]:
-    """Whether an item is known to have none of these types."""
+    """Whether an item of a run, or of a model's output, is known to have none of these types."""
 
     def is_none(item: Any) -> bool:
+        known = _MODELS.get(type(item))
+        if known is not None:
+            return bool(item.type == known)
         if type(item) not in _USUAL:
             return False
         raw = _raw(item, "raw_item")
@@ -227,12 +255,13 @@ def _with_programs(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _registered(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`_register_tool_call_items`: of the items before the turn, that what has an output is
-    done."""
+    """`_register_tool_call_items`: the calls of a turn; of the items before it, that what has an
+    output is done."""
 
     @functools.wraps(original)
     def register(context_wrapper: Any, items: Any, *, validate_invocations: bool = True) -> None:
         if validate_invocations or (context_wrapper._allow_legacy_approval_binding_reconstruction):
+            items = [item for item in items if type(item) not in _SAID]
             original(context_wrapper, items, validate_invocations=validate_invocations)
             return
         made = context_wrapper._tool_invocations
@@ -246,6 +275,32 @@ def _registered(original: Callable[..., Any]) -> Callable[..., Any]:
                 original(context_wrapper, [item], validate_invocations=False)
 
     return register
+
+
+def _processed(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`process_model_response`: what is to be done for a turn's items. Those that a turn begins
+    with are most often said, and there may be very many."""
+
+    @functools.wraps(original)
+    def process(*, agent: Any, response: Any, **more: Any) -> Any:
+        output = response.output
+        count = next((place for place, raw in enumerate(output) if not _is_said(raw)), len(output))
+        if count < MANY:
+            return original(agent=agent, response=response, **more)
+        # `dataclasses.replace` would have pydantic look at each item.
+        rest = copy.copy(response)
+        rest.output = output[count:]
+        processed = original(agent=agent, response=rest, **more)
+        items = [_ITEM_OF[type(raw)](raw_item=raw, agent=agent) for raw in output[:count]]
+        return dataclasses.replace(processed, new_items=items + processed.new_items)
+
+    return process
+
+
+def _is_said(raw: Any) -> bool:
+    """Whether an item of a model's output is a message or reasoning, and nothing else."""
+    kind = type(raw)
+    return kind in _ITEM_OF and raw.type == _MODELS[kind] and not raw.__pydantic_extra__
 
 
 # -- what a model is asked --------------------------------------------------------------------
@@ -375,6 +430,7 @@ def _each_once(original: Callable[..., Any]) -> Callable[..., Any]:
 # -- in place of the SDK's --------------------------------------------------------------------
 
 _WRAPPED: Final[dict[str, Wrapped]] = {
+    "process_model_response": _processed,
     "_register_tool_call_items": _registered,
     "_dedupe_processed_response_invocations": _checked,
     "_dedupe_tool_call_items": _new_ones,

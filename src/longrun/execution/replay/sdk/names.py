@@ -107,6 +107,7 @@ ACTIONS: Final = (
 )
 
 HISTORIES: Final = (
+    _name(_TURN_RESOLUTION, "process_model_response", "agent", "response"),
     _name(
         _TURN_RESOLUTION,
         "_register_tool_call_items",
