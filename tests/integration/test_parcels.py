@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 
 import asyncpg
@@ -13,7 +14,7 @@ from longrun.store.announcer import own_channel
 from longrun.store.database import Database
 from longrun.store.events import News
 from longrun.store.log_writer import LogWriter
-from longrun.store.parcels import MARK, Parcels, stored
+from longrun.store.parcels import KEY_BYTES, MARK, Parcels, stored
 from longrun.store.records import Chunk
 from tests.announcing import Half, all_look
 from tests.postgres import Server
@@ -235,6 +236,24 @@ async def test_a_key_that_is_not_known_yet_is_asked_for(store: Database, both: P
         assert both.fetched
         await eventually(lambda: bool(both.two.parcels._others))
         await both.carries(response_id, 2, reader)
+
+
+async def test_no_key_is_taken_for_a_sealed_one(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in 256 random ones begins as an envelope does."""
+    unlucky, draw = iter((b"\1" * KEY_BYTES, b"\1" + b"x" * (KEY_BYTES - 1))), os.urandom
+    monkeypatch.setattr(
+        os, "urandom", lambda n: next(unlucky, draw(n)) if n == KEY_BYTES else draw(n)
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        halves = []
+        for _ in range(2):
+            database = await stack.enter_async_context(opened(store._url, store.settings.db_schema))
+            halves.append(await stack.enter_async_context(Half(database).running()))
+        await knows(*halves)
+        assert halves[1].parcels._others[halves[0].id] is not None
+        assert next(unlucky, None) is None
 
 
 class TestForgeries:
