@@ -55,6 +55,7 @@ class Half:
             database,
             self.id,
             announced=self._announced,
+            flows=self._flows,
             parcel=self._parcel,
             told=self._told,
             caught_up=self._caught_up,
@@ -64,6 +65,10 @@ class Half:
         if not self.deaf:
             self.reached[response_id] = last
             self.hub.announced(response_id, last)
+
+    def _flows(self, response_id: str) -> None:
+        if not self.deaf:
+            self.hub.flows(response_id)
 
     def _parcel(self, parcel: str, response_ids: Iterable[str]) -> None:
         if not self.deaf:

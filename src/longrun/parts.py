@@ -187,6 +187,7 @@ class Parts:
             self.database,
             replica_id,
             announced=self.hub.announced,
+            flows=self.hub.flows,
             parcel=self.parcels.received,
             told=self._told,
             caught_up=self._caught_up,

@@ -37,9 +37,9 @@ UNHEARD_AFTER: Final = 0.5
 longer than any announcer rests."""
 
 FLOW_POLL: Final = 0.02
-"""Seconds between looks at topics that flow: of which several commits came at once, as they are
-written faster than they are announced. To look costs as much as there are replicas with readers; an
-announcement wakes every replica, for each that writes."""
+"""Seconds between looks at topics that flow: another replica has said so, or several commits came
+at once, as they are written faster than they are announced. To look costs as much as there are
+replicas with readers; an announcement wakes every replica, for each that writes."""
 
 FLOW_LOOKS: Final = 10
 """Looks without anything new after which a topic flows no more, and waits to be announced."""
@@ -214,6 +214,15 @@ class Hub:
         if last > topic.announced:
             topic.announced = last
             self._tell(topic)
+
+    def flows(self, response_id: str) -> None:
+        """Another replica says that a log is written faster than it is announced. A hint; sets
+        flags only."""
+        topic = self._topics.get(response_id)
+        if topic is not None and not topic.is_settled:
+            if not self._flowing:
+                self._work.set()
+            self._flowing[topic] = 0
 
     def reads(self, response_id: str) -> bool:
         """Whether a response has readers here."""

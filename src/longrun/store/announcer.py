@@ -9,11 +9,12 @@ one that is lost costs time.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Final
 
 import asyncpg
@@ -21,6 +22,7 @@ import asyncpg
 from longrun import metrics
 from longrun.backoff import jittered, sleep_unless
 from longrun.store.database import Database, unavailable_if_gone
+from longrun.store.flows import FLOWS_FROM, Flows
 from longrun.store.interests import LOOK_HOLDS, MESSAGE_BYTES, Interests, joined_within
 from longrun.store.parcels import Parcels, stored
 from longrun.store.records import Chunk
@@ -63,6 +65,10 @@ REMEMBERED: Final = 10_000
 REFUSED_WAIT: Final = 1.0
 """Seconds between tries while the notification queue is full."""
 
+FLOWING: Final = "~"
+"""First in a message about logs that flow. Versions before pass it over: they take what comes for
+an announcement."""
+
 _ANNOUNCEMENT: Final = re.compile(r"(.+):([0-9]{1,19})", re.DOTALL)
 
 
@@ -81,10 +87,13 @@ def control_channel(schema: str) -> str:
     return f"{schema}_control"
 
 
-def encode(reached: Iterable[tuple[str, int]]) -> Iterator[str]:
+def encode(reached: Iterable[tuple[str, int]], *, flowing: bool = False) -> Iterator[str]:
     """`id:last,id:last,…`, split into messages that fit."""
     parts = (f"{response_id}:{last}" for response_id, last in reached)
-    return joined_within(parts, MESSAGE_BYTES)
+    if not flowing:
+        return joined_within(parts, MESSAGE_BYTES)
+    head = f"{FLOWING},"
+    return (head + message for message in joined_within(parts, MESSAGE_BYTES - len(head)))
 
 
 def decode(message: str) -> Iterator[tuple[str, int]]:
@@ -92,6 +101,11 @@ def decode(message: str) -> Iterator[tuple[str, int]]:
     for part in message.split(","):
         if found := _ANNOUNCEMENT.fullmatch(part):
             yield found[1], int(found[2])
+
+
+def is_flowing(message: str) -> bool:
+    """Whether the logs of this message flow."""
+    return message.startswith(f"{FLOWING},")
 
 
 class Announcer:
@@ -118,6 +132,8 @@ class Announcer:
         self._channel = events_channel(self._schema)
         self._control = control_channel(database.settings.db_schema)
         self._reached: dict[str, int] = {}
+        self._again: set[str] = set()
+        self._flows = Flows()
         self._told: dict[str, None] = {}
         self._committed: dict[str, tuple[int, float]] = {}
         self._work = asyncio.Event()
@@ -156,7 +172,11 @@ class Announcer:
         if not self._may_go_along():
             return [], self._channel
         of_interest = self._interests.elsewhere if self._interests is not None else None
-        found = [n for n, id_ in logs.items() if of_interest is None or of_interest(id_)]
+        found = [
+            n
+            for n, id_ in logs.items()
+            if (of_interest is None or of_interest(id_)) and id_ not in self._flows
+        ]
         if not 0 < len(found) <= MOST_ALONG:
             return [], self._channel
         channel, *others = {channel for n in found for channel in self._channels(logs[n])}
@@ -229,8 +249,12 @@ class Announcer:
                 return
         if told:
             return
-        self._reached[response_id] = last
         self._commits += 1
+        if self._flows.written(response_id, last):
+            return
+        if response_id in self._reached:
+            self._again.add(response_id)
+        self._reached[response_id] = last
         self._work.set()
 
     def announce_again(self, response_id: str) -> None:
@@ -270,19 +294,39 @@ class Announcer:
         """Send until `stop` is set and everything is said. Fails when Postgres is away."""
         with also_on(stop, self._work.set):
             while not (stop.is_set() and not self._reached and not self._told):
-                await self._work.wait()
+                await self._wait()
                 rest = self._rests_until - time.monotonic()
                 if rest > 0 and not stop.is_set():
                     await asyncio.sleep(rest)
                 self._work.clear()
+                if stop.is_set():
+                    self._reached |= self._flows.end()
                 if await self._send(stop):
                     self._rests_until = time.monotonic() + self.interval
+
+    async def _wait(self) -> None:
+        """Wait until there is something to send; what flows is said now and then."""
+        if (due := self._flows.due) is None:
+            await self._work.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(due - time.monotonic()):
+                await self._work.wait()
+        if time.monotonic() >= due:
+            self._reached |= self._flows.tend(self.interval)
+
+    def _flowing(self, reached: Iterable[str]) -> set[str]:
+        """Those of these logs, about to be announced, that flow from now on or still."""
+        busy = self.replicas > FEW and self.interval >= FLOWS_FROM
+        again, self._again = self._again, set()
+        return {id_ for id_ in reached if id_ in self._flows or (busy and id_ in again)}
 
     async def _send(self, stop: asyncio.Event) -> bool:
         """Send what there is. False: there was nothing."""
         reached, self._reached = self._reached, {}
         told, self._told = self._told, {}
-        events = list(self._addressed(reached))
+        flowing = self._flowing(reached)
+        events = list(self._addressed(reached, flowing))
         also = [] if self._interests is None else self._interests.messages()
         messages = [*told, *also, *(message for _, message in events)]
         channels = [self._control] * (len(told) + len(also)) + [channel for channel, _ in events]
@@ -312,6 +356,7 @@ class Announcer:
             raise
         else:
             metrics.announcements.inc(len(messages))
+            self._flows.told((id_, reached[id_]) for id_ in flowing)
         return True
 
     def _channels(self, response_id: str) -> list[str]:
@@ -319,14 +364,16 @@ class Announcer:
         hearing = () if self._interests is None else self._interests.who_hears(response_id)
         return [own_channel(self._schema, replica) for replica in hearing] or [self._channel]
 
-    def _addressed(self, reached: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    def _addressed(
+        self, reached: Mapping[str, int], flowing: Container[str]
+    ) -> Iterator[tuple[str, str]]:
         """Announcements, as channels and messages."""
-        by_channel: dict[str, list[tuple[str, int]]] = {}
+        by_channel: dict[tuple[str, bool], list[tuple[str, int]]] = {}
         for each in reached.items():
             for channel in self._channels(each[0]):
-                by_channel.setdefault(channel, []).append(each)
-        for channel, found in by_channel.items():
-            for message in encode(found):
+                by_channel.setdefault((channel, each[0] in flowing), []).append(each)
+        for (channel, flows), found in by_channel.items():
+            for message in encode(found, flowing=flows):
                 yield channel, message
 
     def _keep(self, reached: dict[str, int], told: dict[str, None], interests: bool) -> None:

@@ -13,7 +13,13 @@ import asyncpg
 
 from longrun import metrics
 from longrun.backoff import Backoff
-from longrun.store.announcer import control_channel, decode, events_channel, own_channel
+from longrun.store.announcer import (
+    control_channel,
+    decode,
+    events_channel,
+    is_flowing,
+    own_channel,
+)
 from longrun.store.database import Database
 from longrun.store.parcels import MARK
 from longrun.store.sqlstates import FAILURES
@@ -34,6 +40,7 @@ class Listener:
 
     Args:
         announced: called with a response id and the sequence number that its log reaches.
+        flows: called with a response whose log flows (store/flows.py), after that.
         parcel: called before that with what an announcement carries, and whose logs it is of.
         told: called with each message of the control channel.
         caught_up: called on every new connection: anything may have been missed before.
@@ -45,6 +52,7 @@ class Listener:
         replica_id: str,
         *,
         announced: Callable[[str, int], None],
+        flows: Callable[[str], None] | None = None,
         parcel: Callable[[str, Iterable[str]], None] | None = None,
         told: Callable[[str], None],
         caught_up: Callable[[], None],
@@ -52,6 +60,7 @@ class Listener:
         self._database = database
         self._replica_id = replica_id
         self._announced = announced
+        self._flows = flows
         self._parcel = parcel
         self._told = told
         self._caught_up = caught_up
@@ -113,6 +122,9 @@ class Listener:
             self._parcel(parcel, [response_id for response_id, _ in reached])
         for response_id, last in reached:
             self._announced(response_id, last)
+        if self._flows is not None and is_flowing(hints):
+            for response_id, _ in reached:
+                self._flows(response_id)
 
     def _receive_control(self, _connection: Any, _pid: int, _channel: str, message: object) -> None:
         self._told(str(message))
