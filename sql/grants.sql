@@ -136,6 +136,7 @@ BEGIN
     GRANT EXECUTE ON FUNCTION longrun.give_up_range(text) TO "longrun_runtime";
     GRANT EXECUTE ON FUNCTION longrun.finish_range(text) TO "longrun_runtime";
     GRANT EXECUTE ON FUNCTION longrun.drop_partition(text,text) TO "longrun_runtime";
+    GRANT EXECUTE ON FUNCTION longrun.renew_statistics(text) TO "longrun_runtime";
     GRANT EXECUTE ON FUNCTION longrun.is_busy(text) TO "longrun_runtime";
 END
 $$;

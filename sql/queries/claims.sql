@@ -357,10 +357,18 @@ LEFT JOIN LATERAL (
 ) AS log ON true
 UNION ALL
 SELECT whole.id, 'step', NULL, NULL, NULL, scope, kind, key, fingerprint, result
-FROM whole JOIN longrun.steps AS step ON step.response_id = whole.id
+FROM whole
+CROSS JOIN LATERAL (
+    SELECT scope, kind, key, fingerprint, result FROM longrun.steps
+    WHERE response_id = whole.id ORDER BY scope, kind, key
+) AS step
 UNION ALL
 SELECT whole.id, 'item', output_index, NULL, NULL, NULL, NULL, NULL, NULL, item
-FROM whole JOIN longrun.items AS item ON item.response_id = whole.id
+FROM whole
+CROSS JOIN LATERAL (
+    SELECT output_index, item FROM longrun.items
+    WHERE response_id = whole.id ORDER BY output_index
+) AS item
 UNION ALL
 SELECT whole.id, 'chunk', page.first, page.last, page.data, NULL, NULL, NULL, NULL, NULL
 FROM whole

@@ -372,25 +372,32 @@ FROM held;
 
 -- name: find_chunks
 -- Which of these chunks are in the log, written by these very attempts. Asked when it is not
--- known whether an append committed.
+-- known whether an append committed. Each is looked for by its key: a join would rather read the whole
+-- of a partition that was empty when the statement was planned (sql/README.md).
 SELECT chunk.response_id, chunk.attempt
 FROM unnest($1::text[], $2::bigint[], $3::integer[]) AS wanted (response_id, last, attempt)
-JOIN longrun.event_chunks AS chunk
-    ON chunk.response_id = wanted.response_id
-    AND chunk.last = wanted.last
-    AND chunk.attempt = wanted.attempt;
+CROSS JOIN LATERAL (
+    SELECT found.response_id, found.attempt FROM longrun.event_chunks AS found
+    WHERE found.response_id = wanted.response_id AND found.last = wanted.last
+    LIMIT 1
+) AS chunk
+WHERE chunk.attempt = wanted.attempt;
 
 -- name: find_steps
--- Which of these steps are recorded, by these very attempts: for appends without events.
+-- Which of these steps are recorded, by these very attempts: for appends without events. As in
+-- find_chunks, each by its key.
 SELECT step.response_id, step.attempt
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[])
     AS wanted (response_id, scope, kind, key, attempt)
-JOIN longrun.steps AS step
-    ON step.response_id = wanted.response_id
-    AND step.scope = wanted.scope
-    AND step.kind = wanted.kind
-    AND step.key = wanted.key
-    AND step.attempt = wanted.attempt;
+CROSS JOIN LATERAL (
+    SELECT found.response_id, found.attempt FROM longrun.steps AS found
+    WHERE found.response_id = wanted.response_id
+        AND found.scope = wanted.scope
+        AND found.kind = wanted.kind
+        AND found.key = wanted.key
+    LIMIT 1
+) AS step
+WHERE step.attempt = wanted.attempt;
 
 -- name: read_page
 -- Chunks after a cursor, at least one if there is any, then as many as fit into :limit bytes. Where
@@ -609,12 +616,15 @@ ORDER BY wanted.response_id, news.last;
 
 -- name: find_lost
 -- Which of these responses have no event with this number, or a later one: they were deleted, or a
--- failover lost what had been committed.
+-- failover lost what had been committed. As in find_chunks, each by its key.
 SELECT reached.response_id
 FROM unnest($1::text[], $2::bigint[]) AS reached (response_id, last)
-WHERE NOT EXISTS (
-    SELECT FROM longrun.event_chunks AS chunk
-    WHERE chunk.response_id = reached.response_id AND chunk.last >= reached.last
+WHERE reached.last > coalesce(
+    (
+        SELECT chunk.last FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = reached.response_id ORDER BY chunk.last DESC LIMIT 1
+    ),
+    -1
 );
 
 -- name: notification_usage

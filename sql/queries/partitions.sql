@@ -38,6 +38,29 @@ ORDER BY part.until, part.of_table;
 -- name: drop_partition
 SELECT longrun.drop_partition($1, $2);
 
+-- name: find_misjudged
+-- Tables that Postgres takes for much smaller than they are when it plans, since nobody has looked at
+-- them for some time; and those that it knows to be empty, where that can be forgotten (migration 19):
+-- what it would plan for these, and keep, reads all of them.
+SELECT class.relname AS name
+FROM pg_class AS class
+CROSS JOIN LATERAL (
+    SELECT pg_relation_size(class.oid) / current_setting('block_size')::integer AS pages
+) AS now
+WHERE class.relkind = 'r'
+    AND class.relnamespace = (
+        SELECT relnamespace FROM pg_class WHERE oid = 'longrun.responses'::regclass
+    )
+    AND (
+        now.pages > 2 * class.relpages + 100
+        OR now.pages = 0 AND class.reltuples = 0
+            AND current_setting('server_version_num')::integer >= 180000
+    )
+ORDER BY class.relname;
+
+-- name: renew_statistics
+SELECT longrun.renew_statistics($1);
+
 -- name: find_late_partitions
 -- Ranges in which rows wait for more than $1 seconds for all of it to be dropped.
 SELECT of_table, first, until, left_at FROM longrun.partitions

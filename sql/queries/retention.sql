@@ -2,7 +2,8 @@
 
 -- name: lock_expired
 -- Some responses whose time is over, the longest finished first, held until the transaction ends, and
--- how many chunks each has (no more than $3 are counted). None of a response that somebody reads, or
+-- how many chunks of each are to be deleted (no more than $3 are counted): none of what stays in a
+-- partition that ends before $4, as in delete_expired. None of a response that somebody reads, or
 -- that is locked just now; none at all while another replica is at it ($2 is the schema). Two lookups,
 -- each by an index of its own: what this costs does not grow with what is stored.
 WITH turn AS MATERIALIZED (
@@ -24,7 +25,18 @@ WITH turn AS MATERIALIZED (
 )
 SELECT response.id, response.stored, (
     SELECT count(*)
-    FROM (SELECT FROM longrun.event_chunks WHERE response_id = response.id LIMIT $3) AS counted
+    FROM (
+        SELECT FROM longrun.event_chunks AS chunk
+        WHERE chunk.response_id = response.id AND NOT (
+            response.stored AND EXISTS (
+                SELECT FROM longrun.partitions AS part
+                WHERE part.of_table = 'event_chunks' AND part.until <= $4
+                    AND response.id >= part.first AND response.id < part.until
+            )
+        )
+        ORDER BY chunk.last
+        LIMIT $3
+    ) AS counted
 ) AS chunks
 FROM due
 JOIN longrun.responses AS response ON response.id = due.id
@@ -89,9 +101,12 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('longrun retention ' || $1, 0)
 -- abridged: those have no chunk from number $3 on (store/abridged.py).
 SELECT id, finished_at FROM longrun.responses AS response
 WHERE finished_at > $1 AND finished_at < now() - make_interval(secs => $2) AND stored
-    AND NOT EXISTS (
-        SELECT FROM longrun.event_chunks AS chunk
-        WHERE chunk.response_id = response.id AND chunk.last >= $3
+    AND $3 > coalesce(
+        (
+            SELECT chunk.last FROM longrun.event_chunks AS chunk
+            WHERE chunk.response_id = response.id ORDER BY chunk.last DESC LIMIT 1
+        ),
+        -1
     )
 ORDER BY finished_at
 FETCH FIRST 100 ROWS WITH TIES;

@@ -12,6 +12,7 @@ import pytest
 
 from longrun import ids
 from longrun.store import partitions as partitions_module
+from longrun.store import responses as responses_module
 from longrun.store.database import Database
 from longrun.store.log_writer import LogWriter
 from longrun.store.migrate import known_migrations, migrate
@@ -318,6 +319,20 @@ class TestDropped:
         # A checkpoint removes the empty file whose number is not used again at once.
         assert not any(file.exists() and file.stat().st_size for file in files)
         assert "" not in {first for first, _ in await ranges(store)}
+
+    async def test_what_is_left_to_be_dropped_is_not_counted(
+        self, store: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """How many chunks are deleted in one transaction is bounded, and none of these are."""
+        monkeypatch.setattr(responses_module, "MOST_CHUNKS", 4)
+        await self._old(store, 5, 3)
+        await store.execute(
+            f'UPDATE "{store.settings.db_schema}".responses'
+            " SET finished_at = finished_at - interval '2 days'"
+        )
+        soon = ids.response_ids_from(time.time())
+        assert await Responses(store).expire(DAY) == 2
+        assert await Responses(store).expire(DAY, soon) == 3
 
     async def test_what_is_deleted_otherwise_goes_at_once(self, store: Database) -> None:
         kept, unstored, deleted, pruned = await self._old(store, 4, 3)

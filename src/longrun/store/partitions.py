@@ -113,6 +113,7 @@ class Partitions:
                     await self._make_range(state["of_table"])
                 await self._drop_empty()
                 await self._sweep_late(stop)
+                await self._renew_statistics()
                 break
             except NotOurTurn:
                 break
@@ -198,6 +199,15 @@ class Partitions:
                 await self._database.execute(
                     self._queries.note_swept, part["of_table"], part["first"], part["left_at"]
                 )
+
+    # -- planning --------------------------------------------------------------------------
+
+    async def _renew_statistics(self) -> None:
+        """Let Postgres look at what it misjudges: autovacuum does, but may be late, or off."""
+        for (table,) in await self._database.fetch(self._queries.find_misjudged):
+            with contextlib.suppress(InTheWay):  # the next look finds it again
+                await self._change(self._queries.renew_statistics, table, seconds=STATEMENT * 10)
+                log.debug("%s: what Postgres knew of its size was out of date", table)
 
     # -- looking ---------------------------------------------------------------------------
 

@@ -296,7 +296,11 @@ class Responses:
         """
         async with self._database.transaction() as connection:
             rows = await connection.fetch(
-                self._queries.lock_expired, retention_seconds, self._queries.schema, MOST_CHUNKS
+                self._queries.lock_expired,
+                retention_seconds,
+                self._queries.schema,
+                MOST_CHUNKS,
+                goes_before,
             )
             before = accumulate([row["chunks"] for row in rows[:-1]], initial=0)
             fit = sum(chunks < MOST_CHUNKS for chunks in before)

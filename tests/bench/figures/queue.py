@@ -97,7 +97,7 @@ async def _claimed(parent: processes.Parent, url: str, replicas: int) -> tuple[f
 
 
 async def _fill(database: Database, principals: int) -> None:
-    await database.execute(f"TRUNCATE {SCHEMA}.responses, {SCHEMA}.replicas")
+    await database.execute(f"TRUNCATE {SCHEMA}.responses, {SCHEMA}.replicas CASCADE")
     await database.execute(
         f"INSERT INTO {SCHEMA}.replicas (id, hostname, pid, version, lease_until)"
         " SELECT 'replica_' || lpad(n::text, 3, '0'), 'host', n, '1', now() + interval '1 hour'"

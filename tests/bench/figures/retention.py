@@ -41,8 +41,9 @@ _OLD: Final = """
     FROM old CROSS JOIN {schema}.responses AS response WHERE response.id = $1
 """
 
-Expired = tuple[float, float, float]
-"""Seconds, MiB of write-ahead log, and events per second that were appended meanwhile."""
+Expired = tuple[float, float, float, float]
+"""Seconds, MiB of write-ahead log, events per second that were appended meanwhile, and milliseconds
+that the longest of these appends took."""
 
 
 def _measure(ground: Ground) -> list[Line]:
@@ -62,7 +63,8 @@ def _measure(ground: Ground) -> list[Line]:
     return [
         Line(f"{what}: until they are gone", "s", pairs(0), Target("<=", 0.5)),
         Line(f"{what}: write-ahead log", "MiB", pairs(1), Target("<=", 0.5)),
-        Line(f"appends of {RUNS} runs meanwhile", "events/s", pairs(2), Target(">=", 1.0)),
+        Line(f"appends of {RUNS} runs meanwhile", "events/s", pairs(2)),
+        Line("the longest of these", "ms", pairs(3), Target("<=", 1.5)),
     ]
 
 
@@ -92,14 +94,16 @@ async def _expire(
     """As `Retention` does, without its pauses; at least some seconds of appends."""
     async with store.opened(url, schema) as database:
         replica = Writing(database)
-        appended, done = 0, asyncio.Event()
+        appended, longest, done = 0, 0.0, asyncio.Event()
 
         async def append(response_id: str) -> None:
-            nonlocal appended
+            nonlocal appended, longest
             run = replica.writer.open(response_id, 1, 1)
             while not done.is_set():
+                at = time.perf_counter()
                 run.append(store.deltas(1))
                 await run.flush()
+                longest = max(longest, time.perf_counter() - at)
                 appended += 1
 
         async with replica.running(), asyncio.TaskGroup() as group:
@@ -116,7 +120,7 @@ async def _expire(
             rate = appended / took
             written = await _wal(database) - position
             done.set()
-    return took, written / 2**20, rate
+    return took, written / 2**20, rate, 1000 * longest
 
 
 async def _wal(database: Database) -> float:
