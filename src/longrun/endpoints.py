@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from longrun.access.authentication import Authentication
 from longrun.console import routes as console_routes
@@ -26,7 +26,7 @@ from longrun.http.input_tokens import InputTokensAPI
 from longrun.http.intake import Intake
 from longrun.http.lanes import Shared
 from longrun.http.lists import Lists
-from longrun.http.middleware import Errors, RequestLog, Started, of_routing
+from longrun.http.middleware import Errors, RequestLog, Started
 from longrun.http.openapi import OpenAPI
 from longrun.http.overview import OverviewAPI
 from longrun.http.proxies import ProxyHeaders
@@ -42,6 +42,18 @@ from longrun.settings import Settings
 from longrun.store.forks import Forks
 from longrun.store.webhooks import WebhookEndpoints
 from longrun.webhooks.targets import networks_of
+
+
+class _Application(Starlette):
+    """Starlette without its own two layers around the middleware and the router. `Errors` answers
+    whatever is raised; each layer takes its time of every request, and of each part of an answer.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = self.router
+        for kind, args, kwargs in reversed(self.user_middleware):
+            app = kind(app, *args, **kwargs)
+        return app
 
 
 class Endpoints:
@@ -155,10 +167,9 @@ class Endpoints:
             lifespan: starts and stops it.
         """
         routes = [*self._routes, *health]
-        asgi = Starlette(
+        asgi = _Application(
             routes=[*routes, *OpenAPI(routes).routes()],
             middleware=self._middleware(running),
-            exception_handlers={HTTPException: of_routing},
             lifespan=lifespan,
         )
         # A redirect has no body that a client of the API would understand.

@@ -58,9 +58,12 @@ class Contexts:
         """
         items = body.items()
         previous = body.previous_response_id
-        if previous is not None and held is None and not _leads_back(items):
-            await self._check_chain(previous, principal)
-            return None
+        if held is None and not _leads_back(items):
+            if previous is not None:
+                await self._check_chain(previous, principal)
+                return None
+            # Nothing that is stored is a part of it, nor is anything answered.
+            return context_of((), items, {})
         if held is not None:
             chain = [*await self._chain(held.begins, principal), *map(replace, held.exchanges)]
             before = await self._responses.histories.before(chain, principal)

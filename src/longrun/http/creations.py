@@ -21,7 +21,7 @@ from longrun.http.problems import shortened
 from longrun.http.requests import CreateResponse
 from longrun.http.streams import OpenStreams
 from longrun.parameters import TRACEPARENT
-from longrun.protocol import Allowance, RunRequest
+from longrun.protocol import Allowance, Once, RunRequest
 from longrun.settings import Settings
 from longrun.store.events import EventLog
 from longrun.store.keys import Keys
@@ -127,12 +127,14 @@ class Creations:
         caller: Caller,
         connection: HTTPConnection,
         held: Held | None = None,
+        once: Once | None = None,
     ) -> RunRequest:
         """What is to be run for a body that was parsed.
 
         Args:
             connection: by which it came; its headers may be for the run to know.
             held: the chain that it continues, where that is not stored.
+            once: what creates it once.
 
         Raises:
             LongrunError: what it asks for, continues or refers to is not there, or not theirs.
@@ -150,14 +152,20 @@ class Creations:
         context = await self._contexts.of(body, principal, held)
         headers = forwarded(connection, self._settings.forward_headers)
         run_request = body.run_request(
-            principal, agent, context, headers, goes_on, self._settings.cell
+            principal,
+            agent,
+            context,
+            headers,
+            goes_on,
+            self._settings.cell,
+            self._allowance(caller),
+            once,
         )
         if source is not None:
             most = self.limits.input_items
             run_request = await self._sources.forked(source, run_request, body, most)
         if held is not None:
             run_request = held.continued_by(run_request)
-        run_request = replace(run_request, allowance=self._allowance(caller))
         if self._settings.otel:
             run_request = traced(connection, run_request)
         return run_request

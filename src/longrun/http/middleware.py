@@ -94,7 +94,10 @@ class Errors:
         try:
             await self._app(scope, receive, noting)
         except Exception as error:
-            answer = error_answer(as_told(error, _what(scope), self._cell))
+            if isinstance(error, HTTPException):
+                answer = of_routing(scope, error)
+            else:
+                answer = error_answer(as_told(error, _what(scope), self._cell))
             if started:
                 log.warning("%s broke off", _what(scope))
                 return
@@ -166,10 +169,9 @@ async def _refuse_websocket(scope: Scope, send: Send, answer: Response) -> None:
     await send({"type": "websocket.http.response.body", "body": bytes(answer.body)})
 
 
-async def of_routing(request: Request, error: Exception) -> Response:
+def of_routing(scope: Scope, error: HTTPException) -> Response:
     """The answer to what Starlette's router raises: an unknown path, a method not allowed."""
-    assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
+    where = f"{scope['method']} {Request(scope).url.path}"
     if error.status_code == 405:
         answer: LongrunError = MethodNotAllowed(f"Method not allowed: {where}.")
     else:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -33,7 +33,7 @@ from longrun.http.strict_schema import NotStrict, closed
 from longrun.jsontext import dumps
 from longrun.operations import null_is_absent
 from longrun.parameters import BUDGETS, FORWARDED_HEADERS, NOT_ECHOED, OF_RUNS
-from longrun.protocol import GOES_ON, Context, RunRequest, untold
+from longrun.protocol import GOES_ON, Allowance, Context, Once, RunRequest, untold
 from longrun.settings import YEAR
 
 MOST_PAIRS: Final = 16
@@ -147,6 +147,25 @@ class ConversationParam(Options):
     id: str
 
 
+class _Made(NamedTuple):
+    """What `CreateResponse.parse` makes of a body besides checking it.
+
+    Attributes:
+        items: the input as a list of items; `input_text` the same as JSON.
+        echoed: what the Response object says of the request.
+        tools: the client's function tools.
+        format: of the text, as it was checked.
+        body: the body itself, of a fork.
+    """
+
+    items: list[dict[str, Any]]
+    input_text: str
+    echoed: dict[str, Any]
+    tools: list[dict[str, Any]]
+    format: dict[str, Any] | None
+    body: dict[str, Any]
+
+
 class CreateResponse(Options):
     """The body of `POST /responses`.
 
@@ -187,13 +206,8 @@ class CreateResponse(Options):
     include: Annotated[list[str], Field(fail_fast=True)] | None = None
     longrun: LongrunOptions | None = None
 
-    # Set by `parse`.
-    _items: list[dict[str, Any]] = PrivateAttr()
-    _input_text: str = PrivateAttr()
-    _echoed: dict[str, Any] = PrivateAttr()
-    _tools: list[dict[str, Any]] = PrivateAttr()
-    _format: dict[str, Any] | None = PrivateAttr()
-    _body: dict[str, Any] = PrivateAttr()
+    # Set by `parse`. One for all, since pydantic takes its time over each.
+    _made: _Made = PrivateAttr()
 
     @classmethod
     def parse(cls, body: Any, limits: Limits = DEFAULT_LIMITS) -> "CreateResponse":
@@ -210,21 +224,22 @@ class CreateResponse(Options):
             parsed = cls.model_validate({k: v for k, v in body.items() if v is not None})
         except ValidationError as error:
             raise bad_request(error, body) from None
-        parsed._body = body if parsed.fork is not None else {}
         parsed._check_allowed(limits)
         parsed._check_together()
-        if isinstance(parsed.input, list):
-            parsed._items = checked_items(parsed.input)
+        said = parsed.input
+        if isinstance(said, list):
+            items = checked_items(said)
         else:
-            said = parsed.input
-            parsed._items = [{"role": "user", "content": said}] if said else []
+            items = [{"role": "user", "content": said}] if said else []
         # Here, since a large body is parsed beside the event loop.
-        parsed._input_text = dumps(parsed._items).decode()
-        parsed._tools = parsed._function_tools()
-        parsed._format = checked_format(parsed.text.format if parsed.text else None)
+        input_text = dumps(items).decode()
+        tools = parsed._function_tools()
+        text_format = checked_format(parsed.text.format if parsed.text else None)
         check_tool_choice(parsed.tool_choice)
-        parsed._echoed = parsed.model_dump(exclude_unset=True, exclude=_NOT_ECHOED)
-        _check_echoed(parsed._echoed, limits)
+        echoed = parsed.model_dump(exclude_unset=True, exclude=_NOT_ECHOED)
+        _check_echoed(echoed, limits)
+        of_fork = body if parsed.fork is not None else {}
+        parsed._made = _Made(items, input_text, echoed, tools, text_format, of_fork)
         return parsed
 
     def _check_allowed(self, limits: Limits) -> None:
@@ -286,13 +301,13 @@ class CreateResponse(Options):
         Raises:
             BadRequest: as `parse`, by the limits of that agent.
         """
-        return self.parse({**self._body, "model": agent}, limits)
+        return self.parse({**self._made.body, "model": agent}, limits)
 
     def names(self, parameter: str) -> bool:
         """Whether the body of a fork itself has a parameter, or a part of one: the operator's
         bounds may have given it one that it does not name."""
         whole, _, part = parameter.partition(".")
-        value = self._body.get(whole)
+        value = self._made.body.get(whole)
         return (value.get(part) if part and isinstance(value, dict) else value) is not None
 
     @property
@@ -308,7 +323,7 @@ class CreateResponse(Options):
 
     def items(self) -> list[dict[str, Any]]:
         """The request's own input as a list of items."""
-        return self._items
+        return self._made.items
 
     def _function_tools(self) -> list[dict[str, Any]]:
         """The client's function tools, with schemas as `strict` wants them where it is true."""
@@ -341,6 +356,8 @@ class CreateResponse(Options):
         headers: Mapping[str, str] | None = None,
         goes_on: str | None = None,
         cell: str = ids.FIRST_CELL,
+        allowance: Allowance | None = None,
+        once: Once | None = None,
     ) -> RunRequest:
         """This request as a response to be produced, with an id of its own.
 
@@ -349,7 +366,10 @@ class CreateResponse(Options):
             headers: those of the request that its run is to know.
             goes_on: the response from which its run goes on.
             cell: the one in which it is made.
+            allowance: what bounds its creation.
+            once: what creates it once.
         """
+        made = self._made
         beside = {FORWARDED_HEADERS: headers or None, GOES_ON: goes_on}
         response_id = ids.new_response_id(cell)
         return RunRequest(
@@ -358,30 +378,33 @@ class CreateResponse(Options):
             agent=agent,
             background=self.background,
             stored=self.store,
-            input=self.items(),
-            input_text=self._input_text,
+            input=made.items,
+            input_text=made.input_text,
             document=self._document(response_id, agent),
             parameters={**self._of_run(), **{k: v for k, v in beside.items() if v is not None}},
             previous_id=self.previous_response_id,
             conversation_id=self.conversation_id,
             context=context,
+            allowance=allowance or Allowance(),
+            once=once,
         )
 
     def _of_run(self) -> dict[str, Any]:
         """What a run acts upon, by its name in the API."""
-        given = self.model_dump(include=set(OF_RUNS), exclude_none=True)
-        given["tools"] = self._tools
+        named = OF_RUNS & self.model_fields_set
+        given = self.model_dump(include=set(named), exclude_none=True) if named else {}
+        given["tools"] = self._made.tools
         if self.store:
-            del given["store"]
+            given.pop("store", None)
         given.pop("text", None)
-        text = {"format": self._format, "verbosity": self.text and self.text.verbosity}
+        text = {"format": self._made.format, "verbosity": self.text and self.text.verbosity}
         if any(text.values()):
             given["text"] = {name: value for name, value in text.items() if value is not None}
         return given
 
     def _document(self, response_id: str, agent: str) -> dict[str, Any]:
         """The Response object without its output: everything echoed, nothing missing."""
-        given = self._echoed
+        given = self._made.echoed
         if self.conversation_id is not None:
             given = {**given, "conversation": {"id": self.conversation_id}}
         return {

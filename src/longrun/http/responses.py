@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
@@ -13,7 +12,7 @@ from openai.types.responses import Response as ResponseObject
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from longrun import ids
@@ -42,6 +41,7 @@ from longrun.http.problems import response_not_found
 from longrun.http.query import GetResponse
 from longrun.http.rates import count_repeated, say_tokens
 from longrun.http.requests import CreateResponse
+from longrun.http.routing import Straight
 from longrun.http.streams import EventStream, OpenStreams
 from longrun.http.waiting import WaitedAnswer
 from longrun.jsontext import loads
@@ -171,7 +171,7 @@ class ResponsesAPI:
             ("GET", "/models/{id:path}", self.get_model),
         )
         return [
-            Route(prefix + path, endpoint, methods=[method])
+            Straight(prefix + path, endpoint, method=method)
             for method, path, endpoint in endpoints
             for prefix in ("/v1", "")
         ]
@@ -217,8 +217,7 @@ class ResponsesAPI:
             Repeated: its key has created one.
         """
         caller = caller_of(request)
-        run_request = await self.creations.request_of(body, caller, request)
-        run_request = replace(run_request, once=once)
+        run_request = await self.creations.request_of(body, caller, request, once=once)
         reads = body.stream or not body.background
         with contextlib.ExitStack() as open_stream:
             try:
