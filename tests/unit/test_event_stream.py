@@ -7,7 +7,7 @@ from typing import Any
 
 from longrun.errors import Unreadable
 from longrun.http import sse
-from longrun.http.streams import AT_ONCE, FIRST_SILENCE, SILENCE_IS_TIMED, EventStream
+from longrun.http.streams import AT_ONCE, FIRST_SILENCE, LEFT, SILENCE_IS_TIMED, EventStream
 from tests.unit import clock
 from tests.unit.logs import ID, SILENCE, MemoryLog, Replica, chunks_of, replica
 
@@ -42,6 +42,8 @@ async def stream(
     finished: bool = False,
     at_once: Callable[[bytes], bool] | None = None,
     framed: sse.Framed | None = None,
+    when_left: Callable[[Callable[[], object]], None] | None = None,
+    disconnected: Callable[[], object] = lambda: None,
 ) -> None:
     tail = one.tail(cursor, finished=finished)
     served = EventStream(
@@ -49,8 +51,13 @@ async def stream(
         keepalive_interval=SILENCE,
         framed=framed or sse.Framed(with_ids=True),
         send_timeout=30,
+        disconnected=disconnected,
     )
-    extensions = {} if at_once is None else {AT_ONCE: at_once, SILENCE_IS_TIMED: {}}
+    extensions: dict[str, Any] = {}
+    if at_once is not None:
+        extensions |= {AT_ONCE: at_once, SILENCE_IS_TIMED: {}}
+    if when_left is not None:
+        extensions[LEFT] = when_left
     scope = {"type": "http", "method": "GET", "extensions": extensions}
     await served(scope, client.receive, client.send)
 
@@ -242,3 +249,80 @@ def test_what_a_new_response_begins_with_is_sent_before_anything_is_waited_for()
     assert client.sent_at_once == 1
     assert client.bodies[0][1].startswith(b"event: ")
     assert client.body.endswith(sse.DONE)
+
+
+class Leaving(Client):
+    """Leaves when it is told to, as a server says it (`LEFT`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Callable[[], object]] = []
+        self.told: list[str] = []
+
+    def leave(self) -> None:
+        for call in self.calls:
+            call()
+
+
+async def serve(client: Leaving, one: Replica) -> None:
+    await stream(
+        one,
+        client,
+        finished=False,
+        when_left=client.calls.append,
+        disconnected=lambda: client.told.append("gone"),
+    )
+
+
+def test_a_stream_ends_when_its_server_says_that_its_client_is_gone() -> None:
+    async def scene() -> tuple[Leaving, int]:
+        log, client = MemoryLog(), Leaving()
+        log.commit(ID, chunks_of([1, 1])[0])
+        async with replica(log) as one:
+            streaming = asyncio.create_task(serve(client, one))
+            await asyncio.sleep(20)
+            client.leave()
+            await streaming
+            return client, len(one.hub.reading())
+
+    client, read = clock.run(scene())
+    assert (client.told, read) == (["gone"], 0)
+    assert sse.DONE not in client.body
+
+
+def test_a_client_whose_answer_is_complete_is_not_gone() -> None:
+    """Which its server says in the same way, while the last part is sent."""
+
+    class Complete(Leaving):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if message["type"] == "http.response.body" and not message["more_body"]:
+                self.leave()
+
+    async def scene() -> Leaving:
+        log, client = MemoryLog(), Complete()
+        for chunk in chunks_of([1, 1]):
+            log.commit(ID, chunk)
+        async with replica(log) as one:
+            await serve(client, one)
+        return client
+
+    client = clock.run(scene())
+    assert client.body.endswith(sse.DONE)
+    assert client.told == []
+
+
+def test_whoever_cancels_a_stream_hears_that_it_was() -> None:
+    async def scene() -> list[str]:
+        log, client = MemoryLog(), Leaving()
+        log.commit(ID, chunks_of([1, 1])[0])
+        async with replica(log) as one:
+            streaming = asyncio.create_task(serve(client, one))
+            await asyncio.sleep(1)
+            streaming.cancel()
+            client.leave()
+            await asyncio.wait([streaming])
+            assert streaming.cancelled()
+        return client.told
+
+    assert clock.run(scene()) == []

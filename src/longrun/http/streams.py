@@ -25,9 +25,16 @@ AT_ONCE: Final = "longrun.at_once"
 the body at once, in no task, unless something has to be waited for: then it returns False, and
 nothing was sent. Not to be called while `send` is, nor before that has sent a part."""
 
+LEFT: Final = "longrun.left"
+"""The key in the scope's extensions under which the server gives a function that takes another one,
+and calls that when the client is gone, or the answer complete. On other servers a task waits for
+it."""
+
 FIRST_SILENCE: Final = 0.05
 """Seconds without an event after which a stream says that it is open. No longer, since the headers
 go out with the first bytes: until then proxies and browsers see nothing."""
+
+WhenLeft = Callable[[Callable[[], object]], None]
 
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -74,6 +81,7 @@ class EventStream:
         self._before_first = sse.RETRY if framed.with_ids else b""
         self._silence = FIRST_SILENCE
         self._take: Take | None = None
+        self._gone = self._over = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -90,15 +98,43 @@ class EventStream:
             # What is there already is sent before there are tasks, which take as long.
             if tail.has_begun and await self._send_next(scope, send) is False:
                 return
-            async with asyncio.TaskGroup() as group:
-                watching = group.create_task(until_disconnected(receive))
-                sending = group.create_task(self._send_all(scope, send))
-                await asyncio.wait((watching, sending), return_when=asyncio.FIRST_COMPLETED)
-                gone = not sending.done()
-                watching.cancel()
-                sending.cancel()
-        if gone:
+            when_left = (scope.get("extensions") or {}).get(LEFT)
+            if when_left is None:
+                await self._send_watching(scope, receive, send)
+            else:
+                await self._send_until_left(scope, send, when_left)
+        if self._gone:
             self._disconnected()
+
+    async def _send_watching(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all, until the client is gone, which a task looks for."""
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(until_disconnected(receive))
+            sending = group.create_task(self._send_all(scope, send))
+            await asyncio.wait((watching, sending), return_when=asyncio.FIRST_COMPLETED)
+            self._gone = not sending.done()
+            watching.cancel()
+            sending.cancel()
+
+    async def _send_until_left(self, scope: Scope, send: Send, when_left: WhenLeft) -> None:
+        """Send all, until the server says that the client is gone."""
+        sending = asyncio.current_task()
+        assert sending is not None
+
+        def left() -> None:
+            if not self._over:
+                self._gone = True
+                sending.cancel()
+
+        when_left(left)
+        try:
+            await self._send_all(scope, send)
+        except asyncio.CancelledError:
+            # Somebody else may want this task to end, too.
+            if not self._gone or sending.uncancel():
+                raise
+        finally:
+            self._over = True
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
         with self._tail as tail:
@@ -107,6 +143,9 @@ class EventStream:
                     return
         if tail.ended and self._ended is not None:
             await self._ended()
+        # With what comes now the answer is complete, which the server says as it says that its
+        # client is gone.
+        self._over = True
         await self._deliver(scope, send, sse.DONE if tail.ended else b"", more=False)
 
     async def _send_next(self, scope: Scope, send: Send) -> bool | None:

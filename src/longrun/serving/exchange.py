@@ -15,7 +15,7 @@ from starlette.types import Message
 from longrun import ids
 from longrun.errors import BadRequest, Forbidden, HeadersTooLarge, LongrunError, RequestTimeout
 from longrun.http.answers import error_answer
-from longrun.http.streams import AT_ONCE, SILENCE_IS_TIMED
+from longrun.http.streams import AT_ONCE, LEFT, SILENCE_IS_TIMED
 from longrun.serving.bounds import INBOX, SLICE, Bounds
 
 _REFUSALS: Final[dict[int, LongrunError]] = {
@@ -74,6 +74,7 @@ class Inbox:
         self._size = 0
         self._told_end = False
         self._gone = False
+        self._when_left: list[Callable[[], object]] = []
         self._arrived = asyncio.Event()
 
     @property
@@ -99,6 +100,16 @@ class Inbox:
         if not self.ended:
             self._parts.clear()
             self._size = 0
+        calls, self._when_left = self._when_left, []
+        for call in calls:
+            call()
+
+    def when_left(self, call: Callable[[], object]) -> None:
+        """Call this when the client is gone, or its answer is complete."""
+        if self._gone:
+            call()
+        else:
+            self._when_left.append(call)
 
     async def receive(self) -> Message:
         """ASGI's `receive`."""
@@ -191,7 +202,7 @@ class Exchange(HTTPStream):
         )
 
     def _extensions(self, method: str) -> Any:
-        extensions: dict[str, Any] = {SILENCE_IS_TIMED: {}}
+        extensions: dict[str, Any] = {SILENCE_IS_TIMED: {}, LEFT: self.inbox.when_left}
         if self.at_once is not None and method != "HEAD":
             extensions[AT_ONCE] = self.at_once
         return extensions
