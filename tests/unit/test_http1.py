@@ -97,6 +97,32 @@ async def test_the_head_of_an_answer_that_breaks_off_is_written() -> None:
     assert head.startswith(b"HTTP/1.1 200 \r\nx-is: there\r\n")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"x-is", b"there\r\nx-more: of it"),
+        (b"x-is", b"a\nb"),
+        (b"x-is", b"a\x00b"),
+        (b"x-is there\r\nx-more", b"of it"),
+        (b"", b"there"),
+    ],
+    ids=["lines", "line", "nul", "name", "nameless"],
+)
+async def test_no_header_of_an_answer_makes_another_one(header: tuple[bytes, bytes]) -> None:
+    parts = await written({**START, "headers": [header]}, body(b"", more=False))
+    answer = b"".join(parts)
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"x-more" not in answer
+
+
+async def test_headers_by_which_an_answer_is_framed_are_said_once() -> None:
+    headers = [(b"x-is", b"there"), (b"Connection", b"close"), (b"Content-Length", b"3")]
+    [head] = await written({**START, "headers": headers}, body(b"one", more=False))
+    said = head.lower().partition(b"\r\n\r\n")[0]
+    names = [line.partition(b":")[0] for line in said.split(b"\r\n")[1:]]
+    assert sorted(names) == [b"connection", b"content-length", b"date", b"x-is"]
+
+
 async def test_a_part_that_is_written_at_once_is_a_chunk_as_any_other() -> None:
     _, *parts = await written(START, body(b"one"), b"two", b"eleven long", body(b"", more=False))
     assert parts == [b"3\r\ntwo\r\n", b"b\r\neleven long\r\n", b"0\r\n\r\n"]

@@ -1,6 +1,7 @@
 """What one client may hold of a replica: bytes, seconds, frames. And the Hypercorn settings."""
 
 import asyncio
+import time
 from typing import Final
 
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -60,6 +61,14 @@ class Bounds(Config):
     ping_interval: float
     max_headers: int
     max_header_bytes: int
+    _said: tuple[int, list[tuple[bytes, bytes]]] = (0, [])
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        """Those of each answer, made once for all of a second."""
+        now = int(time.time())
+        if self._said[0] != now:
+            self._said = (now, super().response_headers(protocol))
+        return self._said[1]
 
 
 class Pace:

@@ -143,9 +143,11 @@ class Connection(TCPServer):
 
     async def _serve(self) -> None:
         self.writer.transport.set_write_buffer_limits(SLICE)
-        socket = self.writer.get_extra_info("socket")
-        client = parse_socket_addr(socket.family, socket.getpeername())
-        server = parse_socket_addr(socket.family, socket.getsockname())
+        # Its transport has the addresses; the socket would be asked, and looked at each time.
+        told = self.writer.get_extra_info
+        family = told("socket").family
+        client = parse_socket_addr(family, told("peername"))
+        server = parse_socket_addr(family, told("sockname"))
         tls = self.writer.get_extra_info("ssl_object")
         chosen = HTTP2 if tls is not None and tls.selected_alpn_protocol() == "h2" else HTTP1
         async with TaskGroup(self.loop) as group:

@@ -1,8 +1,10 @@
 """HTTP/1.1: Hypercorn's H11Protocol, within bounds; of upgrades, WebSocket alone."""
 
 import asyncio
-from dataclasses import replace
-from typing import Any
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any, Final
 
 import h11
 from hypercorn.events import Closed, Event, RawData, Updated
@@ -24,6 +26,15 @@ from longrun.serving.websocket import Socket
 _TURN = 100
 """Parts of a body after which others have their turn."""
 
+_Headers = Sequence[tuple[bytes, bytes]]
+
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+"""The headers of an answer that h11 decides by, and about."""
+
+_NAME: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_VALUE: Final = re.compile(rb"(?:[^\x00\s](?:[^\x00\n\v\f\r]*[^\x00\s])?)?")
+"""As RFC 9110 has them, sections 5.1 and 5.5, and h11."""
+
 
 class HTTP1(H11Protocol):
     """Hypercorn's H11Protocol (hypercorn/protocol/h11.py), with what it does in mended ways:
@@ -40,6 +51,8 @@ class HTTP1(H11Protocol):
     - 100 Continue is said when the application asks for the body, and not to a client that is
       refused.
     - The head of an answer is sent with the first part of its body: one write less for each.
+    - h11 goes through all headers of an answer three times, which takes as long as all else of a
+      head. Here it gets those that it decides by, and the others are written beside it.
     - What an event stream brings is written without h11's account of it, in no task (`at_once`).
 
     A release in which `_handle_events` no longer awaits `can_read` or the stream has mended the
@@ -229,22 +242,35 @@ class HTTP1(H11Protocol):
     # -- the answer -----------------------------------------------------------------------
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Response):
+        if isinstance(event, Response) and event.status_code >= 200:
+            headers = event.headers
             if self.connection.they_are_waiting_for_100_continue:
                 # It need not send its body, and perhaps will not: nothing can follow.
                 self._unasked = True
-            if self._unasked or (self.context.leaving and event.status_code >= 200):
-                event = replace(event, headers=[*event.headers, (b"connection", b"close")])
-        elif isinstance(event, StreamClosed):
+            if self._unasked or self.context.leaving:
+                headers = [*headers, (b"connection", b"close")]
+            self._begin_answer(event.status_code, headers)
+            return
+        if isinstance(event, StreamClosed):
             await self._send_head()
         await super().stream_send(event)
 
+    def _begin_answer(self, status_code: int, headers: _Headers) -> None:
+        """Make the head of an answer, which is sent with the first of its body.
+
+        Raises:
+            LocalProtocolError: a header cannot be one.
+        """
+        framing = [each for each in headers if each[0].lower() in _FRAMING]
+        others = [_line(*each) for each in headers if each[0].lower() not in _FRAMING]
+        of_server = [_line(*each) for each in self.config.response_headers("h11")]
+        head = self._encoded(h11.Response(headers=framing, status_code=status_code))
+        self._chunked = b"\r\ntransfer-encoding: chunked\r\n" in head.lower()
+        begin = head.find(b"\r\n") + 2
+        self._head = head and b"".join((head[:begin], *others, head[begin:-2], *of_server, b"\r\n"))
+
     async def _send_h11_event(self, event: Any) -> None:
-        if isinstance(event, h11.Response):
-            self._head = self._encoded(event)
-            # What h11 has decided: the value of another header has no line ends.
-            self._chunked = b"\r\ntransfer-encoding: chunked\r\n" in self._head.lower()
-        elif data := self._encoded(event):
+        if data := self._encoded(event):
             head, self._head = self._head, b""
             await self.send(RawData(head + data))
         elif isinstance(event, h11.EndOfMessage):
@@ -283,9 +309,7 @@ class HTTP1(H11Protocol):
 
     async def _send_error_response(self, status_code: int, *, to_head: bool = False) -> None:
         answer = refusal(status_code)
-        headers = [*answer.raw_headers, (b"connection", b"close")]
-        headers += self.config.response_headers("h11")
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        self._begin_answer(status_code, [*answer.raw_headers, (b"connection", b"close")])
         if not to_head:
             await self._send_h11_event(h11.Data(data=bytes(answer.body)))
         await self._send_h11_event(h11.EndOfMessage())
@@ -322,6 +346,18 @@ def _is_framed_twice(request: h11.Request) -> bool:
     one takes what follows for a request of the next client (RFC 9112, section 6.1)."""
     names = {name for name, _ in request.headers}
     return b"content-length" in names and b"transfer-encoding" in names
+
+
+@functools.lru_cache(maxsize=256)
+def _line(name: bytes, value: bytes) -> bytes:
+    """A header of an answer as it is written. Most are the same each time.
+
+    Raises:
+        LocalProtocolError: it cannot be one.
+    """
+    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise h11.LocalProtocolError(f"{name!r} cannot have the value {value!r}")
+    return b"%b: %b\r\n" % (name, value)
 
 
 def _is_websocket(request: h11.Request) -> bool:
