@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -108,6 +108,8 @@ class Pair:
     primary: Server
     standby: Server
     _control: Callable[..., None]
+    _options: str
+    """That the standby is started with."""
 
     def freeze_replication(self) -> None:
         """From now on the standby gets nothing of what the primary commits."""
@@ -134,6 +136,16 @@ class Pair:
     def _of_standby(self) -> list[psutil.Process]:
         process = psutil.Process(self.standby.pid)
         return [process, *process.children(recursive=True)]
+
+    def end_standby(self) -> None:
+        """It is gone at once, with all its connections."""
+        self._control(self.standby.data, "-m", "immediate", "stop")
+
+    def start_standby(self) -> None:
+        """It is there again, on its port."""
+        self._control(self.standby.data, "start", "-o", self._options)
+        pid = int((self.standby.data / "postmaster.pid").read_text().split()[0])
+        self.standby = replace(self.standby, pid=pid)
 
     def fail_over(self) -> None:
         """The primary is gone at once, with all its connections; the standby takes its role."""
@@ -172,10 +184,12 @@ def pair(*, synchronous: bool) -> Iterator[Pair]:
     def control(data: Path, *arguments: str) -> None:
         run("pg_ctl", "-D", str(data), "-w", "-l", f"{data}.log", *arguments)
 
+    def options_of(port: int) -> str:
+        return f"-p {port} -c unix_socket_directories='' -c max_connections=200 -c fsync=off"
+
     def start(name: str, port: int, more: str = "") -> Server:
         data = folder / name
-        options = f"-p {port} -c unix_socket_directories='' -c max_connections=200 -c fsync=off"
-        control(data, "-o", f"{options} {more}", "start")
+        control(data, "-o", f"{options_of(port)} {more}", "start")
         pid = int((data / "postmaster.pid").read_text().split()[0])
         return Server(f"postgresql://postgres@127.0.0.1:{port}/postgres", pid, data)
 
@@ -189,7 +203,8 @@ def pair(*, synchronous: bool) -> Iterator[Pair]:
         standby = start("standby", ports[1])
         hosts = ",".join(f"127.0.0.1:{port}" for port in reversed(ports))
         try:
-            yield Pair(f"postgresql://postgres@{hosts}/postgres", primary, standby, control)
+            url = f"postgresql://postgres@{hosts}/postgres"
+            yield Pair(url, primary, standby, control, options_of(ports[1]))
         finally:
             control(standby.data, "-m", "immediate", "stop")
     finally:

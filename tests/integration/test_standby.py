@@ -120,6 +120,10 @@ async def whole(store: Database, response_id: str) -> list[Chunk]:
     return chunks
 
 
+def lines_of(chunks: list[Chunk]) -> list[bytes]:
+    return [line for chunk in chunks for line in chunk.data.split(b"\n")]
+
+
 class TestWhatItHas:
     async def test_comes_from_it_and_is_the_same(
         self, pair: Pair, store: Database, schema: str
@@ -322,6 +326,49 @@ class TestAStandbyThatCannotAnswer:
             for _ in range(10):
                 group.create_task(standby.fetch(now, "SELECT"))
         assert asked == 2
+
+    async def test_which_dies_while_readers_read(
+        self, pair: Pair, store: Database, schema: str
+    ) -> None:
+        """In the midst of pages: each has everything once and in order, and it is read again."""
+        response_id = await ended(store)
+        await replayed(pair)
+        async with opened(pair.primary.url, schema) as alone:
+            expected = lines_of(await whole(alone, response_id))
+        before, read_on = count("failed"), True
+
+        async def reads() -> None:
+            while read_on:
+                assert lines_of(await whole(store, response_id)) == expected
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(reads())
+            await asyncio.to_thread(pair.end_standby)
+            try:
+                await eventually(lambda: count("failed") > before)
+            finally:
+                await asyncio.to_thread(pair.start_standby)
+            served = count("served")
+            await eventually(lambda: count("served") > served)
+            read_on = False
+
+    async def test_those_that_were_under_way_when_one_failed_are_the_same_failure(self) -> None:
+        """Each made the next pause longer: twenty readers did without it for half a minute."""
+        refused = 0
+
+        async def refuses() -> None:
+            nonlocal refused
+            refused += 1
+            await asyncio.sleep(0.01)
+            raise ConnectionRefusedError
+
+        standby = Standby(refuses)  # type: ignore[arg-type]
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(standby.fetch(datetime.now(UTC), "SELECT"))
+        assert refused == 20
+        assert standby._away._backoff.coming == 1.0
 
 
 async def test_a_replica_reads_from_it(pair: Pair, schema: str) -> None:

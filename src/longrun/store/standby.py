@@ -57,16 +57,17 @@ class Standby:
         if not self.is_fit or self._is_known_to_lack(ended):
             return None
         self._away.begin_if_failing()
+        asked = time.monotonic()
         try:
             async with asyncio.timeout(TIMEOUT):
                 rows = await self._lane().fetch(query, *args)
         except FAILURES as error:
-            self._away.failed(f"{type(error).__name__}: {error}")
+            self._away.failed(f"{type(error).__name__}: {error}", asked)
             metrics.standby_reads.labels("failed").inc()
             return None
         self._away.worked()
         if not rows:
-            self._lacks(ended)
+            self._lacks(ended, asked)
             metrics.standby_reads.labels("behind").inc()
             return None
         if self._has_not is not None and ended >= self._has_not:
@@ -78,9 +79,9 @@ class Standby:
     def _is_known_to_lack(self, ended: datetime) -> bool:
         return self._has_not is not None and ended >= self._has_not and not self._behind.is_over
 
-    def _lacks(self, ended: datetime) -> None:
+    def _lacks(self, ended: datetime, asked: float) -> None:
         self._has_not = min(ended, self._has_not or ended)
-        self._behind.failed(f"it does not have what ended at {ended:%Y-%m-%d %H:%M:%S} UTC")
+        self._behind.failed(f"it does not have what ended at {ended:%Y-%m-%d %H:%M:%S} UTC", asked)
 
     def _lane(self) -> Lane:
         """One that is free, if any is."""
@@ -100,6 +101,7 @@ class _Pauses:
         self._what = what
         self._backoff = Backoff(0.5, 30)
         self._until: float | None = None
+        self._failed = 0.0
 
     @property
     def is_over(self) -> bool:
@@ -110,7 +112,14 @@ class _Pauses:
         if self._until is not None:
             self._until = time.monotonic() + self._backoff.coming
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, asked: float) -> None:
+        """Args:
+        asked: when that began, by the monotonic clock. All that were under way when one failed are
+            the same failure: what makes the pauses longer is one that begins after it.
+        """
+        if self._until is not None and asked <= self._failed:
+            return
+        self._failed = time.monotonic()
         seconds = self._backoff.next()
         log.warning("%s, the primary is read: %s; next try in %.1f s", self._what, why, seconds)
         self._until = time.monotonic() + seconds
