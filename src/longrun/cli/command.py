@@ -67,7 +67,7 @@ def serve(
     workers: Annotated[
         str | None,
         typer.Option(
-            help="Number of processes that serve on the port, or auto: one on each core. "
+            help="Number of processes that serve on the port, or auto for one per core. "
             "[dim]\\[default: 1][/]"
         ),
     ] = None,
@@ -75,7 +75,7 @@ def serve(
     data_dir: DataDir = None,
     no_auth: Annotated[
         bool,
-        typer.Option("--no-auth", help="Ask nobody who they are: something in front does."),
+        typer.Option("--no-auth", help="Do not authenticate callers: something in front does."),
     ] = False,
     log_level: Annotated[
         str | None,
@@ -131,7 +131,10 @@ def demo(
         float, typer.Option(min=0.1, help="Seconds after which each connection is dropped.")
     ] = 5.0,
     full: Annotated[
-        bool, typer.Option("--full", help="A run of more than 120 s, over connections of 120 s.")
+        bool,
+        typer.Option(
+            "--full", help="A run of more than 120 s, with connections dropped after 120 s."
+        ),
     ] = False,
     json: AsJSON = False,
 ) -> None:
@@ -152,8 +155,8 @@ def migrate(
         bool,
         typer.Option(
             "--print-grants",
-            help="Change nothing, and print the SQL for two roles: one that owns the schema and "
-            "migrates, one with only the rights that a replica needs.",
+            help="Change nothing, but print the SQL for two roles: one that owns the schema and "
+            "migrates it, and one with only the rights that a replica needs.",
         ),
     ] = False,
     owner: Annotated[
@@ -193,9 +196,9 @@ def migrate(
 def settings(
     json: AsJSON = False,
 ) -> None:
-    """Print every setting: its variable, the value in effect, and where that came from.
+    """Print every setting: its variable, its value, and where the value comes from.
 
-    Secrets are hidden. Flags given to `longrun serve` are not taken into account.
+    Secrets are hidden. Flags of `longrun serve` are not taken into account.
 
     [bold]Example:[/] LONGRUN_PORT=9000 longrun settings
     """

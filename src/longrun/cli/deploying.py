@@ -40,12 +40,12 @@ def deploy(
         ),
     ] = None,
     folder: Annotated[
-        str, typer.Option(help="Where the project and its .venv are, for systemd.")
+        str, typer.Option(help="Folder of the project and its .venv, for systemd.")
     ] = "/srv/agents",
 ) -> None:
     """Print a configuration to start from: docker, compose, kubernetes, systemd, nginx or haproxy.
 
-    Probes, grace periods and timeouts follow from the settings, as the environment has them.
+    Probes, grace periods and timeouts follow from the settings in the environment.
 
     [bold]Example:[/] longrun deploy nginx --server 10.0.0.1:8000 --server 10.0.0.2:8000
 

@@ -1,4 +1,4 @@
-"""`longrun doctor`: what is amiss with a database or a server, and what to do about it."""
+"""`longrun doctor`: what is wrong with a database or a server, and what to do about it."""
 
 import asyncio
 from typing import Final
@@ -24,11 +24,11 @@ def doctor(
     url: ServerURL = None,
     json: AsJSON = False,
 ) -> None:
-    """Look at the database that the settings name, or with --url at a server, and say what to do.
+    """Check the database in the settings, or a server with --url, and say what to do.
 
-    Of a database: the connection, the role's rights, the schema, notifications through poolers,
-    clocks, room for connections, durability, replicas and what waits. Changes nothing. Exits with
-    1 if a replica could not work.
+    For a database, checks the connection, the role's rights, the schema, notifications through
+    poolers, clocks, the number of connections, durability, replicas and the queue. Changes nothing.
+    Exits with 1 if a replica could not work.
 
     [bold]Example:[/] longrun doctor --database-url postgresql://localhost/app
 

@@ -15,7 +15,7 @@ from longrun.store.command import forget_key, rewrite_now
 
 app = typer.Typer(
     name="encryption",
-    help="Change the keys that encrypt what is stored.",
+    help="Change the keys that encrypt stored content.",
     epilog="[bold]Example:[/] longrun encryption rewrite",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -29,11 +29,11 @@ def rewrite(
     data_dir: DataDir = None,
     json: AsJSON = False,
 ) -> None:
-    """Encrypt everything that is stored with the first key of LONGRUN_ENCRYPTION_KEYS.
+    """Re-encrypt all stored content with the first key of LONGRUN_ENCRYPTION_KEYS.
 
-    Servers go on meanwhile. If `plain` comes first, everything is decrypted. Exits with 1 where
-    something is left, because no key of the ring opens it, or because a server still writes with
-    another key: run it again then.
+    Servers keep running. If `plain` comes first, everything is decrypted. Exits with 1 if something
+    is left, because none of the keys can decrypt it, or because a server still writes with another
+    key: run it again then.
 
     [bold]Example:[/] LONGRUN_ENCRYPTION_KEYS_FILE=keys longrun encryption rewrite
     """
@@ -72,12 +72,12 @@ def rewrite(
 
 @app.command()
 def forget(
-    key: Annotated[str, typer.Argument(metavar="ID", help="The id of a key that is lost.")],
+    key: Annotated[str, typer.Argument(metavar="ID", help="The id of a lost key.")],
     database_url: DatabaseURL = None,
     data_dir: DataDir = None,
     json: AsJSON = False,
 ) -> None:
-    """Let servers start without a key. What it encrypted cannot be read any more, only deleted.
+    """Let servers start without a lost key. What it encrypted can only be deleted.
 
     [bold]Example:[/] longrun encryption forget key-2025
     """

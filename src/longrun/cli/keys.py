@@ -47,22 +47,25 @@ def seconds_of(text: str) -> float:
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is called, for you.")],
+    name: Annotated[str, typer.Argument(help="A name for the key, for your own use.")],
     principal: Annotated[
         str | None,
-        typer.Option(help="Who owns what is created with it. [dim]\\[default: the name][/]"),
+        typer.Option(
+            help="Principal that owns everything created with it. [dim]\\[default: the name][/]"
+        ),
     ] = None,
     scopes: Annotated[
-        str, typer.Option(help="What it may do, of read, write and admin, separated by commas.")
+        str, typer.Option(help="What it may do: read, write, admin, separated by commas.")
     ] = "read,write",
     expires: Annotated[
-        str | None, typer.Option(help="When it ends, as in 90d or 12h. [dim]\\[default: never][/]")
+        str | None,
+        typer.Option(help="When it expires, as in 90d or 12h. [dim]\\[default: never][/]"),
     ] = None,
     max_runs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="How many responses of the principal may be queued or running at once. "
+            help="Maximum number of the principal's responses that are queued or running at once. "
             "[dim]\\[default: no limit][/]",
         ),
     ] = None,
@@ -70,25 +73,25 @@ def create(
         int | None,
         typer.Option(
             min=1,
-            help="How often a run may be asked for with it in a minute. "
-            "[dim]\\[default: no limit][/]",
+            help="Maximum number of requests for a run per minute with this key. [dim]\\[default: "
+            "no limit][/]",
         ),
     ] = None,
     max_tokens_per_day: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Tokens of the principal in a day (UTC) after which it creates nothing more. "
+            help="Tokens of the principal per day (UTC), after which it cannot create responses. "
             "[dim]\\[default: no limit][/]",
         ),
     ] = None,
     database_url: DatabaseURL = None,
     json: AsJSON = False,
 ) -> None:
-    """Create a key, and show it: once, since only its hash is stored.
+    """Create a key and show it, this once: only its hash is stored.
 
-    From the first key on, every caller needs one. Responses from before belong to the principal
-    with the empty name: --principal "" owns them.
+    Once there is a key, every caller needs one. Responses from before belong to the principal with
+    the empty name: --principal "" owns them.
 
     [bold]Example:[/] longrun keys create website --expires 90d
     """
@@ -140,7 +143,7 @@ def list_(
 def rotate(
     name: Annotated[str, typer.Argument(help="The key's name.")],
     overlap: Annotated[
-        str, typer.Option(help="How long the old key stays valid, as in 1h or 0s.")
+        str, typer.Option(help="How long the old key remains valid, as in 1h or 0s.")
     ] = "1h",
     database_url: DatabaseURL = None,
     json: AsJSON = False,
@@ -205,7 +208,7 @@ def _show_new(text: str, about: dict[str, Any], json: bool) -> None:
         print(dumps({"key": text, **about}).decode())
         return
     print(text)
-    Console(stderr=True).print("This is the only time that it is shown.", style="dim")
+    Console(stderr=True).print("It will not be shown again.", style="dim")
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:

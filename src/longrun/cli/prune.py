@@ -19,20 +19,23 @@ app = typer.Typer()
 @app.command()
 def prune(
     older_than: Annotated[
-        str, typer.Option(help="Only what ended longer ago than this, as in 30d or 12h.")
+        str,
+        typer.Option(
+            help="Delete only responses that ended longer ago than this, as in 30d or 12h."
+        ),
     ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Delete nothing, and say how many there are.")
+        bool, typer.Option("--dry-run", help="Delete nothing; print how many would be deleted.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     database_url: DatabaseURL = None,
     data_dir: DataDir = None,
     json: AsJSON = False,
 ) -> None:
     """Delete responses that ended some time ago, with their events, items and steps.
 
-    Everybody's, while servers go on; not those that somebody reads just now. Servers themselves
-    delete what is older than LONGRUN_RETENTION_DAYS.
+    This covers all principals, and servers can keep running; responses that someone is reading are
+    kept. Servers delete whatever is older than LONGRUN_RETENTION_DAYS by themselves.
 
     [bold]Example:[/] longrun prune --older-than 7d --dry-run
     """

@@ -13,28 +13,28 @@ app = typer.Typer()
 @app.command()
 def ps(
     all_: Annotated[
-        bool, typer.Option("--all", "-a", help="Also those that have ended, the newest first.")
+        bool, typer.Option("--all", "-a", help="Include runs that have ended, newest first.")
     ] = False,
     status: Annotated[
         str | None, typer.Option(help=f"Only these, of {', '.join(get_args(Status))}; with commas.")
     ] = None,
-    agent: Annotated[str | None, typer.Option(help="Only of this agent.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
     everybody: Annotated[
-        bool, typer.Option("--everybody", help="Of all principals; needs a key of an admin.")
+        bool, typer.Option("--everybody", help="Runs of all principals; needs an admin's key.")
     ] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="How many.")] = 20,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Look again each second, until Ctrl-C.")
+        bool, typer.Option("--watch", "-w", help="Refresh every second, until Ctrl-C.")
     ] = False,
     url: ServerURL = None,
     database_url: DatabaseURL = None,
     data_dir: DataDir = None,
     json: AsJSON = False,
 ) -> None:
-    """List runs: those that are queued or in progress, or with --all the newest.
+    """List the runs that are queued or in progress, or with --all the newest ones.
 
-    A server is asked, or with --database-url or --data-dir the database itself, which knows
-    everybody's.
+    Asks a server or, with --database-url or --data-dir, the database itself, which has the runs of
+    all principals.
 
     [bold]Example:[/] longrun ps --watch
 

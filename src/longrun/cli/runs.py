@@ -13,7 +13,7 @@ app = typer.Typer()
 ID = Annotated[str, typer.Argument(metavar="ID", help="The id of a response.")]
 IDs = Annotated[list[str], typer.Argument(metavar="ID", help="The ids of responses.")]
 Detach = Annotated[
-    bool, typer.Option("--detach", "-d", help="Print the id, and do not wait for the end.")
+    bool, typer.Option("--detach", "-d", help="Print the id, and do not wait for the run to end.")
 ]
 
 
@@ -22,13 +22,15 @@ def run(
     model: Annotated[str, typer.Argument(metavar="AGENT", help="The name of an agent.")],
     text: Annotated[
         str,
-        typer.Argument(metavar="INPUT", help="What it is asked; - reads it from standard input."),
+        typer.Argument(
+            metavar="INPUT", help="Input for the agent; - reads it from standard input."
+        ),
     ],
     instructions: Annotated[
-        str | None, typer.Option(help="Instructions besides the agent's own.")
+        str | None, typer.Option(help="Instructions in addition to the agent's own.")
     ] = None,
     previous: Annotated[
-        str | None, typer.Option(metavar="ID", help="Go on from this response.")
+        str | None, typer.Option(metavar="ID", help="Continue this response.")
     ] = None,
     conversation: Annotated[
         str | None, typer.Option(metavar="ID", help="Take the next turn of this conversation.")
@@ -41,10 +43,11 @@ def run(
     url: ServerURL = None,
     json: AsJSON = False,
 ) -> None:
-    """Run an agent in the background, and show what it says until it ends.
+    """Run an agent in the background, and show its output until it ends.
 
-    It goes on when this command is interrupted, and this command when the server is restarted.
-    With --json, the response is printed when it has ended. Exits with 1 if it does not complete.
+    The run continues if this command is interrupted, and this command continues if the server is
+    restarted. With --json, the response is printed once it has ended. Exits with 1 if the response
+    does not complete.
 
     [bold]Example:[/] longrun run demo "a short one"
 
@@ -68,16 +71,16 @@ def tail(
     response: ID,
     after: Annotated[
         int | None,
-        typer.Option(min=0, help="Number of the last event that is known, to go on after it."),
+        typer.Option(min=0, help="Start after the event with this number."),
     ] = None,
     url: ServerURL = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print each event as a line of JSON, for programs.")
     ] = False,
 ) -> None:
-    """Show what a response says, from its start and until it ends, however connections fare.
+    """Show the output of a response from start to end, even if connections drop.
 
-    Exits with 1 if it does not complete.
+    Exits with 1 if the response does not complete.
 
     [bold]Example:[/] longrun tail resp_01a2137d79de7cfaa8e62cf1251ceae8
 
@@ -93,14 +96,14 @@ def steer(
     response: ID,
     text: Annotated[
         str,
-        typer.Argument(metavar="MESSAGE", help="What it is told; - reads it from standard input."),
+        typer.Argument(metavar="MESSAGE", help="The message; - reads it from standard input."),
     ],
     url: ServerURL = None,
     json: AsJSON = False,
 ) -> None:
-    """Put a message into a live run: its next model turn has it.
+    """Put a message into a live run: its next model turn sees it.
 
-    Prints the id of the message, which is input of the response from then on. Exits with 2 if the
+    Prints the id of the message, which is now part of the response's input. Exits with 2 if the
     response has ended.
 
     [bold]Example:[/] longrun steer resp_01a2137d79de7cfaa8e62cf1251ceae8 "in one sentence, please"
@@ -116,7 +119,7 @@ def cancel(
     url: ServerURL = None,
     json: AsJSON = False,
 ) -> None:
-    """Cancel runs. One that has ended stays as it is.
+    """Cancel runs. Runs that have ended are not changed.
 
     Exits with 1 if one of them cannot be cancelled.
 
@@ -132,7 +135,7 @@ def retry(
     response: ID,
     from_step: Annotated[
         int,
-        typer.Option(min=0, help="Number of the last step that is kept; longrun show lists them."),
+        typer.Option(min=0, help="Number of the last step to keep; longrun show lists them."),
     ] = 0,
     input_: Annotated[
         str | None,
@@ -140,18 +143,18 @@ def retry(
             "--input",
             "-i",
             metavar="INPUT",
-            help="What is said behind that step; from step 0, in place of the input.",
+            help="Input after that step; from step 0, it replaces the original input.",
         ),
     ] = None,
     detach: Detach = False,
     url: ServerURL = None,
     json: AsJSON = False,
 ) -> None:
-    """Run a response's request again, as a new response, and show what that says.
+    """Send a response's request again, as a new response, and show its output.
 
-    It is the same request as it is stored, and continues what that one continued. With --from-step
-    the recorded steps up to that one are kept: no model is asked and no tool called again for them.
-    Exits with 1 if it does not complete.
+    The stored request is repeated as it is, and continues what the original continued. With
+    --from-step, the recorded steps up to that one are kept: no model is asked and no tool is called
+    again for them. Exits with 1 if the response does not complete.
 
     [bold]Example:[/] longrun retry resp_01a2137d79de7cfaa8e62cf1251ceae8
 

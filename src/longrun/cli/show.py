@@ -23,9 +23,9 @@ def show(
     data_dir: DataDir = None,
     json: AsJSON = False,
 ) -> None:
-    """Print what became of a response: its status, its attempts, and why it failed.
+    """Print the status of a response, its attempts, and why it failed.
 
-    The reason is the exception, where it was raised, and its traceback. Clients are not told it,
+    The reason is the exception, where it was raised, and its traceback. Clients do not see it
     unless LONGRUN_SHOW_ERRORS is set.
 
     [bold]Example:[/] longrun show resp_01a2137d79de7cfaa8e62cf1251ceae8

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 app = typer.Typer(
     name="webhooks",
-    help="List, show and repeat what is delivered to webhook endpoints.",
+    help="List, show and repeat deliveries to webhook endpoints.",
     epilog="[bold]Example:[/] longrun webhooks list --state given_up",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -38,15 +38,15 @@ _COLOURS: Final = {"delivered": "green", "pending": "yellow", "given_up": "red",
 @app.command("list")
 def list_(
     state: Annotated[
-        State | None, typer.Option(help="Only those that are so. [dim]\\[default: all][/]")
+        State | None, typer.Option(help="Only deliveries in this state. [dim]\\[default: all][/]")
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option(help="Only those to this endpoint (we_…, or settings).")
+        str | None, typer.Option(help="Only deliveries to this endpoint (we_…, or settings).")
     ] = None,
     response: Annotated[
-        str | None, typer.Option(help="Only those of this response (resp_…).")
+        str | None, typer.Option(help="Only deliveries for this response (resp_…).")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number to list.")] = 50,
     database_url: DatabaseURL = None,
     json: AsJSON = False,
 ) -> None:
@@ -63,7 +63,7 @@ def list_(
     if json:
         _print_json({"deliveries": found})
     elif not found:
-        Console(stderr=True).print("Nothing of that kind.")
+        Console(stderr=True).print("None found.")
     else:
         _print_deliveries(found)
 
@@ -71,12 +71,12 @@ def list_(
 @app.command()
 def show(
     id_: Annotated[
-        str, typer.Argument(metavar="ID", help="Of a delivery (wh_…), or an endpoint (we_…).")
+        str, typer.Argument(metavar="ID", help="The id of a delivery (wh_…) or an endpoint (we_…).")
     ],
     database_url: DatabaseURL = None,
     json: AsJSON = False,
 ) -> None:
-    """Show all of a delivery, or of an endpoint but its name, URL and secrets.
+    """Show a delivery, or an endpoint without its name, URL and secrets.
 
     [bold]Example:[/] longrun webhooks show wh_4d1f…
     """
@@ -102,11 +102,11 @@ def show(
 
 @app.command()
 def endpoints(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number to list.")] = 50,
     database_url: DatabaseURL = None,
     json: AsJSON = False,
 ) -> None:
-    """List endpoints, those first that are disabled since nothing could be delivered to them.
+    """List endpoints, those first that are disabled because deliveries to them failed.
 
     [bold]Example:[/] longrun webhooks endpoints --json
     """
@@ -135,12 +135,12 @@ def redeliver(
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="All to this endpoint that were given up or dropped."),
+        typer.Option(help="All deliveries to this endpoint that were given up or dropped."),
     ] = None,
     database_url: DatabaseURL = None,
     json: AsJSON = False,
 ) -> None:
-    """Deliver again, from the beginning: a disabled endpoint is enabled by it.
+    """Make deliveries again, with all their retries. This enables a disabled endpoint.
 
     [bold]Example:[/] longrun webhooks redeliver wh_4d1f…
 
