@@ -13,7 +13,8 @@ from longrun.http.bodies import Bodies
 from longrun.http.creations import Creations
 from longrun.http.items import CheckedItems
 from longrun.http.limits import DEFAULT_LIMITS, Limits
-from longrun.http.requests import CreateResponse, Options
+from longrun.http.options import Options
+from longrun.http.requests import CreateResponse
 from longrun.operations import null_is_absent
 from longrun.protocol import RunRequest
 from longrun.store.responses import Responses

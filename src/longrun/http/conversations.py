@@ -25,9 +25,9 @@ from longrun.http.items import CheckedItems, checked_items
 from longrun.http.limits import is_too_deep
 from longrun.http.lists import Item, ListedItem, ListQuery, as_item
 from longrun.http.long_answers import Room
+from longrun.http.options import Metadata
 from longrun.http.pages import answered, as_page, fitting
 from longrun.http.problems import item_not_found, shortened
-from longrun.http.requests import Metadata
 from longrun.jsontext import dumps, loads
 from longrun.operations import PageOf, operation
 from longrun.store.conversations import Conversation, ConversationItem, Conversations

@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Route
 
 from longrun.http.answers import JSONAnswer
 from longrun.http.asked import Asked, AskedBody
-from longrun.http.requests import (
+from longrun.http.options import (
     ConversationParam,
     FunctionTool,
     JSONObject,

@@ -4,23 +4,11 @@ import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    PrivateAttr,
-    StringConstraints,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from longrun import ids
 from longrun.errors import BadRequest
-from longrun.http.formats import FORMAT_SCHEMA, check_tool_choice, checked_format
+from longrun.http.formats import check_tool_choice, checked_format
 from longrun.http.items import CheckedItems, checked_items
 from longrun.http.limits import (
     DEFAULT_LIMITS,
@@ -28,21 +16,24 @@ from longrun.http.limits import (
     Limits,
     is_too_deep,
 )
+from longrun.http.options import (
+    ContextManagement,
+    ConversationParam,
+    ForkOptions,
+    FunctionTool,
+    JSONObject,
+    LongrunOptions,
+    Metadata,
+    Options,
+    ReasoningOptions,
+    TextOptions,
+)
 from longrun.http.problems import bad_request, shortened
 from longrun.http.strict_schema import NotStrict, closed
 from longrun.jsontext import dumps
 from longrun.operations import null_is_absent
 from longrun.parameters import BUDGETS, FORWARDED_HEADERS, NOT_ECHOED, OF_RUNS
 from longrun.protocol import GOES_ON, Allowance, Context, Once, RunRequest, untold
-from longrun.settings import YEAR
-
-MOST_PAIRS: Final = 16
-"""Of metadata, as with OpenAI."""
-
-MOST_STEPS: Final = 2**31 - 1
-
-MetadataKey = Annotated[str, StringConstraints(max_length=64)]
-MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
 _NOT_ECHOED: Final = {
     *NOT_ECHOED,
@@ -57,94 +48,6 @@ _NOT_ECHOED: Final = {
     "usage",
     "output",
 }
-
-
-def _object(value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise PydanticCustomError("dict_type", "Input should be an object")
-    return value
-
-
-def _of_few_pairs(value: Any) -> Any:
-    if isinstance(value, dict) and len(value) > MOST_PAIRS:
-        raise PydanticCustomError("too_long", f"Input should have at most {MOST_PAIRS} pairs")
-    return value
-
-
-Metadata = Annotated[
-    dict[MetadataKey, MetadataValue],
-    BeforeValidator(_of_few_pairs),
-    Field(json_schema_extra={"maxProperties": MOST_PAIRS}),
-]
-
-JSONObject = Annotated[dict[str, Any], PlainValidator(_object), WithJsonSchema({"type": "object"})]
-"""An object of any content. It was JSON, so nothing in it needs a check: validating each value of
-a large one would take long, and an error for each would take longer."""
-
-
-class Options(BaseModel):
-    """An object of which some names are known, and which may have others."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_not_too_many_names(cls, value: Any) -> Any:
-        if isinstance(value, dict) and len(value) > MOST_PARAMETERS:
-            raise PydanticCustomError("too_many_names", f"Input has over {MOST_PARAMETERS} names")
-        return value
-
-
-class FunctionTool(Options):
-    """A client's own function tool. Other types of tools are echoed and not acted upon."""
-
-    type: str
-    name: str | None = None
-    description: str | None = None
-    parameters: JSONObject | None = None
-    strict: bool | None = None
-
-
-class ReasoningOptions(Options):
-    """Efforts and summaries are not listed: models learn new ones."""
-
-    effort: str | None = None
-    summary: str | None = None
-
-
-class TextOptions(Options):
-    format: Annotated[JSONObject, WithJsonSchema(FORMAT_SCHEMA)] | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
-
-
-class ForkOptions(BaseModel):
-    """The response to go on from, and the last of its steps that counts; 0 is before its input."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    response_id: str
-    step: Annotated[int, Field(ge=0, le=MOST_STEPS)]
-
-
-class LongrunOptions(Options):
-    """Our own: a name that is not known is a mistake."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    fork: ForkOptions | None = None
-    timeout: Annotated[float, Field(gt=0, le=YEAR)] | None = None
-    max_total_tokens: Annotated[int, Field(ge=1)] | None = None
-
-
-class ContextManagement(Options):
-    """Types other than `compaction` are for the providers that know them."""
-
-    type: str
-    compact_threshold: Annotated[int, Field(ge=1000, le=1_000_000_000)] | None = None
-
-
-class ConversationParam(Options):
-    id: str
 
 
 class _Made(NamedTuple):
