@@ -221,7 +221,7 @@ async def test_one_that_does_not_start_while_others_serve_shows(
         )
 
         def shown(name: str) -> float:
-            samples = [sample for metric in workers._own() for sample in metric.samples]
+            samples = [sample for metric in workers._measuring.own() for sample in metric.samples]
             return next(s.value for s in samples if f"{s.name} {s.labels.get('state', '')}" == name)
 
         monkeypatch.setattr(workers, "_is_served", lambda: True)

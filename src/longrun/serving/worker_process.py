@@ -186,3 +186,13 @@ class WorkerProcess:
             self.killed = why
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+
+async def any_of(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()

@@ -5,20 +5,17 @@ import contextlib
 import logging
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
-
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from longrun.backoff import Backoff, sleep_unless
 from longrun.errors import ConfigurationError
 from longrun.loglines import tell
+from longrun.serving.measuring import Measuring
 from longrun.serving.shares import NONE, Shares
 from longrun.serving.stubborn import LAST_RESORT
-from longrun.serving.totals import Totals
-from longrun.serving.worker import BEAT
-from longrun.serving.worker_process import WorkerProcess
+from longrun.serving.worker_process import WorkerProcess, any_of
+from longrun.serving.worker_watch import WorkerWatch
 
 log = logging.getLogger("longrun.workers")
 
@@ -31,16 +28,6 @@ STEADY: Final = 10.0
 TRIES: Final = 3
 """Starts in a row that fail while no other worker serves, before the command fails."""
 
-LOOK: Final = 0.5
-
-STOOD_STILL: Final = 1.0
-"""Seconds by which the parent has to be late to know that it was frozen itself."""
-
-LONGEST_SILENCE: Final = 3 * BEAT
-
-START_SILENCE: Final = 60.0
-"""The same before it is ready: on a busy machine it takes long until Python says a first word."""
-
 SECOND_THOUGHT: Final = 0.25
 """Seconds between a worker's word that somebody stops it and its replacement: whoever does may
 mean all of them."""
@@ -50,9 +37,6 @@ GRACE: Final = 2.0
 
 AT_ONCE_WAIT: Final = 8.0
 """Seconds that workers have to exit at once: an embedded Postgres has to stop."""
-
-MEASURE_WAIT: Final = 0.5
-"""Seconds in which a worker has to send its metrics; else its last ones stand."""
 
 
 class NotStarted(ConfigurationError):
@@ -86,7 +70,6 @@ class Workers:
     ) -> None:
         self._numbers = range(1, count + 1)
         self._listening = listening
-        self._silence = max(lease_seconds, LONGEST_SILENCE)
         self._drain_seconds = drain_seconds
         self._started = started
         # Those that leave have places too.
@@ -96,11 +79,8 @@ class Workers:
         self._processes: set[WorkerProcess] = set()
         self._serving: dict[int, WorkerProcess] = {}
         self._replacements: dict[int, WorkerProcess] = {}
-        self._restarts: Counter[str] = Counter()
-        self._failed_starts = 0
-        self._failing: set[int] = set()
-        self._totals = Totals()
-        self._measuring: asyncio.Task[None] | None = None
+        self._measuring = Measuring(self._processes)
+        self._watch = WorkerWatch(self._processes, self._shares, self._measuring, lease_seconds)
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
         self._over = asyncio.Event()
@@ -136,7 +116,7 @@ class Workers:
             NotStarted: the workers do not start; says why.
         """
         async with asyncio.TaskGroup() as self._group:
-            self._group.create_task(self._watch())
+            self._group.create_task(self._watch.run(self._over))
             try:
                 await self._start_all()
                 await self._stop.wait()
@@ -183,7 +163,7 @@ class Workers:
         if self._stop.is_set():
             return None
         process = await self._spawn(number)
-        await _any_of(process.ready, process.ended, self._stop)
+        await any_of(process.ready, process.ended, self._stop)
         if process.ready.is_set():
             tell(log, "worker ready", worker=number, pid=process.pid)
             return process
@@ -215,7 +195,7 @@ class Workers:
             self._processes.discard(process)
             self._shares[process.place] = NONE
             self._free.append(process.place)
-            self._totals.end(str(process.pid))
+            self._measuring.end(process)
 
     # -- keeping them going ---------------------------------------------------------------
 
@@ -224,7 +204,7 @@ class Workers:
         backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
         while process is not None:
             self._serving[number] = process
-            await _any_of(process.ended, process.leaving, self._stop)
+            await any_of(process.ended, process.leaving, self._stop)
             if process.leaving.is_set():
                 process = await self._replaced(process)
             elif not self._stop.is_set():
@@ -255,7 +235,7 @@ class Workers:
         tell(log, "worker left", worker=process.number, pid=process.pid, reason=process.reason)
 
     def _tell_of_death(self, process: WorkerProcess) -> None:
-        self._restarts[process.kind] += 1
+        self._measuring.died(process)
         tell(
             log,
             "worker died",
@@ -273,12 +253,11 @@ class Workers:
         while not self._stop.is_set():
             try:
                 process = await self._start(number)
-                self._failing.discard(number)
+                self._measuring.started(number)
                 return process
             except NotStarted as error:
                 failures += 1
-                self._failed_starts += 1
-                self._failing.add(number)
+                self._measuring.not_started(number)
                 log.error(
                     "worker %d does not start (%d times in a row): %s",
                     number,
@@ -295,7 +274,7 @@ class Workers:
 
     async def _replace_when_told(self) -> None:
         while not self._stop.is_set():
-            await _any_of(self._roll, self._stop)
+            await any_of(self._roll, self._stop)
             self._roll.clear()
             if not self._stop.is_set():
                 log.info("replacing the workers one by one")
@@ -320,52 +299,8 @@ class Workers:
                 continue
             self._replacements[number] = fresh
             old.leaving.set()
-            await _any_of(old.ended, self._stop)
+            await any_of(old.ended, self._stop)
         log.info("all workers are replaced")
-
-    # -- watching -------------------------------------------------------------------------
-
-    async def _watch(self) -> None:
-        """Those that say nothing are frozen; those that do not wake are killed."""
-        looked = time.monotonic()
-        while not await sleep_unless(self._over, LOOK):
-            now = time.monotonic()
-            late, looked = now - looked - LOOK, now
-            for process in list(self._processes):
-                if late > STOOD_STILL:
-                    process.heard += late
-                self._look_at(process, now - process.heard)
-            self._tell_what_is_amiss()
-
-    def _look_at(self, process: WorkerProcess, silent: float) -> None:
-        silence = self._silence if process.ready.is_set() else max(self._silence, START_SILENCE)
-        frozen = silent > silence
-        if frozen and not process.frozen:
-            self._shares[process.place] = NONE
-            log.warning(
-                "worker %d (pid %d) is frozen: it is killed unless it wakes within %.0f s",
-                process.number,
-                process.pid,
-                silence,
-            )
-        elif process.frozen and not frozen:
-            log.warning("worker %d (pid %d) is awake again", process.number, process.pid)
-        process.frozen = frozen
-        if silent > 2 * silence:
-            process.kill("frozen")
-
-    def _tell_what_is_amiss(self) -> None:
-        """To those that serve, for `/readyz`: how it is with the others."""
-        frozen = sorted({each.number for each in self._processes if each.frozen})
-        said = [
-            f"worker {number} {how}"
-            for how, numbers in (("does not start", sorted(self._failing)), ("is frozen", frozen))
-            for number in numbers
-        ]
-        for process in self._processes:
-            if process.ready.is_set() and process.amiss != said:
-                process.amiss = said
-                process.tell("amiss", said=said)
 
     # -- stopping -------------------------------------------------------------------------
 
@@ -410,51 +345,6 @@ class Workers:
     def _heard(self, process: WorkerProcess, said: dict[str, Any]) -> None:
         match said["said"]:
             case "snapshot":
-                self._totals.take(str(process.pid), str(process.number), said["metrics"])
-                process.measured.set()
+                self._measuring.take(process, said["metrics"])
             case "metrics":
-                self._group.create_task(self._answer(process, said["for"]))
-
-    async def _answer(self, process: WorkerProcess, key: int) -> None:
-        """All metrics, for the worker that was asked for them."""
-        if self._measuring is None or self._measuring.done():
-            self._measuring = self._group.create_task(self._measure())
-        await asyncio.wait({self._measuring})
-        process.tell("metrics", **{"for": key}, text=self._totals.exposition(self._own()).decode())
-
-    async def _measure(self) -> None:
-        asked = [each for each in self._processes if each.ready.is_set() and not each.frozen]
-        for process in asked:
-            process.measured.clear()
-            process.tell("snapshot")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(MEASURE_WAIT):
-                for process in asked:
-                    await _any_of(process.measured, process.ended)
-
-    def _own(self) -> Iterable[Metric]:
-        states = Counter(each.state for each in self._processes)
-        workers = GaugeMetricFamily("longrun_workers", "Worker processes.", labels=["state"])
-        for state in ("starting", "ready", "stopping", "frozen"):
-            workers.add_metric([state], states[state])
-        workers.add_metric(["failing"], len(self._failing))
-        restarts = CounterMetricFamily(
-            "longrun_worker_restarts", "Workers that died, by how.", labels=["reason"]
-        )
-        for reason in ("exit", "signal", "killed"):
-            restarts.add_metric([reason], self._restarts[reason])
-        failed = CounterMetricFamily(
-            "longrun_worker_failed_starts", "Workers that ended before they were ready."
-        )
-        failed.add_metric([], self._failed_starts)
-        return workers, restarts, failed
-
-
-async def _any_of(*events: asyncio.Event) -> None:
-    """Wait until one of them is set."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in waiting:
-            each.cancel()
+                self._group.create_task(self._measuring.answer(process, said["for"], self._group))
