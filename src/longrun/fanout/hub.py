@@ -21,6 +21,9 @@ from longrun.supervision import also_on
 
 log = logging.getLogger("longrun.fanout.hub")
 
+_CARRIED: Final = metrics.chunks_from_elsewhere.labels("carried")
+_FETCHED: Final = metrics.chunks_from_elsewhere.labels("fetched")
+
 DEAF_POLL: Final = 0.2
 """Seconds between polls while the LISTEN connection is down."""
 
@@ -242,9 +245,9 @@ class Hub:
             return
         if opened.data.count(b"\n") != chunk.last - chunk.first:
             return
-        metrics.chunks_from_elsewhere.labels("carried").inc()
+        topic.push(opened, now=True)
         self._flowing.pop(topic, None)
-        topic.push(opened)
+        _CARRIED.inc()
 
     def committed(self, response_id: str, chunks: list[Chunk]) -> None:
         """This replica has committed chunks: its own readers get them without asking Postgres."""
@@ -431,7 +434,7 @@ class Hub:
         before = ring.end
         for chunk in news.chunks:
             topic.push(chunk)
-        metrics.chunks_from_elsewhere.labels("fetched").inc(len(news.chunks))
+        _FETCHED.inc(len(news.chunks))
         if len(news.chunks) > 1 or (news.chunks and topic in self._flowing):
             self._flowing[topic] = 0
         unheard = asyncio.get_running_loop().time() - topic.heard_at > UNHEARD_AFTER

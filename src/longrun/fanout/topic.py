@@ -150,12 +150,21 @@ class Topic:
             self.ring = Ring(end.last, self._ring_bytes)
             self._note_terminal(end)
 
-    def push(self, chunk: Chunk) -> bool:
-        """Take a committed chunk. False: there is no ring, or events before it are missing."""
+    def push(self, chunk: Chunk, *, now: bool = False) -> bool:
+        """Take a committed chunk. False: there is no ring, or events before it are missing.
+
+        Args:
+            now: have readers look before this returns, where it is called in a turn of the event
+                loop of its own: another one, after an idle time, costs as much as the look.
+        """
         if self.ring is None or not self.ring.push(chunk):
             return False
         self._note_terminal(chunk)
-        self.wake()
+        if now and self.resting and not self._looking:
+            self._looking = True
+            self._look()
+        else:
+            self.wake()
         return True
 
     def _note_terminal(self, chunk: Chunk) -> None:

@@ -14,7 +14,7 @@ from longrun.store import sealing as places
 from longrun.store.database import Database, unavailable_if_gone
 from longrun.store.joining import Joining
 from longrun.store.records import Chunk, Ended
-from longrun.store.sealing import ITEM_EVENT
+from longrun.store.sealing import ITEM_EVENT, is_sealed
 
 
 @dataclass(slots=True)
@@ -261,6 +261,8 @@ class EventLog:
         Raises:
             Unreadable: it is sealed, and cannot be opened here.
         """
+        if not is_sealed(chunk.data):
+            return chunk
         place = places.chunk_place(response_id, chunk.first, chunk.last)
         return Chunk(chunk.first, chunk.last, self._sealing.open(place, chunk.data))
 

@@ -167,7 +167,7 @@ class Sealing:
         Raises:
             Unreadable: there is no such key here, or the value was changed, or belongs elsewhere.
         """
-        return self._opened(place, value) if value[:1] == b"\x01" else value
+        return self._opened(place, value) if is_sealed(value) else value
 
     # -- text ------------------------------------------------------------------------------
 
@@ -265,6 +265,11 @@ class Sealing:
     def _make_cipher(self, key_id: str, owner: str) -> AESGCM:
         secret = _derived(self._keys[key_id], f"values {owner}")
         return AESGCM(secret)
+
+
+def is_sealed(value: bytes) -> bool:
+    """Whether it is an envelope: by its first byte, with which no plain value of ours begins."""
+    return value[:1] == b"\x01"
 
 
 def check_value(key: RingKey) -> str:
