@@ -349,21 +349,22 @@ LEFT JOIN told ON true
 -- As append_events, of one run whose log this server has confirmed so far: the commonest append of
 -- all at a human pace, without arrays in a fourth of the time less. Nothing is written, and nothing
 -- returned, where its attempt does not hold the response, or this is another server by now;
--- append_events then tells which of the two it is.
+-- append_events then tells which of the two it is. :server is in seconds, which cost less to send
+-- than a time, and are exact to the microsecond until the year 2106.
 WITH held AS MATERIALIZED (
     SELECT response.id, response.attempt, response.steered
     FROM longrun.responses AS response
     WHERE response.id = :response_id::text AND response.attempt = :attempt::integer
         AND response.status = 'in_progress'
-        AND pg_postmaster_start_time() = :server::timestamptz
+        AND pg_postmaster_start_time() = to_timestamp(:server::double precision)
     FOR SHARE
 ), new_chunk AS (
     INSERT INTO longrun.event_chunks (response_id, first, last, attempt, data)
     SELECT id, :first::bigint, :last::bigint, attempt, :data::bytea FROM held
 )
-SELECT 1::bigint AS n, true AS follows, false AS early, held.steered,
--- optional :events_channel
-    pg_notify(:events_channel::text, held.id || ':' || :last::bigint || :parcel::text) AS told,
+SELECT held.steered,
+-- optional :told
+    pg_notify(:channel::text, :told::text) AS told,
 -- end
     -- As `durable` in append_log.
     CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')

@@ -118,6 +118,43 @@ async def waits(store: Database, statement: str) -> bool:
     return row is not None and bool(row[0])
 
 
+class TestKeptStatements:
+    """What a lane executes again and again it has prepared."""
+
+    async def test_on_each_connection(self, store: Database) -> None:
+        lane = store.lane("test")
+        lane.keep("SELECT $1::text AS said, pg_backend_pid() AS pid")
+        pids = set()
+        for said in ("one", "two", "three"):
+            rows = await lane.fetch("SELECT $1::text AS said, pg_backend_pid() AS pid", said)
+            assert [row["said"] for row in rows] == [said]
+            pids.add(rows[0]["pid"])
+            if said == "two":
+                lane.terminate()
+        assert len(pids) == 2
+
+    async def test_what_a_migration_changes_is_prepared_anew(self, store: Database) -> None:
+        query = f'SELECT * FROM "{store.settings.db_schema}".changing'
+        await store.execute(query.replace("SELECT * FROM", "CREATE TABLE") + " (a integer)")
+        lane = store.lane("test")
+        lane.keep(query)
+        assert await lane.fetch(query) == []
+        await store.execute(query.replace("SELECT * FROM", "ALTER TABLE") + " ADD b integer")
+        await store.execute(query.replace("SELECT * FROM", "INSERT INTO") + " VALUES (1, 2)")
+        for _ in range(2):
+            assert [tuple(row) for row in await lane.fetch(query)] == [(1, 2)]
+
+    async def test_none_without_a_statement_cache(self, database: Server, schema: str) -> None:
+        """A pooler is in between: the next statement may go to another server process."""
+        async with opened(database.url, schema, statement_cache_size=0) as mine:
+            lane = mine.lane("test")
+            lane.keep("SELECT 1 AS n")
+            for _ in range(2):
+                assert [row["n"] for row in await lane.fetch("SELECT 1 AS n")] == [1]
+            kept = await lane.fetch("SELECT statement FROM pg_prepared_statements")
+            assert "SELECT 1 AS n" not in [row["statement"] for row in kept]
+
+
 @pytest.mark.usefixtures("_impatient")
 class TestPulse:
     @pytest.mark.parametrize("what", ["pool", "lane"])

@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 
 from longrun import metrics
@@ -121,6 +123,67 @@ class TestGroupCommit:
                 await run.flush()
                 took.append(loop.time() - began)
         assert sorted(took)[len(took) // 2] < 0.05
+
+    async def test_what_one_run_says_alone_goes_the_short_way_once_its_log_is_known(
+        self, store: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        async with writing(store) as writer:
+            fetch = writer._lane.fetch
+
+            async def noted(query: str, *args: object) -> list[asyncpg.Record]:
+                asked.append("held" if query.startswith("WITH held AS") else query[:12])
+                return await fetch(query, *args)
+
+            monkeypatch.setattr(writer._lane, "fetch", noted)
+            run = log_of(writer, await add_response(store))
+            for _ in range(4):
+                append(run, 2)
+                await run.flush()
+        assert asked == ["WITH checked", *["held"] * 3]
+        assert len(await logged(store, run.response_id)) == 9
+
+    async def test_the_short_way_fails_as_the_long_one_does(
+        self, store: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its answer is lost after the commit: what is there is not written again."""
+        before = counted("longrun_append_failures_total")
+        async with writing(store) as writer:
+            run = log_of(writer, await add_response(store))
+            append(run, 1)
+            await run.flush()
+            fetch, lost = writer._lane.fetch, []
+
+            async def losing(query: str, *args: object) -> list[asyncpg.Record]:
+                rows = await fetch(query, *args)
+                if query.startswith("WITH held AS") and not lost:
+                    lost.append(rows)
+                    raise ConnectionResetError
+                return rows
+
+            monkeypatch.setattr(writer._lane, "fetch", losing)
+            for _ in range(2):
+                append(run, 2)
+                await run.flush()
+        assert len(lost) == 1
+        assert counted("longrun_append_failures_total") - before == 1
+        assert len(await logged(store, run.response_id)) == 6
+
+    async def test_when_a_server_was_started_is_exact_in_seconds(self, store: Database) -> None:
+        """`append_chunk` is told in seconds; else it would find another server there."""
+        moments = [
+            datetime(2026, 1, 1, tzinfo=UTC)
+            + timedelta(days=days, microseconds=random.randrange(86_400_000_000))
+            for days in range(0, 29_200, 10)
+        ]
+        [row] = await store.fetch(
+            "SELECT count(*) AS wrong"
+            " FROM unnest($1::double precision[], $2::timestamptz[]) AS known (seconds, moment)"
+            " WHERE to_timestamp(seconds) <> moment",
+            [moment.timestamp() for moment in moments],
+            moments,
+        )
+        assert row["wrong"] == 0
 
     async def test_items_steps_and_the_end_are_in_the_commit_of_their_events(
         self, store: Database

@@ -10,9 +10,10 @@ import pytest
 
 from longrun.errors import Fenced, LongrunError, NotStored
 from longrun.store import log_writer
-from longrun.store.batch import NOTHING_TOLD, end_columns, of_one
+from longrun.store.batch import NOTHING_TOLD, end_columns
 from longrun.store.database import Database
 from longrun.store.log_writer import LogWriter
+from longrun.store.one_chunk import NOBODY
 from longrun.store.records import Chunk, Step
 from longrun.store.run_log import RunLog
 from tests import proxy
@@ -267,11 +268,12 @@ class TestContiguous:
             small |= dict.fromkeys(("told_runs", "events_channel", "parcel"))
             small |= end_columns(None)
             [row] = await store.fetch("SELECT pg_postmaster_start_time() AS server")
-            one = of_one(small | end_columns(row["server"]))
+            one = {name: small[f"{name}s"][0] for name in ("response_id", "attempt")}
+            one = {**NOBODY, **one, "server": row["server"].timestamp(), "told": None}
             for query, values in (
                 ("append_log", columns),
                 ("append_events", small),
-                ("append_chunk", one | {"first": 2, "last": 2}),
+                ("append_chunk", one | {"first": 2, "last": 2, "data": b"{}"}),
             ):
                 async with store.transaction() as connection:
                     assert await connection.fetchval("SHOW synchronous_commit") == "off"

@@ -68,8 +68,8 @@ class TestBlocks:
         """And every one that is there is used."""
         source = Path(queries.__file__).parents[1]
         code = "".join(file.read_text() for file in source.rglob("*.py"))
-        used = set(re.findall(r"queries\.(\w+)", code)) - {"names", "schema", "bind"}
-        used |= set(re.findall(r'queries\.bind\(\s*"(\w+)"', code))
+        used = set(re.findall(r"queries\.(\w+)", code)) - {"names", "schema", "bind", "form"}
+        used |= set(re.findall(r'queries\.(?:bind|form)\(\s*"(\w+)"', code))
         assert set(Queries("longrun").names()) == used & set(Queries("longrun").names())
         unknown = {name for name in used if f"-- name: {name}\n" not in ALL_SQL}
         assert unknown <= {"py"}, unknown
@@ -142,6 +142,12 @@ class TestNamedParameters:
         assert re.sub(r"\s+", " ", sql) == "SELECT 1 WHERE a = $1 AND c = $2"
         assert values == [1, 3]
         assert made.bind("one", a=1, b=None, c=None)[1:] == (1,)
+        for absent in ((), ("b",), ("b", "c")):
+            form, values = made.form("one", *absent), {"a": 1, "b": 2, "c": 3}
+            bound = made.bind("one", **values | dict.fromkeys(absent))
+            assert (form.sql, *form.values(values)) == bound
+        with pytest.raises(KeyError):
+            made.form("one").values({"a": 1})
         with pytest.raises(TypeError, match=r"no value for \['c'\]"):
             made.bind("one", a=1, b=None)
 

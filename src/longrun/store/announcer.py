@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import re
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Final
@@ -69,7 +68,8 @@ FLOWING: Final = "~"
 """First in a message about logs that flow. Versions before pass it over: they take what comes for
 an announcement."""
 
-_ANNOUNCEMENT: Final = re.compile(r"(.+):([0-9]{1,19})", re.DOTALL)
+LONGEST_NUMBER: Final = 19
+"""Digits of a number that Postgres can have as a bigint."""
 
 
 def events_channel(schema: str) -> str:
@@ -99,8 +99,9 @@ def encode(reached: Iterable[tuple[str, int]], *, flowing: bool = False) -> Iter
 def decode(message: str) -> Iterator[tuple[str, int]]:
     """The announcements of a message; what does not parse is skipped, since it is only a hint."""
     for part in message.split(","):
-        if found := _ANNOUNCEMENT.fullmatch(part):
-            yield found[1], int(found[2])
+        response_id, _, last = part.rpartition(":")
+        if response_id and last.isascii() and last.isdigit() and len(last) <= LONGEST_NUMBER:
+            yield response_id, int(last)
 
 
 def is_flowing(message: str) -> bool:
@@ -195,6 +196,24 @@ class Announcer:
         return self._parcels.pack(
             [stored(id_, chunk) for id_, chunk in chunks if self._is_read(id_)], room
         )
+
+    def along_with(
+        self, response_id: str, first: int, last: int, data: bytes
+    ) -> tuple[str, str] | None:
+        """As `along`, with its parcel, for an append of one chunk, as it is stored: the channel and
+        the message. None: what is to be announced goes by itself."""
+        interests = self._interests
+        if not self._may_go_along() or response_id in self._flows:
+            return None
+        if interests is not None and not interests.elsewhere(response_id):
+            return None
+        channels = self._channels(response_id)
+        message = f"{response_id}:{last}"
+        if self._parcels is not None and self._parcels.may_go and self._is_read(response_id):
+            room = self._parcels.room(MESSAGE_BYTES - len(message))
+            chunk = stored(response_id, Chunk(first, last, data))
+            message += self._parcels.pack([chunk], room)
+        return channels[0] if len(channels) == 1 else self._channel, message
 
     def _is_read(self, response_id: str) -> bool:
         return self._interests is None or self._interests.is_read(response_id)

@@ -1,6 +1,6 @@
 """A batch of the log writer: each run's share of it, and the columns that are sent of it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -268,25 +268,6 @@ def end_columns(server: datetime | None) -> dict[str, Any]:
     """The parameters of both that say that this server has confirmed all that a batch follows;
     None: where the logs end is looked at."""
     return {"server": server, "looked": True if server is None else None}
-
-
-def is_of_one(columns: Mapping[str, Any]) -> bool:
-    """Whether `append_chunk` can write this: one chunk, of a log that this server has confirmed."""
-    return "data" in columns and len(columns["data"]) == 1 and columns["server"] is not None
-
-
-def of_one(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of `append_chunk`, of those of `append_events` for one run."""
-    return {
-        "response_id": columns["response_ids"][0],
-        "attempt": columns["attempts"][0],
-        "first": columns["firsts"][0],
-        "last": columns["lasts"][0],
-        "data": columns["data"][0],
-        "server": columns["server"],
-        "events_channel": columns["events_channel"],
-        "parcel": columns["parcel"],
-    }
 
 
 def of_events_alone(columns: dict[str, list[Any] | None]) -> None:

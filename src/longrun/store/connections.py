@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
 
 from longrun.store.sqlstates import CANNOT_CONNECT, FAILURES, is_gone
 
@@ -171,16 +172,31 @@ class Lane:
     and a statement is spared what a pool does around it, which is as much as a small statement
     takes. What comes of a statement comes out as it is; after an error that `is_gone` the
     connection is a new one, so that a server that lost its primary's role is left.
+
+    Args:
+        prepares: whether statements may be kept (`keep`): not behind a pooler.
     """
 
     def __init__(
-        self, connect: Callable[[], Awaitable[asyncpg.Connection]], waiting: set[Asked]
+        self,
+        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        waiting: set[Asked],
+        *,
+        prepares: bool = True,
     ) -> None:
         self._connect = connect
         self._waiting = waiting
+        self._prepares = prepares
         self._connection: asyncpg.Connection | None = None
+        self._kept: dict[str, PreparedStatement | None] = {}
         self._turn = asyncio.Lock()
         self._used = time.monotonic()
+
+    def keep(self, query: str) -> None:
+        """Have a statement at hand that is executed again and again: to find it costs as much as a
+        small one takes to be sent."""
+        if self._prepares:
+            self._kept[query] = None
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Execute one statement, which is its own transaction.
@@ -192,7 +208,19 @@ class Lane:
             asked = Asked()
             self._waiting.add(asked)
             try:
-                connection = asked.connection = await self._connected()
+                connection = self._connection
+                if connection is None or connection.is_closed():
+                    connection = await self._connected()
+                asked.connection = connection
+                statement = self._kept.get(query)
+                if statement is not None:
+                    try:
+                        return await statement.fetch(*args)
+                    except asyncpg.InvalidCachedStatementError:
+                        pass  # a migration has changed what it returns: nothing was executed
+                if query in self._kept:
+                    statement = self._kept[query] = await connection.prepare(query)
+                    return await statement.fetch(*args)
                 return await connection.fetch(query, *args)
             except asyncio.CancelledError:
                 # Its answer may be under way still.
@@ -212,12 +240,12 @@ class Lane:
         return self._turn.locked()
 
     async def _connected(self) -> asyncpg.Connection:
-        if self._connection is None or self._connection.is_closed():
-            try:
-                self._connection = await self._connect()
-            except CANNOT_CONNECT as error:
-                # Whatever the reason, it is none of the statement's.
-                raise ConnectionError(f"cannot connect: {type(error).__name__}: {error}") from error
+        self._kept = dict.fromkeys(self._kept)
+        try:
+            self._connection = await self._connect()
+        except CANNOT_CONNECT as error:
+            # Whatever the reason, it is none of the statement's.
+            raise ConnectionError(f"cannot connect: {type(error).__name__}: {error}") from error
         return self._connection
 
     async def beat(self, query: str, idle: float) -> None:

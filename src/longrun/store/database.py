@@ -180,7 +180,11 @@ class Database:
             plans_once: each statement is planned once, for whatever values; else five times for the
                 values that it comes with, before Postgres may keep a plan.
         """
-        made = Lane(lambda: self._connect(f"longrun {name}", plans_once), self._waiting)
+        made = Lane(
+            lambda: self._connect(f"longrun {name}", plans_once),
+            self._waiting,
+            prepares=bool(self.settings.statement_cache_size),
+        )
         self._lanes.append(made)
         return made
 

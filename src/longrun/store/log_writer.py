@@ -27,16 +27,15 @@ from longrun.store.batch import (
     end_columns,
     event_columns,
     first_steps,
-    is_of_one,
     is_small,
     last_chunks,
     of_events_alone,
-    of_one,
     share_of,
     stored_chunks,
 )
 from longrun.store.connections import Lane
 from longrun.store.database import Database
+from longrun.store.one_chunk import OneChunk
 from longrun.store.records import Chunk
 from longrun.store.run_log import RunLog
 from longrun.store.sealed_batch import seal_columns
@@ -53,16 +52,6 @@ TRIES_ALONE: Final = 4
 
 FIRST_BACKOFF: Final = 0.05
 LONGEST_BACKOFF: Final = 2.0
-
-_NOBODY: Final = {
-    "response_ids": [""],
-    "attempts": [0],
-    "firsts": [0],
-    "lasts": [0],
-    "data": [b""],
-    "parcel": "",
-}
-"""One chunk of a response that does not exist."""
 
 NOT_STORED: Final = "The run's events could not be stored."
 
@@ -90,6 +79,7 @@ class LogWriter:
         self._committed = committed
         self._announcer = announcer
         self._channel = events_channel(database.settings.db_schema)
+        self._one_chunk = OneChunk(database, self._lane, announcer)
         self._waiting: dict[RunLog, None] = {}
         self._alone: set[RunLog] = set()
         self._group: asyncio.TaskGroup
@@ -115,9 +105,8 @@ class LogWriter:
                     for known in (None, datetime.now(UTC)):
                         values = {**columns, **also, **end_columns(known)}
                         await self._lane.fetch(*self._bound(values))
-            for channel in (None, self._channel):
-                one = of_one(_NOBODY | end_columns(datetime.now(UTC)) | {"events_channel": channel})
-                await self._lane.fetch(*self._queries.bind("append_chunk", **one))
+            for statement in self._one_chunk.of_nobody():
+                await self._lane.fetch(*statement)
 
     def open(self, response_id: str, attempt: int, next_sequence: int) -> RunLog:
         """The log of an attempt that this replica holds."""
@@ -195,14 +184,21 @@ class LogWriter:
 
     async def _write(self, batch: list[Share]) -> None:
         """Commit a batch, however long it takes; no error of one run harms another."""
-        todo = [batch]
-        backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
+        todo, failed = [batch], None
         try:
+            if len(batch) == 1:
+                try:
+                    if await self._write_chunk(batch[0]):
+                        return
+                except Exception as error:
+                    failed = error
+            backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
             while todo:
                 shares = [share for share in todo.pop() if not share.done]
                 if not shares:
                     continue
-                match await self._try(self._lane, shares):
+                failure, failed = await self._try(self._lane, shares, failed), None
+                match failure:
                     case None:
                         backoff.reset()
                     case Meaning.OWN:
@@ -216,6 +212,31 @@ class LogWriter:
         except BaseException:
             _lose(share for share in batch if share.run not in self._alone)
             raise
+
+    async def _write_chunk(self, share: Share) -> bool:
+        """Commit a share if it is but one chunk. False: it is not, or nothing was written: why, and
+        what is to be done, is for the longer way to find out."""
+        statement = self._one_chunk.of(share)
+        if statement is None:
+            return False
+        values, told = statement
+        started = time.perf_counter()
+        try:
+            rows = await self._lane.fetch(*values)
+        except asyncpg.ProgramLimitExceededError:
+            if not told or self._announcer is None:
+                raise
+            self._announcer.refused()
+            return False
+        if not rows:
+            return False
+        run = share.run
+        run.steered = rows[0]["steered"]
+        assert run.end is not None
+        run.end = (run.end[0], share.chunks[0].last + 1)
+        self._settle(share, told=told)
+        self._appended(time.perf_counter() - started, [share], told=told)
+        return True
 
     # -- runs that are written alone -------------------------------------------------------
 
@@ -264,11 +285,15 @@ class LogWriter:
 
     # -- one append ------------------------------------------------------------------------
 
-    async def _try(self, lane: Lane, shares: list[Share]) -> Meaning | None:
-        """One append. None: all of these are done, a single one whose own fault it was too; else
-        what the error means."""
+    async def _try(
+        self, lane: Lane, shares: list[Share], failed: Exception | None = None
+    ) -> Meaning | None:
+        """One append, or one that has failed already. None: all of these are done, a single one
+        whose own fault it was too; else what the error means."""
         try:
             try:
+                if failed is not None:
+                    raise failed
                 await self._append(lane, shares)
             except Exception as error:
                 if len(shares) > 1 or meaning(error) is not Meaning.OWN:
@@ -299,13 +324,7 @@ class LogWriter:
         started = time.perf_counter()
         known = _server_of(shares)
         rows, told = await self._commit(lane, shares, known)
-        took = time.perf_counter() - started
-        if self._announcer is not None:
-            self._announcer.appended(took, told=bool(told))
-        metrics.append_seconds.observe(took)
-        metrics.appends.inc()
-        self._appends += 1
-        self.failing_since = None
+        self._appended(time.perf_counter() - started, shares, told=bool(told))
         held = {row["n"]: row for row in rows}
         refused = {}
         for n, share in enumerate(shares, 1):
@@ -319,7 +338,6 @@ class LogWriter:
                 share.run.lose(Overtaken())
             else:
                 refused[n] = share
-        metrics.append_events.observe(sum(map(_events_of, shares)))
         if known is not None and (unsure := [refused.pop(n) for n in held if n in refused]):
             # Another server, which may not have all that the one before had confirmed.
             _forget_ends(unsure)
@@ -329,6 +347,16 @@ class LogWriter:
             for n, share in refused.items():
                 if not share.done:
                     self._refuse(share, held=n in held)
+
+    def _appended(self, took: float, shares: Sequence[Share], *, told: bool) -> None:
+        """Postgres has answered an append of these, some seconds after it was asked."""
+        if self._announcer is not None:
+            self._announcer.appended(took, told=told)
+        metrics.append_seconds.observe(took)
+        metrics.appends.inc()
+        metrics.append_events.observe(sum(map(_events_of, shares)))
+        self._appends += 1
+        self.failing_since = None
 
     async def _commit(
         self, lane: Lane, shares: list[Share], known: datetime | None
@@ -346,22 +374,14 @@ class LogWriter:
         columns |= end_columns(known)
         told = self._take_along(columns, shares) if lane is self._lane else []
         try:
-            return await self._write_columns(lane, columns), told
+            return await lane.fetch(*self._bound(columns)), told
         except asyncpg.ProgramLimitExceededError:
             if self._announcer is None or not told:
                 raise
             # The notification queue is full, which is no reason not to write.
             self._announcer.refused()
             columns.update({each: None for each in NOTHING_TOLD if each in columns})
-            return await self._write_columns(lane, columns), []
-
-    async def _write_columns(self, lane: Lane, columns: dict[str, Any]) -> list[asyncpg.Record]:
-        if is_of_one(columns):
-            rows = await lane.fetch(*self._queries.bind("append_chunk", **of_one(columns)))
-            if rows:
-                return rows
-            # The attempt does not hold the response, or it is another server: to be told which.
-        return await lane.fetch(*self._bound(columns))
+            return await lane.fetch(*self._bound(columns)), []
 
     def _bound(self, columns: dict[str, Any]) -> tuple[Any, ...]:
         if "chunk_data" in columns:

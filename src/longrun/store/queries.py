@@ -9,9 +9,11 @@ by name (`Queries.bind`), so that none can end up in another's place. A line tha
 """
 
 import re
+from collections.abc import Callable, Mapping
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _BLOCK = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
 _SCHEMA = re.compile(r"\blongrun(?=\.[a-z_])|(?<=SCHEMA IF NOT EXISTS )longrun\b")
@@ -107,6 +109,14 @@ def _blocks() -> dict[str, Query]:
     return found
 
 
+class Form(NamedTuple):
+    """The SQL of a query with named parameters, and what takes their values for $1…$n out of a
+    mapping; a KeyError says which it lacks."""
+
+    sql: str
+    values: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+
 class Queries:
     """The named queries for one schema, their SQL by attribute: `queries.list_own`."""
 
@@ -139,6 +149,21 @@ class Queries:
         if name in self._with_optional_lines:
             sql, parameters = self._without_absent(name, values)
         return (sql, *[values[each] for each in parameters])
+
+    def form(self, name: str, *absent: str) -> "Form":
+        """What `bind` makes of a query, prepared for one that is executed again and again.
+
+        Args:
+            absent: the parameters whose optional lines are left out.
+
+        Raises:
+            KeyError: no such query.
+        """
+        values = dict.fromkeys(self._names[name], 0) | dict.fromkeys(absent)
+        sql, parameters = self._without_absent(name, values)
+        if len(parameters) > 1:
+            return Form(sql, itemgetter(*parameters))
+        return Form(sql, lambda values: tuple(values[each] for each in parameters))
 
     def _without_absent(self, name: str, values: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         query = _blocks()[name]
