@@ -181,6 +181,46 @@ def test_what_a_model_is_asked(items: list[Any], answered: bool) -> None:
         assert outcome(once, made[0]) == outcome(quickly_once, made[0])
 
 
+@given(
+    st.recursive(
+        st.one_of(st.text(), st.integers(), st.none(), st.booleans(), st.just((1, [2]))),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.dictionaries(st.text(max_size=3), inner, max_size=3),
+            st.tuples(inner),
+        ),
+    )
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_a_copy_of_an_input(value: Any) -> None:
+    for name in ("_clone_original_input", "_to_dump_compatible"):
+        original, quick = both(name)
+        for each in (value, [value], [{"content": [value]}]):
+            assert outcome(quick, each) == outcome(original, each)
+            assert not isinstance(each, list) or outcome(quick, each) is not each
+    inner = [value]
+    cloned = both("_clone_original_input")[1]([inner])
+    assert cloned[0] is not inner
+
+
+def test_a_copy_of_what_is_no_json() -> None:
+    class Other:
+        pass
+
+    other, endless = Other(), list[Any]()
+    endless.append(endless)
+    clone, quickly_clone = both("_clone_original_input")
+    assert quickly_clone("text") == clone("text") == "text"
+    [copied] = quickly_clone([other])
+    assert type(copied) is Other
+    assert copied is not other
+    again = quickly_clone(endless)
+    assert again is not endless
+    assert again[0] is again
+    convert = both("_to_dump_compatible")[1]
+    assert convert([iter([1, (2,)]), other]) == [[1, [2]], other]
+
+
 def _answer(item: Any) -> Any:
     raw = item.raw_item if isinstance(item.raw_item, dict) else vars(item.raw_item)
     given = {"type": f"{raw['type']}_output", "call_id": raw["call_id"], "output": "x"}

@@ -25,13 +25,15 @@ from longrun.execution.host import Handle
 from longrun.execution.last_word import who_begins
 from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.outcomes import COMPLETED
-from longrun.execution.parameters import client_tools
+from longrun.execution.parameters import client_tools, context_of_run
 from longrun.execution.registry import Registry
 from longrun.execution.replays import Journals, Replays
 from longrun.execution.run import Run, Start
 from longrun.execution.run_lines import run_handed_over, run_started, run_steered
 from longrun.execution.starts import Starts
 from longrun.execution.takeover import read_position
+from longrun.history.continuation import telling
+from longrun.pieces import with_turns
 from longrun.protocol import GENERATE, RunRequest
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
@@ -207,6 +209,8 @@ class Attempts:
             recorded = [*start.steps, *start.copied]
             name = await who_begins(request, recorded, self._responses.histories, last=last)
             start = dataclasses.replace(start, begins_with=name)
+        begins = context_of_run(request) if start.goes_on is None else start.goes_on.context
+        start = dataclasses.replace(start, told=await with_turns(telling(begins)))
         handle.current = dataclasses.replace(handle.current, state=self.state)
         kind = HandlerRun if isinstance(agent, Handler) else Run
         with metrics.runs.track_inprogress(), self._traced(handle, request):

@@ -28,7 +28,8 @@ from longrun.execution.replay import sdk
 from longrun.execution.replay.border import Border
 from longrun.execution.served import made
 from longrun.execution.summaries import request_of_summary, summary_in
-from longrun.history.continuation import told
+from longrun.history.continuation import telling
+from longrun.pieces import with_turns
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 
@@ -149,9 +150,11 @@ class Compactor:
             config = await self._application.config_of(current)
             model, settings = sdk.model_of(agent, config)
             context = context_of_run(request)
-            items = told(context)
+            items = await with_turns(telling(context))
+            border = Border(context, items)
+            await asyncio.sleep(0)
             asked = request_of_summary(
-                Border(context, items).going_out(items, sdk.origin_of(model)),
+                border.going_out(items, sdk.origin_of(model)),
                 self._settings.compaction_prompt,
                 settings,
                 most_tokens=self._settings.compaction_max_tokens,

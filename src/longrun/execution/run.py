@@ -81,6 +81,9 @@ log = logging.getLogger("longrun.execution.run")
 TOGETHER: Final = 32
 """Events of the SDK's own that are taken in one go."""
 
+MANY: Final = 1000
+"""Items of an input from which on there are turns of the loop between what is done with them."""
+
 STOP_WAIT: Final = 5.0
 """Seconds that a tool's own cleanup may take after the run was stopped."""
 
@@ -95,6 +98,7 @@ class Start:
     `goes_on` is what it goes on from, if it answers approvals; `waited` the same of a handler.
     `copied` are the steps that it was forked with.
     `steers` are the messages that were put into it before.
+    `told` are the items of what it begins with, as they go into it; None: they are made of that.
     """
 
     assembler: Assembler
@@ -107,6 +111,7 @@ class Start:
     goes_on: GoesOn | None = None
     waited: Waited | None = None
     steers: Sequence[Steer] = ()
+    told: list[dict[str, Any]] | None = None
 
 
 class Run:
@@ -155,7 +160,7 @@ class Run:
         context = begun = context_of_run(request)
         if start.goes_on is not None:
             begun, context = start.goes_on.context, start.goes_on.with_more(request)
-        self._items = told(begun)
+        self._items = told(begun) if start.told is None else start.told
         self._inserted = Inserted(request)
         self._steps = Steps(
             self._journal,
@@ -313,6 +318,9 @@ class Run:
         )
         begins: Any = items
         try:
+            if len(items) >= MANY:
+                # The SDK copies them all, in one go.
+                await asyncio.sleep(0)
             if self._goes_on is not None:
                 begins = await approving.resumed(extended, items, given.context)
             else:

@@ -11,7 +11,7 @@ from longrun.assembly.assembler import Assembler
 from longrun.assembly.from_log import events_in
 from longrun.assembly.items import Item
 from longrun.assembly.kinds import ITEM_ADDED, is_output
-from longrun.assembly.server_calls import FunctionCall
+from longrun.assembly.server_calls import FunctionCall, RunningCall
 from longrun.execution.replay.references import resolve
 from longrun.execution.replay.results import (
     COMPACTIONS,
@@ -20,6 +20,7 @@ from longrun.execution.replay.results import (
     recorded_usage,
 )
 from longrun.jsontext import loads
+from longrun.pieces import Pieces, with_turns
 from longrun.store.claims import Claim, Claims
 from longrun.store.events import EventLog
 from longrun.store.records import Chunk, Left, Step
@@ -31,6 +32,11 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 _ITEM_EVENT: Final = re.compile(
     rb'^\{"type":"response\.output_item\.(added|done)".*$', re.MULTILINE
 )
+
+
+_OUTPUT: Final = '_output"'
+"""What the text of each output of a tool has, at the end of its type; there may be thousands of
+messages, which need not be read."""
 
 
 @dataclass(slots=True)
@@ -109,8 +115,7 @@ async def read_position(
         items = await claims.items(claim.id)
     else:
         recorded, items = left.steps, left.items
-    steps = resolve(recorded, items)
-    turns = [decode_indexes(step.result) for step in _own_turns(steps)]
+    steps, turns = await with_turns(_read(recorded, items))
     calls = {call_id: call for _, made in turns for call_id, call in made.items()}
     recorded_indexes = {index for indexes, _ in turns for index in indexes}
     kept = _kept(items, recorded_indexes | _compactions(steps))
@@ -146,6 +151,21 @@ async def read_position(
     if dropped:
         await claims.drop_items(claim, dropped)
     return Position(assembler, next_sequence, steps, dropped)
+
+
+def _read(
+    recorded: Iterable[Step], items: dict[int, str]
+) -> Pieces[tuple[list[Step], list[tuple[list[int], dict[str, RunningCall]]]]]:
+    """Steps with what they refer to, and which items and calls their own model turns have."""
+    steps: list[Step] = []
+    for step in recorded:
+        steps += resolve([step], items)
+        yield
+    turns = []
+    for step in _own_turns(steps):
+        turns.append(decode_indexes(step.result))
+        yield
+    return steps, turns
 
 
 def add_recorded_usage(assembler: Assembler, steps: Iterable[Step]) -> None:
@@ -198,6 +218,6 @@ def _kept(items: dict[int, str], recorded: Container[int]) -> dict[int, str]:
 
 def _answered(kept: dict[int, str], ended: Iterable[str]) -> set[str]:
     """The call ids whose outputs are among the items, or ended a call."""
-    outputs = [loads(item) for item in kept.values()]
+    outputs = [loads(item) for item in kept.values() if _OUTPUT in item]
     found = {item["call_id"] for item in outputs if is_output(item) and item.get("call_id")}
     return found | set(ended)

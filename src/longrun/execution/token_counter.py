@@ -33,7 +33,8 @@ from longrun.execution.registry import Registry
 from longrun.execution.replay import sdk
 from longrun.execution.replay.border import Border
 from longrun.execution.served import made
-from longrun.history.continuation import told
+from longrun.history.continuation import telling, told
+from longrun.pieces import with_turns
 from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.responses import Responses
@@ -118,11 +119,13 @@ class TokenCounter:
                 config = sdk.with_settings(given.run_config, model_settings(request.parameters))
                 model, settings = sdk.model_of(agent, config)
                 asked = await sdk.first_turn(agent, context, settings)
-        told_items = told(context_of_run(request))
+        told_items = await with_turns(telling(context_of_run(request)))
         border = Border(context_of_run(request), told_items)
+        await asyncio.sleep(0)
         asked["input"] = border.going_out(input_items(request, told_items), sdk.origin_of(model))
         demands = Demands(request.parameters, Budget(request.parameters, UsageSum()))
         asked |= demands.of_turn(model, asked, "0", own=True)
+        await asyncio.sleep(0)
         counted = await self._by_provider(model, asked)
         return Count(_estimate(asked), True) if counted is None else Count(counted, False)
 

@@ -16,9 +16,10 @@ from longrun.history.approvals import is_ours
 from longrun.history.cleaning import cleaned, kind_of, said
 from longrun.history.context_compaction import NOTHING_COMPACTED, Compacted, content_of
 from longrun.history.faces import NO_FACE, Face
-from longrun.history.mending import mended
+from longrun.history.mending import mending
 from longrun.history.pairs import as_pair
 from longrun.jsontext import NotJSON, loads
+from longrun.pieces import Pieces, at_once
 from longrun.protocol import Context
 
 Item = dict[str, Any]
@@ -51,7 +52,17 @@ def context_of(
     found: Mapping[str, Stored],
     compacted: Mapping[str, Compacted] = NOTHING_COMPACTED,
 ) -> Context:
-    """The context of a response.
+    """The context of a response, as `in_context` makes it, in one go."""
+    return at_once(in_context(before, own, found, compacted))
+
+
+def in_context(
+    before: Iterable[tuple[list[Item], list[Stored]]],
+    own: Iterable[Item],
+    found: Mapping[str, Stored],
+    compacted: Mapping[str, Compacted] = NOTHING_COMPACTED,
+) -> Pieces[Context]:
+    """The context of a response, in pieces.
 
     Args:
         before: the input and the output of each response that it continues, in order.
@@ -84,8 +95,9 @@ def context_of(
         if stored.model is not None:
             models[stored.item["id"]] = stored.model
 
-    def take_input(given: Iterable[Item]) -> None:
+    def take_input(given: Iterable[Item]) -> Pieces[None]:
         for item in given:
+            yield
             stored = found.get(item.get("id") or "")
             if stored is not None and _says_the_same(item, stored.item):
                 take(stored)
@@ -93,11 +105,12 @@ def context_of(
                 items.append(cleaned(item))
 
     for given, output in before:
-        take_input(given)
+        yield from take_input(given)
         for stored in output:
             take(stored)
+            yield
     count = len(items)
-    take_input(own)
+    yield from take_input(own)
     return Context(items, models, len(items) - count)
 
 
@@ -116,7 +129,16 @@ def responses_in(context: Context, most: int = 10) -> list[str]:
 
 def told(context: Context) -> list[Item]:
     """The items as they go into a run: each in a model's shape, none without its other half."""
-    return mended(shaped(context))
+    return at_once(telling(context))
+
+
+def telling(context: Context) -> Pieces[list[Item]]:
+    """The same items as `told` gives, made in pieces."""
+    items: list[Item] = []
+    for item in context.items:
+        items += _told(item, context.models)
+        yield
+    return (yield from mending(items))
 
 
 def shaped(context: Context) -> Iterator[Item]:

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, Final
 
 from longrun.history.cleaning import kind_of
+from longrun.pieces import Pieces, at_once
 
 Item = dict[str, Any]
 
@@ -63,16 +64,25 @@ def mended(items: Iterable[Item]) -> list[Item]:
     user says between a call and its output, as one who puts a message into a live run may, stands
     behind the output: Chat Completions takes nothing in between.
     """
+    return at_once(mending(items))
+
+
+def mending(items: Iterable[Item]) -> Pieces[list[Item]]:
+    """The items as `mended` gives them, in pieces: each goes through all of them once."""
     once = _each_once(items)
+    yield
     pairs = _pairs(once)
+    yield
     if any(place + 1 < other for place, other in pairs.items()):
         once = _answered_first(once, pairs)
         pairs = _pairs(once)
+        yield
     alone = {
         place
         for place, item in enumerate(once)
         if place not in pairs and (call_of(item) or answered_by(item))
     }
+    yield
     kept = _with_own_call_ids(once, pairs)
     return [item for place, item in enumerate(kept) if place not in alone]
 

@@ -8,12 +8,13 @@ from longrun import ids
 from longrun.errors import BadRequest, CompactionUnreadable
 from longrun.history.approvals import REQUEST
 from longrun.history.context_compaction import content_of
-from longrun.history.continuation import context_of, lost_reference
+from longrun.history.continuation import in_context, lost_reference
 from longrun.history.conversation import Before
 from longrun.history.mending import answered_by, unmade
 from longrun.http.held import Held
 from longrun.http.problems import item_not_found, shortened
 from longrun.http.requests import CreateResponse
+from longrun.pieces import with_turns
 from longrun.protocol import Context, Status, is_terminal
 from longrun.store.histories import Exchange
 from longrun.store.responses import Responses
@@ -63,7 +64,7 @@ class Contexts:
                 await self._check_chain(previous, principal)
                 return None
             # Nothing that is stored is a part of it, nor is anything answered.
-            return context_of((), items, {})
+            return await with_turns(in_context((), items, {}))
         if held is not None:
             chain = [*await self._chain(held.begins, principal), *map(replace, held.exchanges)]
             before = await self._responses.histories.before(chain, principal)
@@ -77,7 +78,7 @@ class Contexts:
             compacted = await self._responses.histories.compacted(before, items, found, principal)
         except CompactionUnreadable as error:
             raise _placed(error, items) from None
-        context = context_of(before.exchanges, items, found, compacted)
+        context = await with_turns(in_context(before.exchanges, items, found, compacted))
         # A fork may answer what a recorded step has called.
         later = body.fork is not None or (body.conversation_id is not None and self._queues)
         _check_answers(context, all_made=not later)

@@ -10,9 +10,10 @@ from asyncpg import Record
 from longrun import ids
 from longrun.history.cleaning import cleaned, kind_of
 from longrun.history.context_compaction import Compacted, contents_of
-from longrun.history.continuation import Stored, context_of, wanted
+from longrun.history.continuation import Stored, context_of, in_context, wanted
 from longrun.history.conversation import Before, Exchanges, Said, parted
 from longrun.jsontext import loads
+from longrun.pieces import Pieces, at_once, with_turns
 from longrun.protocol import RunRequest, Status, is_terminal
 from longrun.store.context_compactions import ContextCompactions
 from longrun.store.creation import NewResponse as NewResponse
@@ -66,11 +67,20 @@ class Exchange:
     @cached_property
     def stored(self) -> list[Stored]:
         """The items that it gave, as far as they are continued."""
-        if self.input_refused:
-            return []
-        return [
-            Stored(loads(item), model) for item, model in zip(self.output, self.models, strict=True)
-        ]
+        return at_once(self._reading())
+
+    def _reading(self) -> Pieces[list[Stored]]:
+        stored: list[Stored] = []
+        if not self.input_refused:
+            for item, model in zip(self.output, self.models, strict=True):
+                stored.append(Stored(loads(item), model))
+                yield
+        return stored
+
+    async def read(self) -> None:
+        """Read what `stored` has, if that was not done yet, while the event loop turns."""
+        if "stored" not in self.__dict__:
+            self.__dict__["stored"] = await with_turns(self._reading())
 
     @property
     def parts(self) -> Exchanges:
@@ -125,7 +135,10 @@ class Histories:
         rows = await self._database.fetch(
             *self._queries.bind("read_chain", id=response_id, principal=principal, alone=False)
         )
-        return [self._exchange(row) for row in rows]
+        chain = [self._exchange(row) for row in rows]
+        for each in chain:
+            await each.read()
+        return chain
 
     async def exchange(self, response_id: str, principal: str) -> Exchange | None:
         """What a response was given and gave, also of one that is not kept; None if it is not
@@ -260,7 +273,7 @@ class Histories:
         first, *rest = request.inputs
         return replace(
             request,
-            context=context_of(before.exchanges, first, found, compacted),
+            context=await with_turns(in_context(before.exchanges, first, found, compacted)),
             inserted=[context_of((), part, found, compacted) for part in rest],
         )
 

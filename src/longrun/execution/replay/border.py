@@ -25,14 +25,16 @@ class Border:
 
     def __init__(self, context: Context, told: Iterable[dict[str, Any]]) -> None:
         self._context: dict[str, Known] = {}
+        renames = False
         for item in context.items:
             item_id = item.get("id")
             if isinstance(item_id, str) and ids.is_item_id(item_id):
                 model = context.models.get(item_id)
                 face = None if model is None else Face.read(model)
+                renames = renames or (face is not None and "call_id" in face.given)
                 self._context[item_id] = Known({}, face, ids.place_of_item(item_id) or (item_id, 0))
         self._given: dict[str, Face] = {}
-        self.calls = calls_of(map(self._known, told))
+        self.calls = calls_of(map(self._known, told)) if renames else {}
 
     def came_in(self, output: Iterable[Any], origin: str) -> None:
         """A model of the run has given these items."""
@@ -85,4 +87,6 @@ class Border:
         if not isinstance(item_id, str):
             return Known(item)
         known = self._context.get(item_id)
-        return Known(item, self._given.get(item_id)) if known is None else known._replace(item=item)
+        if known is None:
+            return Known(item, self._given.get(item_id))
+        return Known(item, known.face, known.place)

@@ -24,7 +24,7 @@ from longrun.execution.replay.journal import fingerprint, marked
 from longrun.execution.replay.once import Due, Once
 from longrun.execution.replay.results import (
     decode_model_response,
-    decode_response,
+    decoding_response,
     encode_model_response,
     encode_response,
 )
@@ -169,7 +169,7 @@ class ModelTurns:
         async with self._once.passage(due) as recorded:
             if recorded is not None and not self._once.is_copied(due):
                 self._lead.yielded += 1
-                yield self._replayed(recorded, call)
+                yield await self._replayed(recorded, call)
                 await self._lead.ended()
                 return
             self._before()
@@ -177,7 +177,7 @@ class ModelTurns:
             if recorded is not None:
                 # As a model that says all at once: it is shown, and recorded, as this response's.
                 self._lead.yielded += 1
-                yield _said_at_once(self._replayed(recorded, call))
+                yield _said_at_once(await self._replayed(recorded, call))
                 await self._lead.ended()
                 await self._log.flush()
                 return
@@ -216,7 +216,7 @@ class ModelTurns:
         due = _due(call)
         async with self._once.passage(due) as recorded:
             if recorded is not None:
-                replayed = self._replayed(recorded, call)
+                replayed = await self._replayed(recorded, call)
                 self._spent(replayed.response.usage)
                 yield replayed
                 return
@@ -253,8 +253,8 @@ class ModelTurns:
         self.call_ids.turn(Scope(""), turn, origin)
         self.border.came_in(response.output, origin)
 
-    def _replayed(self, recorded: str, call: ModelCall) -> ReplayedTurn:
-        response, indexes = decode_response(recorded)
+    async def _replayed(self, recorded: str, call: ModelCall) -> ReplayedTurn:
+        response, indexes = await with_turns(decoding_response(recorded))
         self.border.came_in(response.output, str(call.origin))
         return ReplayedTurn(
             type="response.completed", sequence_number=0, response=response, indexes=indexes

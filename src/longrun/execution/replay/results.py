@@ -21,7 +21,7 @@ from longrun.assembly.server_calls import RunningCall
 from longrun.execution.replay.rebuilt import rebuilt
 from longrun.execution.replay.references import encode_referring
 from longrun.jsontext import dumps, loads
-from longrun.pieces import Pieces
+from longrun.pieces import Pieces, at_once
 
 _RICH: Final = {
     kind.__name__: kind for kind in (ToolOutputText, ToolOutputImage, ToolOutputFileContent)
@@ -37,6 +37,9 @@ ENVELOPE_BYTES: Final = 4096
 """What an output item has beside the output."""
 
 SHORT_BYTES: Final = 16 * 1024
+
+TOGETHER: Final = 50
+"""Items of a turn that are made again in one go."""
 
 log = logging.getLogger("longrun.execution.replay.results")
 
@@ -157,9 +160,25 @@ def encode_response(
 
 def decode_response(result: str) -> tuple[Response, list[int]]:
     """The turn again, as the SDK had it: with the call ids that were minted."""
+    return at_once(decoding_response(result))
+
+
+def decoding_response(result: str) -> Pieces[tuple[Response, list[int]]]:
+    """The same, in pieces."""
     recorded = loads(result)
-    _as_minted(recorded, recorded["response"].get("output"))
-    return rebuilt(recorded["response"]), recorded["indexes"]
+    yield
+    told = recorded["response"]
+    output = told.get("output")
+    _as_minted(recorded, output)
+    if not isinstance(output, list) or len(output) <= TOGETHER:
+        return rebuilt(told), recorded["indexes"]
+    items: list[Any] = []
+    for first in range(0, len(output), TOGETHER):
+        items += rebuilt({"output": output[first : first + TOGETHER]}).output
+        yield
+    response = rebuilt({**told, "output": []})
+    response.output = items
+    return response, recorded["indexes"]
 
 
 def decode_indexes(result: str) -> tuple[list[int], dict[str, RunningCall]]:
@@ -228,6 +247,8 @@ def recorded_usage(result: str) -> Any:
 def recorded_call_ids(result: str) -> tuple[set[str], dict[str, Any]]:
     """Of a recorded turn: all call ids that the SDK had, and what the model gave for those that
     were minted."""
+    if '"call_id' not in result:
+        return set(), {}
     recorded = loads(result)
     output = recorded.get("response", recorded).get("output")
     given = _as_minted(recorded, output)

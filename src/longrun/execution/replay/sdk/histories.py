@@ -18,7 +18,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import count
 from typing import Any, Final
+from uuid import uuid4
 
 from agents import (
     HandoffCallItem,
@@ -35,7 +37,7 @@ from openai.types.responses import (
     ResponseReasoningItem,
 )
 
-from longrun.execution.replay.sdk.names import HISTORIES, RUN_ITEMS, Name
+from longrun.execution.replay.sdk.names import HISTORIES, RUN_ITEMS, RUN_LOOP, Name
 
 log = logging.getLogger("longrun.execution.replay.sdk")
 
@@ -303,6 +305,22 @@ def _is_said(raw: Any) -> bool:
     return kind in _ITEM_OF and raw.type == _MODELS[kind] and not raw.__pydantic_extra__
 
 
+def _keyed(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`_ensure_stream_event_item_occurrence_key`: a key for an item of a turn, by which it is told
+    from the others. To draw one at random takes longer than all else that is done with it."""
+    name = importlib.import_module(RUN_LOOP)._STREAM_EVENT_ITEM_OCCURRENCE_KEY
+    drawn, numbers = uuid4().hex, count()
+
+    @functools.wraps(original)
+    def ensure(item: Any) -> Any:
+        if type(item) not in _SAID or name in item.__dict__:
+            return original(item)
+        item.__dict__[name] = key = f"{drawn}{next(numbers)}"
+        return key
+
+    return ensure
+
+
 # -- what a model is asked --------------------------------------------------------------------
 
 
@@ -427,9 +445,55 @@ def _each_once(original: Callable[..., Any]) -> Callable[..., Any]:
     return each_once
 
 
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+
+
+def _copied(value: Any, other: Callable[[Any], Any]) -> Any:
+    """A copy of JSON values, lists and dicts anew; `other` makes that of all else."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is dict:
+        return {
+            key: each if type(each) in _PLAIN else _copied(each, other)
+            for key, each in value.items()
+        }
+    if kind is list:
+        return [each if type(each) in _PLAIN else _copied(each, other) for each in value]
+    return other(value)
+
+
+def _cloned(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`_clone_original_input`: a deep copy of a run's input, nearly all of it JSON."""
+
+    @functools.wraps(original)
+    def clone(original_input: Any) -> Any:
+        if type(original_input) is not list:
+            return original(original_input)
+        try:
+            return _copied(original_input, copy.deepcopy)
+        except RecursionError:
+            return original(original_input)
+
+    return clone
+
+
+def _dumpable(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`_to_dump_compatible`: a copy of an input in which all that can be listed is a list."""
+
+    @functools.wraps(original)
+    def convert(obj: Any) -> Any:
+        return _copied(obj, original)
+
+    return convert
+
+
 # -- in place of the SDK's --------------------------------------------------------------------
 
 _WRAPPED: Final[dict[str, Wrapped]] = {
+    "_clone_original_input": _cloned,
+    "_ensure_stream_event_item_occurrence_key": _keyed,
+    "_to_dump_compatible": _dumpable,
     "process_model_response": _processed,
     "_register_tool_call_items": _registered,
     "_dedupe_processed_response_invocations": _checked,

@@ -107,6 +107,17 @@ ACTIONS: Final = (
 )
 
 HISTORIES: Final = (
+    _name("agents.run_state", "_clone_original_input", "original_input"),
+    _name(RUN_LOOP, "_ensure_stream_event_item_occurrence_key", "item"),
+    _name(RUN_LOOP, "_STREAM_EVENT_ITEM_OCCURRENCE_KEY"),
+    *(
+        _name(owner, "_to_dump_compatible", "obj")
+        for owner in (
+            "agents.items",
+            "agents.models.openai_chatcompletions",
+            "agents.models.openai_responses",
+        )
+    ),
     _name(_TURN_RESOLUTION, "process_model_response", "agent", "response"),
     _name(
         _TURN_RESOLUTION,
