@@ -46,11 +46,11 @@ class Pair:
     def be_idle(self) -> None:
         self.one.announcer.replicas = 2
 
-    async def write(self, log: RunLog, count: int = COMMITS) -> None:
+    async def write(self, log: RunLog, count: int = COMMITS, pause: float = 0.005) -> None:
         for _ in range(count):
             log.append([event(0, type="response.queued")])
             await log.flush()
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(pause)
 
 
 class Reading:
@@ -131,6 +131,21 @@ async def test_what_flows_is_said_now_and_then_and_read_at_once(
         took = time.monotonic() - began
         assert len(pair.heard) <= took / SAID_EVERY + 2 < COMMITS / 2
         assert all(message.startswith(f"{FLOWING},") for message in pair.heard)
+
+
+async def test_what_is_written_at_a_human_pace_flows_too(store: Database, pair: Pair) -> None:
+    """Slower than it would be announced, but each time all replicas would be woken."""
+    response_id = await add_response(store)
+    log = log_of(pair.writer, response_id)
+    pair.be_busy()
+    async with reading(pair, response_id) as reader:
+
+        async def flows() -> bool:
+            await pair.write(log, 1, pause=0.05)
+            return response_id in pair.one.announcer._flows
+
+        await eventually(flows)
+        await reader.has(log.next_sequence - 1)
 
 
 async def test_what_comes_after_a_pause_is_announced(store: Database, pair: Pair) -> None:

@@ -21,7 +21,7 @@ import asyncpg
 from longrun import metrics
 from longrun.backoff import jittered, sleep_unless
 from longrun.store.database import Database, unavailable_if_gone
-from longrun.store.flows import FLOWS_FROM, Flows
+from longrun.store.flows import FLOWS_FROM, SILENCE, Flows
 from longrun.store.interests import LOOK_HOLDS, MESSAGE_BYTES, Interests, joined_within
 from longrun.store.parcels import Parcels, stored
 from longrun.store.records import Chunk
@@ -258,20 +258,18 @@ class Announcer:
         Args:
             told: the append has told them.
         """
-        if self._interests is not None:
-            # Put at the end: the first ones are those that have been silent for longest.
-            self._committed.pop(response_id, None)
-            self._committed[response_id] = last, time.monotonic()
-            if len(self._committed) > REMEMBERED:
-                del self._committed[next(iter(self._committed))]
-            if not told and not self._interests.elsewhere(response_id):
-                return
-        if told:
+        now = time.monotonic()
+        # Put at the end: the first ones are those that have been silent for longest.
+        before = self._committed.pop(response_id, None)
+        self._committed[response_id] = last, now
+        if len(self._committed) > REMEMBERED:
+            del self._committed[next(iter(self._committed))]
+        if told or not (self._interests is None or self._interests.elsewhere(response_id)):
             return
         self._commits += 1
         if self._flows.written(response_id, last):
             return
-        if response_id in self._reached:
+        if before is not None and now - before[1] < SILENCE:
             self._again.add(response_id)
         self._reached[response_id] = last
         self._work.set()

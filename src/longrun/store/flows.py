@@ -1,6 +1,6 @@
-"""Flows: logs that are written faster than they are announced, while many replicas are busy. The
-replicas that read them have been told so and look by themselves, every 20 ms (`FLOW_POLL` in
-fanout/hub.py): their looks cost as much as there are replicas with readers, each NOTIFY as much as
+"""Flows: logs that are written again and again while many replicas are busy. Their announcements
+say so, and the replicas that read them look by themselves, every 20 ms (`FLOW_POLL` in
+fanout/hub.py): that costs as much as there are replicas with readers, and each NOTIFY as much as
 there are replicas. So a log that flows is announced now and then only, for who missed it.
 """
 
@@ -9,19 +9,19 @@ from collections.abc import Iterable
 from typing import Final
 
 FLOWS_FROM: Final = 0.010
-"""Seconds between two NOTIFYs of a replica from which on what it writes begins to flow: who looks
-every 20 ms then knows as soon."""
+"""Seconds that a replica rests between two NOTIFYs from which on its logs begin to flow: who looks
+every 20 ms knows as soon."""
 
 FLOWS_UNTIL: Final = 0.0025
-"""Seconds between two NOTIFYs under which it ends: announcing costs little again."""
+"""Seconds of rest under which that ends: announcing costs little again."""
 
 SAID_EVERY: Final = 0.25
 """Seconds between two announcements of a log that flows. Less than the time after which a reader
 that hears nothing asks for announcements (`UNHEARD_AFTER` in fanout/hub.py)."""
 
 SILENCE: Final = 0.1
-"""Seconds without a commit after which a log flows no more: well before its readers stop looking
-(`FLOW_LOOKS` in fanout/hub.py), so that what comes then is announced at once."""
+"""Seconds between two commits of a log that flows. After a longer pause it flows no more, well
+before its readers stop looking (`FLOW_LOOKS` in fanout/hub.py): what comes then is announced."""
 
 
 class _Flow:
