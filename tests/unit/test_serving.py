@@ -2,12 +2,13 @@
 
 import asyncio
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypercorn.protocol.h11 import H11Protocol
 
 from longrun.errors import ConfigurationError, RequestTimeout
-from longrun.http.intake import Intake
+from longrun.http.intake import ARRIVED, Intake
 from longrun.serving import pinned
 from longrun.serving.bounds import INBOX, Pace
 from longrun.serving.exchange import Inbox, refusal
@@ -51,6 +52,24 @@ class TestInbox:
         assert self.wanted == 1
         self.inbox.put(b"x")
         assert (await waiting)["body"] == b"x"
+
+    async def test_what_has_come_is_there_at_once_and_once(self) -> None:
+        assert self.inbox.arrived() is None
+        self.inbox.put(b"x")
+        self.inbox.end()
+        whole = {"type": "http.request", "body": b"x", "more_body": False}
+        assert [self.inbox.arrived(), self.inbox.arrived()] == [whole, None]
+        self.inbox.leave()
+        assert self.inbox.arrived() is None
+
+    async def test_each_hears_once_that_the_client_left_also_afterwards(self) -> None:
+        heard: list[str] = []
+        self.inbox.when_left(lambda: heard.append("before"))
+        assert heard == []
+        self.inbox.leave()
+        self.inbox.leave()
+        self.inbox.when_left(lambda: heard.append("after"))
+        assert heard == ["before", "after"]
 
     async def test_a_client_that_left_in_the_middle_is_told_instead_of_a_part(self) -> None:
         self.inbox.put(b"x")
@@ -120,6 +139,51 @@ class TestIntake:
 
     async def test_so_does_a_body_that_trickles(self) -> None:
         assert 1 <= await self._received([b"x"] * 1000, every=0.02) <= 5
+
+    async def test_what_is_there_is_taken_and_what_is_not_is_waited_for(self) -> None:
+        there = {"type": "http.request", "body": b"x", "more_body": True}
+        coming = {"type": "http.request", "body": b"y", "more_body": False}
+        gone = {"type": "http.disconnect"}
+        arrived, later, got = iter([there]), iter([coming, gone]), []
+
+        async def receive() -> Any:
+            await asyncio.sleep(0)
+            return next(later)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            got.extend([await receive(), await receive(), await receive()])
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "extensions": {ARRIVED: lambda: next(arrived, None)},
+        }
+        await Intake(app, timeout=60)(scope, receive, _send)
+        assert got == [there, coming, gone]
+
+    async def test_what_trickles_in_time_to_be_there_has_no_more_time_either(self) -> None:
+        """One part is there, the next never comes."""
+        part = {"type": "http.request", "body": b"x", "more_body": True}
+        arrived = iter([part])
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            assert await receive() == part
+            await receive()
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "extensions": {ARRIVED: lambda: next(arrived, None)},
+        }
+        with pytest.raises(RequestTimeout):
+            await Intake(app, timeout=0.05)(scope, receive, _send)
+
+
+async def _send(message: Any) -> None:
+    raise AssertionError(message)
 
 
 class TestPinned:

@@ -25,7 +25,7 @@ from longrun.execution.parameters import client_tools
 from longrun.execution.registry import Registry
 from longrun.execution.run import Start
 from longrun.pending import lines
-from longrun.protocol import Forking, RunRequest
+from longrun.protocol import RunRequest
 from longrun.settings import Settings
 from longrun.store.announcer import Announcer
 from longrun.store.claims import Claim, Claims
@@ -156,8 +156,10 @@ class Admission:
         """Create a response in its own attempt, which from here on is like any other: a drain
         that begins meanwhile waits for it, and hands it over."""
         run_log = self._writer.open(new.request.response_id, 1, len(new.events))
-        forking = new.request.forking or Forking()
-        _, copied = parted(Step(*step) for step in forking.steps)
+        copied: list[Step] = []
+        forking = new.request.forking
+        if forking is not None:
+            _, copied = parted(Step(*step) for step in forking.steps)
         start = Start(assembler, run_log, copied=copied)
         create = functools.partial(self._attempts.create, new, start)
         handle = self._host.begin(new.request, 1, create)

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from longrun.errors import (
     BadRequest,
@@ -96,6 +97,33 @@ class Share:
         self.charged += more
 
 
+NextPart = Callable[[], Awaitable[bytes | None]]
+"""Gives the next part of a body; None after the last one."""
+
+
+class _Parts:
+    """The parts of the body of a request, as `Request.stream` gives them, without the generator
+    that each request would have for its one part."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._complete = False
+
+    async def next(self) -> bytes | None:
+        """The next one; None: there are no more.
+
+        Raises:
+            ClientDisconnect: the client is gone before that.
+        """
+        if self._complete:
+            return None
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self._complete = not message.get("more_body", False)
+        return bytes(message.get("body", b""))
+
+
 class Bodies:
     """Reads and decodes the JSON bodies of a replica's requests.
 
@@ -128,7 +156,7 @@ class Bodies:
             raise self.too_large()
         with self._budget.share() as share:
             try:
-                body = await self._all_of(request.stream(), share)
+                body = await self._all_of(_Parts(request.receive).next, share)
             except ClientDisconnect:
                 raise BadRequest(
                     "The connection was closed before the body was complete."
@@ -146,7 +174,8 @@ class Bodies:
         Raises:
             BodyTooLarge, Unavailable, BadRequest: as of a body.
         """
-        body = await self._all_of(parts, kept.enter_context(self._budget.share()))
+        share = kept.enter_context(self._budget.share())
+        body = await self._all_of(lambda: anext(parts, None), share)
         size = len(body)
         return await self.beside(size, lambda: _decoded(body)), size
 
@@ -161,9 +190,9 @@ class Bodies:
         """What is said of more bytes than one body may have."""
         return BodyTooLarge(f"The body exceeds {self.limits.body_bytes} bytes.")
 
-    async def _all_of(self, parts: AsyncIterator[bytes], share: Share) -> bytearray:
+    async def _all_of(self, next_part: NextPart, share: Share) -> bytearray:
         body, tally = bytearray(), Tally()
-        async for part in parts:
+        while (part := await next_part()) is not None:
             size = len(body) + len(part)
             if size > self.limits.body_bytes:
                 raise self.too_large()

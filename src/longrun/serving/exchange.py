@@ -15,6 +15,7 @@ from starlette.types import Message
 from longrun import ids
 from longrun.errors import BadRequest, Forbidden, HeadersTooLarge, LongrunError, RequestTimeout
 from longrun.http.answers import error_answer
+from longrun.http.intake import ARRIVED
 from longrun.http.streams import AT_ONCE, LEFT, SILENCE_IS_TIMED
 from longrun.serving.bounds import INBOX, SLICE, Bounds
 
@@ -114,14 +115,18 @@ class Inbox:
     async def receive(self) -> Message:
         """ASGI's `receive`."""
         while True:
-            if self._parts or (self.ended and not self._told_end):
-                return self._take()
+            if (message := self.arrived()) is not None:
+                return message
             if self._gone:
                 return {"type": "http.disconnect"}
             self._arrived.clear()
             if not self.ended:
                 await self._wanted()
             await self._arrived.wait()
+
+    def arrived(self) -> Message | None:
+        """What has come of the body, if anything."""
+        return self._take() if self._parts or (self.ended and not self._told_end) else None
 
     def _take(self) -> Message:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
@@ -202,7 +207,11 @@ class Exchange(HTTPStream):
         )
 
     def _extensions(self, method: str) -> Any:
-        extensions: dict[str, Any] = {SILENCE_IS_TIMED: {}, LEFT: self.inbox.when_left}
+        extensions: dict[str, Any] = {
+            SILENCE_IS_TIMED: {},
+            LEFT: self.inbox.when_left,
+            ARRIVED: self.inbox.arrived,
+        }
         if self.at_once is not None and method != "HEAD":
             extensions[AT_ONCE] = self.at_once
         return extensions

@@ -125,6 +125,9 @@ class HTTP1(H11Protocol):
         if isinstance(self.stream, Socket) and self.stream.is_open:
             return await self._frames(self.stream)
         try:
+            if self._backlog and self._wants_head:
+                self.connection.receive_data(bytes(self._backlog))
+                self._backlog.clear()
             event = self.connection.next_event()
             if event is h11.NEED_DATA and self._backlog:
                 self.connection.receive_data(bytes(self._backlog))
@@ -148,7 +151,15 @@ class HTTP1(H11Protocol):
             await self._body(event)
         elif isinstance(event, h11.EndOfMessage):
             await self._end_of_body()
+            # Most often that was all: h11 need not be asked.
+            return bool(self._backlog or self.connection.trailing_data[0])
         return not isinstance(event, h11.ConnectionClosed)
+
+    @property
+    def _wants_head(self) -> bool:
+        """Whether h11 has nothing left, and waits for a request."""
+        connection = self.connection
+        return connection.their_state is h11.IDLE and not connection.trailing_data[0]
 
     async def _expect_head(self) -> None:
         """A head that has begun has to end soon, however its bytes come."""

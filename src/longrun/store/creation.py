@@ -16,7 +16,7 @@ from longrun.errors import (
     TooManyRequests,
 )
 from longrun.history.approvals import answers_to
-from longrun.protocol import Forking, RunRequest, Status
+from longrun.protocol import RunRequest, Status
 from longrun.settings import Settings
 from longrun.store.idempotency import columns_of_key
 from longrun.store.records import Chunk
@@ -49,6 +49,11 @@ _OF_STEPS: Final = (
     "step_keys",
     "step_fingerprints",
     "step_results",
+)
+
+
+_OF_NO_FORK: Final = dict.fromkeys(
+    ("forked_from", "forked_conversation_id", "forked_context_end", *_OF_STEPS)
 )
 
 
@@ -107,7 +112,9 @@ def columns_of_one(new: NewResponse, settings: Settings, sealing: Sealing) -> di
 
 def _columns_of_fork(request: RunRequest, sealing: Sealing) -> dict[str, Any]:
     """Those that only a fork has, and the steps that it begins with."""
-    forking = request.forking or Forking()
+    forking = request.forking
+    if forking is None:
+        return dict(_OF_NO_FORK)
     steps: dict[str, list[str]] = {name: [] for name in _OF_STEPS}
     for step in forking.steps:
         place = (request.response_id, *step[:3])
@@ -118,7 +125,7 @@ def _columns_of_fork(request: RunRequest, sealing: Sealing) -> dict[str, Any]:
         for name, value in zip(_OF_STEPS, (*step[:3], *sealed), strict=True):
             steps[name].append(value)
     return {
-        "forked_from": request.forked_from if request.forking else None,
+        "forked_from": request.forked_from,
         "forked_conversation_id": forking.conversation_id,
         "forked_context_end": forking.context_end,
         **{name: values or None for name, values in steps.items()},

@@ -69,11 +69,12 @@ class Waiting:
         """It was created, or why not."""
         if self.done.done():
             return
+        # First, so that a client has its first event when what awaits `done` goes on.
+        self.told(error)
         if error is None:
             self.done.set_result(None)
         else:
             self.done.set_exception(error)
-        self.told(error)
 
 
 class CreationWriter:
