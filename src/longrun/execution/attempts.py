@@ -27,6 +27,7 @@ from longrun.execution.mcp_servers import MCPServers
 from longrun.execution.outcomes import COMPLETED
 from longrun.execution.parameters import client_tools, context_of_run
 from longrun.execution.registry import Registry
+from longrun.execution.replay.closings import Closings
 from longrun.execution.replays import Journals, Replays
 from longrun.execution.run import Run, Start
 from longrun.execution.run_lines import run_handed_over, run_started, run_steered
@@ -101,6 +102,7 @@ class Attempts:
         )
         self._replays = Replays()
         self._starts = Starts()
+        self._closings = Closings()
         self._leaving: dict[str, int] = {}
         self._handing_over = asyncio.Lock()
         self.state: Any = None
@@ -210,7 +212,8 @@ class Attempts:
             name = await who_begins(request, recorded, self._responses.histories, last=last)
             start = dataclasses.replace(start, begins_with=name)
         begins = context_of_run(request) if start.goes_on is None else start.goes_on.context
-        start = dataclasses.replace(start, told=await with_turns(telling(begins)))
+        told = await with_turns(telling(begins))
+        start = dataclasses.replace(start, told=told, closings=self._closings)
         handle.current = dataclasses.replace(handle.current, state=self.state)
         kind = HandlerRun if isinstance(agent, Handler) else Run
         with metrics.runs.track_inprogress(), self._traced(handle, request):

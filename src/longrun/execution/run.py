@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agents import (
@@ -56,6 +56,7 @@ from longrun.execution.parameters import (
 from longrun.execution.passing import Passing
 from longrun.execution.replay import place, sdk
 from longrun.execution.replay.border import Border
+from longrun.execution.replay.closings import Closings
 from longrun.execution.replay.context_management import ContextManagement
 from longrun.execution.replay.journal import Journal
 from longrun.execution.replay.model_turns import ReplayedTurn
@@ -99,6 +100,7 @@ class Start:
     `copied` are the steps that it was forked with.
     `steers` are the messages that were put into it before.
     `told` are the items of what it begins with, as they go into it; None: they are made of that.
+    `closings` are what the runs of the replica take turns by when their models end.
     """
 
     assembler: Assembler
@@ -112,6 +114,7 @@ class Start:
     waited: Waited | None = None
     steers: Sequence[Steer] = ()
     told: list[dict[str, Any]] | None = None
+    closings: Closings = field(default_factory=Closings)
 
 
 class Run:
@@ -181,6 +184,7 @@ class Run:
         self._steering = Steering(
             steers, self._log, start.steers, lambda: self._assembler.next_index, steered
         )
+        self._steps.models.closings = start.closings
         self._result: RunResultStreaming | None = None
         self._heard_all = False
         self._read_whole = False

@@ -16,10 +16,12 @@ from agents.items import ModelResponse
 from openai.types.responses import Response, ResponseCompletedEvent
 from pydantic import Field
 
+from longrun.assembly.kinds import DELTAS
 from longrun.assembly.server_calls import RunningCall
 from longrun.execution.contained import contained
 from longrun.execution.replay.border import Border
 from longrun.execution.replay.call_ids import WITH_CALL_IDS, CallIds, TurnIds
+from longrun.execution.replay.closings import Closings
 from longrun.execution.replay.journal import fingerprint, marked
 from longrun.execution.replay.once import Due, Once
 from longrun.execution.replay.results import (
@@ -97,6 +99,7 @@ class ModelTurns:
         border: makes the input of each model.
         origin: who gives the raw events of the run's own that come now.
         steered: the run's own turns before which messages were put in.
+        closings: what the runs of a replica take turns by when their models end.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class ModelTurns:
         self._asked: Due | None = None
         self.origin: str | None = None
         self.steered: set[str] = set()
+        self.closings = Closings()
 
     def stream(self, call: ModelCall, do: Callable[[], AsyncIterator[Any]]) -> AsyncIterator[Any]:
         """A model's stream on its way into the SDK."""
@@ -181,6 +185,7 @@ class ModelTurns:
                 await self._lead.ended()
                 await self._log.flush()
                 return
+            speaks = False
             try:
                 async with _closing(do()) as events:
                     async for event in events:
@@ -188,6 +193,11 @@ class ModelTurns:
                             await self._log.ready()
                         if self._lead.is_long:
                             await self._lead.shortened()
+                        if event.type in DELTAS:
+                            speaks = True
+                        elif speaks:
+                            speaks = False
+                            await self.closings.turn()
                         if event.type in WITH_CALL_IDS:
                             event = ids.event(event)
                         self._lead.yielded += 1
