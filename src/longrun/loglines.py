@@ -14,6 +14,9 @@ _UNSAFE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+# What a terminal acts upon, or cannot show; line ends and tabs it may act upon.
+_ACTED_UPON: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]|\r(?!\n)")
+
 _PLAIN: Final = re.compile(r"[^\s\"'=\\]+")
 """Values that need no quotes behind their name."""
 
@@ -27,6 +30,12 @@ def one_line(text: str) -> str:
     """A client's text as it may stand in a log line: escaped, and not endless."""
     shown = text if len(text) <= LONGEST else text[:LONGEST] + "…"
     return shown if shown.isascii() and shown.isprintable() else _UNSAFE.sub(_escaped, shown)
+
+
+def on_terminal(text: str) -> str:
+    """A text of a client's, a model's or a tool's as a terminal may be given it: in as many lines
+    as it has, and with escapes for what would move the cursor, say, or fill the clipboard."""
+    return text if text.isprintable() else _ACTED_UPON.sub(_escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:

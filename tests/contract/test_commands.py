@@ -14,6 +14,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests import postgres
+from tests.contract.test_odd_requests import ask
 from tests.reading import eventually, script
 from tests.servers import Replica
 
@@ -91,6 +92,23 @@ async def test_tail_as_lines_of_json(url: dict[str, str]) -> None:
     assert (whole.code, events[-1]["type"]) == (0, "response.completed")
     rest = await command("tail", response_id, "--json", "--after", "2", **url)
     assert rest.out.splitlines() == whole.out.splitlines()[3:]
+
+
+async def test_what_is_no_text_for_a_terminal(url: dict[str, str], two: list[Replica]) -> None:
+    """A lone surrogate was a traceback, and what a terminal acts upon was for it to act upon."""
+    body = json.dumps({"model": "scripted", "input": "a\ud800b\x1b]0;c\x07\nd"}).encode()
+    status, made = await asyncio.to_thread(ask, two[0], "POST", "/v1/responses", body)
+    assert status == 200
+    response_id = json.loads(made)["id"]
+    told = await command("tail", response_id, **url)
+    assert (told.code, told.out) == (0, "a\\ud800b\x1b]0;c\x07\nd\n")  # piped on as it is
+    events = await command("tail", response_id, "--json", **url)
+    [last] = [json.loads(line) for line in events.out.splitlines()][-1:]
+    assert last["response"]["output"][0]["content"][0]["text"] == "a\ud800b\x1b]0;c\x07\nd"
+    listed = await command("ps", "--all", **url)
+    assert (listed.code, "\\x1b]0;c" in listed.out, "\x1b" in listed.out) == (0, True, False)
+    shown = await command("show", response_id, **two[0].environment)
+    assert (shown.code, "\x1b" in shown.out) == (0, False)
 
 
 async def test_what_is_interrupted_goes_on(url: dict[str, str], clients: list[AsyncOpenAI]) -> None:

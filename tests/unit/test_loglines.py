@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longrun.loglines import LONGEST, JSONFormatter, LineFormatter, one_line, tell
+from longrun.loglines import LONGEST, JSONFormatter, LineFormatter, on_terminal, one_line, tell
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,18 @@ from longrun.loglines import LONGEST, JSONFormatter, LineFormatter, one_line, te
 )
 def test_what_would_end_a_line_is_escaped(text: str, shown: str) -> None:
     assert one_line(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("caf\u00e9 \U0001f600\n\tb\r\n", "caf\u00e9 \U0001f600\n\tb\r\n"),
+        ("\x1b[2J\x9b\x07\x00a\rb", "\\x1b[2J\\x9b\\x07\\x00a\\rb"),
+        ("a\ud800b", "a\\ud800b"),
+    ],
+)
+def test_what_a_terminal_would_act_upon_is_escaped(text: str, shown: str) -> None:
+    assert on_terminal(text) == shown
 
 
 def test_no_line_of_a_record_is_another_s() -> None:

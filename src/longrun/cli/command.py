@@ -1,6 +1,7 @@
 """The `longrun` command."""
 
 import asyncio
+import io
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
@@ -244,6 +245,9 @@ def _fail(what: str, error: LongrunError) -> NoReturn:
 
 def main() -> None:
     """Run the command; a configuration error is a message, not a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: what cannot be encoded is no reason to say nothing.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except LongrunError as error:

@@ -19,6 +19,7 @@ from longrun.durations import duration
 from longrun.errors import ConfigurationError
 from longrun.http.overview import as_run
 from longrun.jsontext import dumps
+from longrun.loglines import on_terminal
 from longrun.protocol import Status
 from longrun.settings import Settings
 from longrun.store.command import opened_overview
@@ -167,17 +168,17 @@ def _columns(of_everybody: bool, wide: bool) -> Columns:
     shown: Columns = {
         "id": lambda run: run["id"],
         "status": _status,
-        "agent": lambda run: run["model"],
+        "agent": lambda run: on_terminal(run["model"]),
         "age": lambda run: duration(time.time() - run["created_at"]),
         "took": lambda run: duration((run["finished_at"] or time.time()) - run["created_at"]),
         "attempt": lambda run: str(run["attempt"]),
         "events": lambda run: str(run["events"]),
         "tokens": lambda run: str((run["usage"] or {}).get("total_tokens", "")),
         "replica": lambda run: (run["replica_id"] or "")[-8:],
-        "input": lambda run: run["input"] or "",
+        "input": lambda run: on_terminal(run["input"] or ""),
     }
     if of_everybody:
-        shown["principal"] = lambda run: run["principal"] or "(none)"
+        shown["principal"] = lambda run: on_terminal(run["principal"] or "(none)")
     return shown if wide else {name: shown[name] for name in shown if name not in _OF_WIDE}
 
 

@@ -36,7 +36,7 @@ def tail(url: str | None, response_id: str, after: int | None, json: bool) -> in
     def events() -> Iterator[ResponseStreamEvent]:
         for event in follow(client, response_id, after=after):
             if json:
-                print(event.model_dump_json(exclude_unset=True), flush=True)
+                print(_as_json(event), flush=True)
             yield event
 
     return _code_of(_watched(client, events, shown=not json))
@@ -93,14 +93,19 @@ def _create(client: openai.OpenAI, asked: dict[str, Any], detach: bool, json: bo
     if detach:
         with in_words(client):
             made = client.responses.create(**given, background=True)
-        print(made.model_dump_json() if json else made.id)
+        print(_as_json(made) if json else made.id)
         return 0
     with in_words(client):
         client.models.list()
     ended = _watched(client, lambda: create_and_follow(client, **given), shown=not json)
     if json and ended is not None:
-        print(ended.model_dump_json())
+        print(_as_json(ended))
     return _code_of(ended)
+
+
+def _as_json(said: Response | ResponseStreamEvent) -> str:
+    """As it came. Pydantic's own JSON has no place for a lone surrogate."""
+    return dumps(said.to_dict(mode="python")).decode()
 
 
 def _watched(

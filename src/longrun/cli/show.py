@@ -9,6 +9,7 @@ import typer
 from longrun.cli.options import AsJSON, DatabaseURL, DataDir
 from longrun.errors import BadRequest, ConfigurationError
 from longrun.jsontext import dumps, loads
+from longrun.loglines import on_terminal
 from longrun.settings import Settings
 from longrun.store.forks import Source
 from longrun.store.overview import attempt_in
@@ -38,7 +39,7 @@ def show(
         raise ConfigurationError(f"there is no response {response!r}")
     columns, source = found
     told = {**_as_json(columns), "numbered_steps": _numbered(source)}
-    print(dumps(told).decode() if json else _as_text(told), end="\n" if json else "")
+    print(dumps(told).decode() if json else on_terminal(_as_text(told)), end="\n" if json else "")
 
 
 def _as_json(found: dict[str, Any]) -> dict[str, Any]:

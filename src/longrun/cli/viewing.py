@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from longrun.client import Transcript
+from longrun.loglines import on_terminal
 from longrun.protocol import TERMINAL_EVENTS
 
 LONGEST: Final = 100
@@ -76,7 +77,7 @@ class View(Ending):
         if not text.startswith(self._shown):
             self._note("\n↺ taken over by another replica: from the beginning of its answer")
             self._shown = ""
-        self._output.write(text[len(self._shown) :])
+        self._output.write(on_terminal(text[len(self._shown) :]))
         self._output.flush()
         self._shown = text
 
@@ -96,7 +97,8 @@ class View(Ending):
             self._output.write(text + "\n")
             self._output.flush()
         if response.status != "completed":
-            self._notes.print(f"[bold red]{response.status}[/]{escape(_reason(response))}")
+            reason = escape(on_terminal(_reason(response)))
+            self._notes.print(f"[bold red]{response.status}[/]{reason}")
         elif response.usage is not None:
             usage = response.usage
             self._note(f"{usage.input_tokens} + {usage.output_tokens} tokens")
@@ -108,7 +110,7 @@ class View(Ending):
             self._output.flush()
 
     def _note(self, text: str) -> None:
-        self._notes.print(escape(text), style="dim")
+        self._notes.print(escape(on_terminal(text)), style="dim")
 
 
 def _short(text: str | None) -> str:
