@@ -116,7 +116,7 @@ def start(
 
 @contextlib.contextmanager
 def replicas(count: int, database_url: str, **options: object) -> Iterator[list[Replica]]:
-    """Some replicas on one database."""
+    """Some replicas on one database. What is still live in them at the end is not waited for."""
     started: list[Replica] = []
     try:
         for _ in range(count):
@@ -130,6 +130,9 @@ def replicas(count: int, database_url: str, **options: object) -> Iterator[list[
                 replica.process.send_signal(signal.SIGCONT)
                 replica.process.terminate()
         for replica in started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                replica.process.wait(2)
+            # Of one that still drains, a second signal is the end.
             replica.end()
             replica.log.unlink(missing_ok=True)
 

@@ -40,7 +40,8 @@ SMALL = 4096
 
 @dataclass(frozen=True)
 class Ground:
-    """Two replicas and a response with 40 MB of log. `hasty` cuts readers after 3 s."""
+    """Two replicas and a response with 40 MB of log. `hasty` cuts readers after 3 s, `patient`
+    after 12."""
 
     patient: Replica
     hasty: Replica
@@ -58,9 +59,9 @@ def ground(database: Server) -> Iterator[Ground]:
             return await add_history(store, 40)
 
     long = asyncio.run(history())
-    hasty = {"LONGRUN_SEND_TIMEOUT": "3"}
+    hasty, patient = ({"LONGRUN_SEND_TIMEOUT": seconds} for seconds in ("3", "12"))
     with (
-        servers.replicas(1, database.url, schema="stream_faults") as first,
+        servers.replicas(1, database.url, schema="stream_faults", environment=patient) as first,
         servers.replicas(1, database.url, schema="stream_faults", environment=hasty) as second,
     ):
         yield Ground(first[0], second[0], long)
@@ -109,7 +110,7 @@ class TestSlowReaders:
         ) as wire:
             await wire.until(lambda body: len(body) > 10_000)
             # The fault itself: half of the time after which it would be cut.
-            await asyncio.sleep(15)
+            await asyncio.sleep(6)
             wire.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             await wire.rest()
         assert wire.complete
