@@ -193,8 +193,8 @@ class OtherCell(LongrunError):
 
     def __init__(self, id_: str, cell: str, here: str, param: str | None = None) -> None:
         super().__init__(
-            f"{id_} belongs to the cell {cell}, and this is the cell {here}. Send the request to "
-            "the cell that the header longrun-cell names.",
+            f"{id_} belongs to the cell {cell}, but this is the cell {here}. Send the request to "
+            "the cell in the header longrun-cell.",
             param=param,
         )
         self.cell = cell
@@ -233,7 +233,7 @@ class KeyReused(LongrunError):
 
     def __init__(self) -> None:
         super().__init__(
-            "This Idempotency-Key was sent before, with another body: send the same body, or "
+            "This Idempotency-Key was used before with a different body: send the same body, or "
             "another key.",
             param="Idempotency-Key",
         )
@@ -265,7 +265,8 @@ class RateLimited(TooManyRequests):
 
     def __init__(self, limit: int, which: str, retry_after: float) -> None:
         super().__init__(
-            f"You have sent too many requests {which}: {limit} a minute are allowed. Try again in "
+            f"You have sent too many requests {which}: {limit} per minute are allowed. Try again "
+            "in "
             f"{max(retry_after, 0.001):.3g} s.",
             retry_after=retry_after,
         )
@@ -280,7 +281,7 @@ class TokensSpent(TooManyRequests):
 
     def __init__(self, limit: int, spent: int) -> None:
         super().__init__(
-            f"You have spent {spent:,} tokens today, and {limit:,} a day are allowed. The next day "
+            f"You have used {spent:,} tokens today; {limit:,} per day are allowed. The next day "
             "begins at 00:00 UTC.",
             retry_after=rest_of_day(),
         )
@@ -300,8 +301,8 @@ class NotRunning(Unavailable):
 
     def __init__(self) -> None:
         super().__init__(
-            "This application is not running. If it is mounted in another, that one has to start "
-            "it, as in FastAPI(lifespan=agents_app.lifespan)."
+            "This application is not running. If it is mounted in another application, that one "
+            "has to start it, as in FastAPI(lifespan=agents_app.lifespan)."
         )
 
 
@@ -339,7 +340,7 @@ class Unreadable(LongrunError):
     default_code = "unreadable"
 
     def __init__(self) -> None:
-        super().__init__("What is stored of this cannot be read by this server.")
+        super().__init__("The stored content cannot be read by this server.")
 
 
 class ConfigurationError(LongrunError):

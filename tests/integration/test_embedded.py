@@ -524,7 +524,7 @@ class TestProblems:
     def test_a_folder_of_something_else(self, new_dir: Path) -> None:
         (new_dir / "postgres").mkdir(parents=True)
         (new_dir / "postgres" / "notes.txt").write_text("mine")
-        with pytest.raises(ConfigurationError, match="is not the data of a Postgres"):
+        with pytest.raises(ConfigurationError, match="is not a Postgres data directory"):
             EmbeddedPostgres.start(new_dir)
 
     def test_a_file_in_the_way(self, place: Path) -> None:
@@ -534,7 +534,9 @@ class TestProblems:
 
     def test_a_failed_initdb(self, new_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(folder_postgres.SETTINGS, "max_connections", "many")
-        with pytest.raises(ConfigurationError, match=r"could not be made.*(?s:.)*max_connections"):
+        with pytest.raises(
+            ConfigurationError, match=r"could not be created.*(?s:.)*max_connections"
+        ):
             EmbeddedPostgres.start(new_dir)
         monkeypatch.undo()
         EmbeddedPostgres.start(new_dir).stop()

@@ -125,7 +125,7 @@ class TestCertificates:
             way = Way(front.port, database.url, "postgres")
             options = f"sslmode={mode}&sslrootcert={files}/ca.crt"
             message = await said(way.url(options), caplog)
-        assert f"the server offers no TLS, and sslmode={mode} insists on it" in message
+        assert f"the server offers no TLS, but sslmode={mode} requires it" in message
 
     async def test_those_of_clients(
         self, way: Way, files: Path, caplog: pytest.LogCaptureFixture

@@ -240,7 +240,7 @@ class TestAuthentication:
 
     async def test_what_it_gives_is_checked(self) -> None:
         asked = Authentication(KnownKeys(Stored(), 60), own=lambda _: "bob")  # type: ignore[arg-type, return-value]
-        with pytest.raises(TypeError, match="gave a str"):
+        with pytest.raises(TypeError, match="returned a str"):
             await asked.caller(connection())
 
     @pytest.mark.parametrize(

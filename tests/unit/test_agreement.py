@@ -92,7 +92,7 @@ def test_what_is_not_known_yet_is_not_refused() -> None:
 def test_a_request_s_tool_has_a_name_of_its_own(name: str) -> None:
     asked = request(tools=[{**MINE[0], "name": name}])
     found = Agent("asked", tools=[look], handoffs=[OTHER, handoff(OTHER, tool_name_override="go")])
-    with pytest.raises(BadRequest, match=f"'asked' has a tool '{name}' of its own") as refused:
+    with pytest.raises(BadRequest, match=f"'asked' already has a tool '{name}'") as refused:
         check_agreement(found, asked)
     assert (refused.value.param, refused.value.code) == ("tools", "tool_name_taken")
     off = FunctionTool(name, "", {}, look.on_invoke_tool, is_enabled=False)

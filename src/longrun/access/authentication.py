@@ -135,9 +135,9 @@ class Authentication:
         if self._off or is_loopback(host) or await self.is_required():
             return None
         return (
-            f"LONGRUN_HOST={host}: whoever reaches this address could read and cancel every run, "
-            "since there is no key. Create one with `longrun keys create NAME`, or listen on "
-            "127.0.0.1, or say --no-auth where something in front asks who is calling."
+            f"LONGRUN_HOST={host}: anyone who can reach this address could read and cancel every "
+            "run, since there are no keys. Create one with `longrun keys create NAME`, or listen "
+            "on 127.0.0.1, or use --no-auth if something in front authenticates callers."
         )
 
     async def caller(self, connection: HTTPConnection) -> Caller:
@@ -161,7 +161,7 @@ class Authentication:
     def _of_this_machine(self, connection: HTTPConnection) -> Caller:
         if connection.client is not None and not is_loopback(connection.client.host):
             raise Unauthorized(
-                "This server has no keys yet, and so serves callers on its own machine only. "
+                "This server has no keys yet, so it serves only callers on its own machine. "
                 "Its operator can create one with `longrun keys create NAME`."
             )
         check_page(connection.headers, self._pages)
@@ -172,7 +172,9 @@ class Authentication:
         found = self._own(connection)
         caller = await found if inspect.isawaitable(found) else found
         if caller is not None and not isinstance(caller, Caller):
-            raise TypeError(f"authenticate gave a {type(caller).__name__}, not a Caller or None")
+            raise TypeError(
+                f"authenticate returned a {type(caller).__name__}, not a Caller or None"
+            )
         return caller
 
     async def _of_bearer(self, connection: HTTPConnection) -> Caller:

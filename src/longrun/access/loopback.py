@@ -41,7 +41,7 @@ def check_page(headers: Headers, pages: Sequence[str]) -> None:
     named = _split(f"//{host}")
     if host and not is_loopback(named.hostname or "" if named else ""):
         raise Forbidden(
-            f"This server has no keys, and so does not answer to the name {host[:200]!r}: only to "
+            f"This server has no keys, so it does not answer to the name {host[:200]!r}: only to "
             "localhost and 127.0.0.1. Behind a proxy it needs keys, or --no-auth."
         )
     origin = headers.get("origin")

@@ -129,7 +129,7 @@ class FolderPostgres:
 
     def _initialize(self) -> None:
         if self.pgdata.exists() and any(self.pgdata.iterdir()):
-            raise ConfigurationError(f"{self.pgdata} is not the data of a Postgres. {ELSEWHERE}")
+            raise ConfigurationError(f"{self.pgdata} is not a Postgres data directory. {ELSEWHERE}")
         # Made under another name, so that one that was cut short is never taken for a whole one,
         # and under a new one, as the initdb of a process that was killed may still be at work.
         for half in self.folder.glob("postgres.new-*"):
@@ -143,7 +143,7 @@ class FolderPostgres:
         done = self._run("initdb", *args)
         if done.returncode != 0:
             shutil.rmtree(new, ignore_errors=True)
-            problem = f"A Postgres could not be made in {self.folder}:\n{_tail(done.stderr)}\n"
+            problem = f"A Postgres could not be created in {self.folder}:\n{_tail(done.stderr)}\n"
             raise ConfigurationError(problem + ELSEWHERE)
         new.rename(self.pgdata)
         _fsync(self.folder)  # else a machine that resets brings the old name, and we remove it

@@ -75,7 +75,7 @@ def _check_tools(begin: Collection[Agent[Any]], parameters: Mapping[str, Any]) -
         for name in _names_of(agent):
             if name in given:
                 raise BadRequest(
-                    f"tools: the agent {agent.name!r} has a tool {name!r} of its own.",
+                    f"tools: the agent {agent.name!r} already has a tool {name!r}.",
                     param="tools",
                     code="tool_name_taken",
                 )
@@ -165,7 +165,7 @@ def check_output_type(agent: Agent[Any], parameters: Mapping[str, Any]) -> None:
         own = schema_of(each)
         if own is not None and not schemas.alike(own, wanted["schema"]):
             raise BadRequest(
-                f"text.format: the agent {each.name!r} has an output type of its own, with another "
+                f"text.format: the agent {each.name!r} has its own output type, with a different "
                 "schema.",
                 param="text.format",
                 code="output_type_conflict",

@@ -42,8 +42,8 @@ NAMES: Final = ("context", "run_config", "hooks", "session", "lifespan", "authen
 """The arguments of `create_app`, and what `longrun serve` looks for in an agent's module."""
 
 REFUSED: Final = {
-    "group_id": "longrun sets it to the id of the response, by which it knows its own runs",
-    "sandbox": "what is in a sandbox would be lost when the run is taken over",
+    "group_id": "longrun sets it to the id of the response, to recognize its own runs",
+    "sandbox": "the content of a sandbox would be lost when the run is taken over",
 }
 """Fields of a RunConfig that an application cannot set, and why."""
 
@@ -190,8 +190,8 @@ def of_modules(import_strings: Iterable[str]) -> dict[str, Any]:
             Application(**beside)
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"{module_name}: {error.message}. longrun uses what is called so beside the "
-                "agents; if this is something else, rename it"
+                f"{module_name}: {error.message}. longrun uses this name next to the agents; if "
+                "it is something else, rename it"
             ) from None
         if beside:
             log.info("%s of %s: used", ", ".join(beside), module_name)
@@ -208,8 +208,8 @@ def _beside(module_name: str) -> dict[str, Any]:
 def _check_authenticate(function: Any) -> None:
     if not callable(function) or arguments_of(function) != 1:
         raise ConfigurationError(
-            f"authenticate is {function!r} ({type(function).__name__}): expected a function of one "
-            "argument, Starlette's HTTPConnection, that gives a longrun.Caller or None"
+            f"authenticate is {function!r} ({type(function).__name__}): expected a function of "
+            "one argument, Starlette's HTTPConnection, that returns a longrun.Caller or None"
         )
 
 

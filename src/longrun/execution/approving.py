@@ -310,6 +310,6 @@ def _check_by_provider(waiting: list[Waiting]) -> None:
     name = next((each.name for each in waiting if not each.by_provider), None)
     if name is not None:
         raise LongrunError(
-            f"The tool {name!r} needs an approval, for which only a stored response can wait: "
-            "leave store out of the request."
+            f"The tool {name!r} needs an approval, and only a stored response can wait for one: "
+            "remove store from the request."
         )

@@ -123,7 +123,7 @@ class Compactor:
         served = self._registry.get(name)
         if isinstance(served, Handler):
             raise BadRequest(
-                f"The model {name!r} is a handler, which has no model that could compact.",
+                f"The model {name!r} is a handler, which has no model to compact with.",
                 param="model",
                 code="compaction_not_available",
             )
@@ -166,12 +166,14 @@ class Compactor:
         if refused:
             log.warning("the model of agent %r refuses to compact: %s", name, error)
             return BadRequest(
-                "The model refused what was to be compacted; it may be too long for it.",
+                "The model refused the context to be compacted; it may be too long.",
                 param="input",
                 code="compaction_refused",
             )
         log.error("the model of agent %r did not compact", name, exc_info=error)
-        return LongrunError("The model that compacts could not be asked.", code="compaction_failed")
+        return LongrunError(
+            "The model for compaction could not be reached.", code="compaction_failed"
+        )
 
     @contextlib.contextmanager
     def _counted(self, request: RunRequest) -> Iterator[None]:

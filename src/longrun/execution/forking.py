@@ -109,8 +109,8 @@ class Course:
         of_run = (each.step for place, each in self._known.items() if place[0] == "")
         if any("step" in loads(step.fingerprint) for step in of_run):
             raise BadRequest(
-                "A response of a handler can be forked from step 0 alone: only agents have "
-                "numbered steps.",
+                "A handler's response can be forked only from step 0: only agents have numbered "
+                "steps.",
                 param=PARAM,
                 code="fork_of_handler",
             )
@@ -196,8 +196,8 @@ class Course:
             )
         if any(kind == "session" for _, kind, _ in self._known):
             raise BadRequest(
-                "The response has used a session of the application's, which cannot be taken "
-                "back to a step: fork it from step 0.",
+                "The response has used a session of the application, which cannot be rewound to a "
+                "step: fork it from step 0.",
                 param=PARAM,
                 code="fork_with_session",
             )

@@ -13,8 +13,8 @@ from longrun.jsontext import dumps, loads
 from longrun.protocol import Context, RunRequest
 
 NO_SESSION: Final = (
-    "The application uses a session, which cannot be taken back to the step from which the "
-    "response was forked."
+    "The application uses a session, which cannot be rewound to the step that the response was "
+    "forked from."
 )
 
 

@@ -74,7 +74,9 @@ def instead_of_a_run(
         return _given_up(f"The run was interrupted {claim.spent - 1} times and was given up.")
     if claim.handovers > settings.max_handovers:
         times = claim.handovers
-        return _given_up(f"The run was handed over {times} times without getting on, and given up.")
+        return _given_up(
+            f"The run was handed over {times} times without making progress, and was given up."
+        )
     return None
 
 
@@ -91,8 +93,8 @@ def of_exception(error: BaseException, max_turns: int) -> Outcome:
     match error:
         case ReplayMismatch():
             return failed(
-                "The run was interrupted, and the agent's code was changed since, so that it "
-                "cannot be resumed."
+                "The run was interrupted, and cannot be resumed because the agent's code was "
+                "changed."
             )
         case LongrunError():
             return failed(error.message)

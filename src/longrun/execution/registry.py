@@ -209,7 +209,8 @@ def _called(found: Any, what: str) -> Any:
         hint = ""
         if isinstance(error, TypeError) and not isinstance(found, type):
             hint = (
-                "\n  It is called once, at start, with nothing. To make an agent for each run, put "
+                "\n  It is called once, at start, without arguments. To make an agent for each "
+                "run, put "
                 "the function into a dict, {'name': function}, or longrun.Served(function)."
             )
         raise ConfigurationError(f"calling {what} failed: {described(error)}{hint}") from error
@@ -221,7 +222,7 @@ def _flatten(found: Any, what: str) -> list[Agent[Any] | Served | Handler]:
     if isinstance(found, str | bytes) or not isinstance(found, Iterable):
         hint = ""
         if inspect.isawaitable(found):
-            hint = ". An async function makes an agent for each run in a dict or longrun.Served"
+            hint = ". Put an async function that makes an agent in a dict or longrun.Served"
             if inspect.iscoroutine(found):
                 found.close()
         raise ConfigurationError(f"{what} is {type(found).__name__}: expected {ALLOWED}{hint}")

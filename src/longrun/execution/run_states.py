@@ -21,8 +21,8 @@ log = logging.getLogger("longrun.execution.run_states")
 JSONObject = dict[str, Any]
 
 NO_LONGER_FITS: Final = (
-    "The run cannot go on: what was parked when the approval was asked for does not fit the agent, "
-    "whose code was changed since."
+    "The run cannot continue: its state from when the approval was requested does not fit the "
+    "agent, whose code has changed since."
 )
 
 REFUSED: Final = "Tool execution was not approved."
@@ -83,7 +83,7 @@ def state_of(result: RunResultStreaming) -> JSONObject:
         state = result.to_state().to_json(context_serializer=lambda _: {}, strict_context=True)
     except UserError as error:
         raise LongrunError(
-            "The run needs an approval, and cannot be parked: the names of its agents are not "
+            "The run needs an approval but cannot wait for it: the names of its agents are not "
             "unique, or its state is not JSON."
         ) from error
     for each in _states(state):
@@ -171,7 +171,8 @@ def answer(state: RunState[Any, Any], answers: Mapping[int, Answer]) -> None:
                 state.reject(waiting[place], rejection_message=words)
     except UserError as error:
         raise LongrunError(
-            "The run cannot go on: two of its calls that wait for an approval cannot be told apart."
+            "The run cannot continue: two of its calls that wait for an approval cannot be told "
+            "apart."
         ) from error
 
 
@@ -185,8 +186,8 @@ def add_input(state: RunState[Any, Any], items: list[Any]) -> None:
         state.add_input(items)
     except UserError as error:
         raise LongrunError(
-            "This agent's run may end with what its tools give: with an answer to an approval it "
-            "takes no further input."
+            "This agent's run may end with the output of its tools, so it accepts no further "
+            "input together with an answer to an approval."
         ) from error
 
 

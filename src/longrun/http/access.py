@@ -78,7 +78,8 @@ class Access:
         caller.require("read" if reads else "write")
         if connection.headers.get(ACTS_FOR) == EVERYBODY and method not in _READS:
             raise BadRequest(
-                f"The header {ACTS_FOR} must name a principal here: {EVERYBODY!r} is for reading."
+                f"The header {ACTS_FOR} must name a principal here: {EVERYBODY!r} is for reading "
+                "only."
             )
         return caller
 

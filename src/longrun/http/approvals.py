@@ -56,8 +56,9 @@ class Answers:
                 raise AlreadyAnswered(answer.request_id, request.answered_by, answer.param)
             if request.answered_by is not None:
                 raise BadRequest(
-                    f"The approval request with id {answer.request_id!r} waits no longer: the "
-                    f"response {request.answered_by} went on, and asked again for what was left.",
+                    f"The approval request with id {answer.request_id!r} is no longer pending: "
+                    f"the response {request.answered_by} continued, and asked again for those "
+                    "without an answer.",
                     param=answer.param,
                     code="approval_passed",
                 )
@@ -86,29 +87,30 @@ def _check(answer: _Answer, asked: Asked, body: CreateResponse, agent: str) -> N
     on = body.conversation_id
     if body.previous_response_id is None and on is None:
         raise BadRequest(
-            f"An approval is answered in a request that continues the response that asked for it: "
+            f"An approval must be answered in a request that continues the response that asked "
+            "for it: "
             f"set previous_response_id to {of!r}, or its conversation.",
             param="previous_response_id",
             code="approval_not_continued",
         )
     if body.previous_response_id not in (None, of) or on not in (None, asked.conversation_id):
         raise BadRequest(
-            f"The approval request with id {which!r} is of the response {of}, which this request "
-            "does not continue.",
+            f"The approval request with id {which!r} belongs to the response {of}, which this "
+            "request does not continue.",
             param=answer.param,
             code="approval_not_continued",
         )
     if on is not None and asked.passed:
         raise BadRequest(
-            f"The approval request with id {which!r} waits no longer: its conversation went on "
-            "without an answer.",
+            f"The approval request with id {which!r} is no longer pending: its conversation "
+            "continued without an answer.",
             param=answer.param,
             code="approval_passed",
         )
     if asked.agent != agent:
         raise BadRequest(
-            f"The approval request with id {which!r} is of the model {asked.agent!r}: answer it "
-            "with the same model.",
+            f"The approval request with id {which!r} belongs to the model {asked.agent!r}: answer "
+            "it with the same model.",
             param="model",
             code="approval_of_another_model",
         )

@@ -234,7 +234,7 @@ class Creations:
         if caller.agent is None or caller.key is None:
             return
         if not await self._keys.use_run(caller.key):
-            raise Forbidden("This token may start no more runs.", code="no_runs_left")
+            raise Forbidden("This token cannot start any more runs.", code="no_runs_left")
 
     async def _give_run_back(self, caller: Caller) -> None:
         if caller.agent is not None and caller.key is not None:

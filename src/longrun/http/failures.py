@@ -61,7 +61,7 @@ class Failures:
         """`GET /responses/{id}/failure`: why a response failed, for its operator."""
         if not self.shown and not caller_of(request).is_admin:
             raise Forbidden(
-                "Why a response failed is told to admins; to others with LONGRUN_SHOW_ERRORS."
+                "Only admins can see why a response failed, unless LONGRUN_SHOW_ERRORS is set."
             )
         response_id = request.path_params["id"]
         found = None

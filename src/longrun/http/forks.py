@@ -74,14 +74,14 @@ class Sources:
         of = source.request
         if body.model not in (None, of.agent):
             raise BadRequest(
-                f"The response is of the model {of.agent!r}: fork it with the same model, or "
-                "without naming one.",
+                f"The response was created with the model {of.agent!r}: fork it with the same "
+                "model, or without a model.",
                 param="model",
                 code="fork_of_another_model",
             )
         if of.goes_on is not None:
             raise BadRequest(
-                f"The response brought answers to approvals, and went on from {of.goes_on}: fork "
+                f"The response brought answers to approvals, and continues {of.goes_on}: fork "
                 "that one.",
                 param=PARAM,
                 code="fork_of_answers",

@@ -141,7 +141,7 @@ class Lane:
         if said.get("background"):
             raise BadRequest("background is not served on a WebSocket.", param="background")
         if said.get("stream") is False:
-            raise BadRequest("On a WebSocket each response is streamed.", param="stream")
+            raise BadRequest("On a WebSocket, every response is streamed.", param="stream")
         generate = said.get("generate")
         if generate is not None and not isinstance(generate, bool):
             raise BadRequest("generate: Input should be a valid boolean.", param="generate")

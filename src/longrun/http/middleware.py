@@ -111,7 +111,7 @@ class Errors:
             nonlocal begun
             if not begun and message["type"] == "websocket.close":
                 # Of Starlette's router.
-                raise NotServed("WebSocket is served at /responses and /v1/responses alone.")
+                raise NotServed("WebSocket is served only at /responses and /v1/responses.")
             begun = True
             await send(message)
 

@@ -80,7 +80,7 @@ class SocketAPI:
         most = self.settings.max_sockets
         if most is not None and len(self._open) >= most:
             raise Unavailable(
-                f"{most} WebSockets are open here, as many as there may be.",
+                f"{most} WebSockets are open here, which is the maximum.",
                 code="too_many_sockets",
                 retry_after=5,
             )
@@ -179,7 +179,7 @@ class OpenSocket:
                 self._mistakes += 1
                 await self.tell(error, None)
                 if self._mistakes >= MOST_MISTAKES:
-                    self._end((1008, "Too many events in a row that are not valid."))
+                    self._end((1008, "Too many invalid events in a row."))
                     return
 
     async def _act(self, frame: Frame) -> None:
@@ -203,7 +203,7 @@ class OpenSocket:
         lane = self._lane(frame.said.get("stream_id"))
         if sum(len(each.waiting) for each in self._lanes.values()) >= MOST_WAITING:
             raise TooManyRequests(
-                f"{MOST_WAITING} events of this connection wait for their turn, as many as may.",
+                f"{MOST_WAITING} events of this connection are waiting, which is the maximum.",
                 code="websocket_queue_full",
                 retry_after=1,
             )
@@ -224,7 +224,7 @@ class OpenSocket:
         if lane is None:
             if len(self._lanes.keys() - {None}) >= MOST_LANES and name is not None:
                 raise BadRequest(
-                    f"A connection may have {MOST_LANES} values of stream_id.",
+                    f"A connection may use at most {MOST_LANES} values of stream_id.",
                     param="stream_id",
                     code="websocket_stream_limit_reached",
                 )

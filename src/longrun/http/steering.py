@@ -96,7 +96,7 @@ def _check_messages(items: list[dict[str, Any]]) -> None:
     for place, item in enumerate(items):
         if item.get("type", "message") != "message" or item.get("role") != "user":
             raise BadRequest(
-                f"input[{place}]: only messages of the role user may be put into a live run.",
+                f"input[{place}]: only messages with the role user can be put into a live run.",
                 param=f"input[{place}]",
                 code="invalid_input",
             )
@@ -137,7 +137,7 @@ class Steering:
     @operation(
         Steer,
         body=SteerResponse,
-        headers={"idempotency-key": "What is sent again with the same key is put in once."},
+        headers={"idempotency-key": "A repeated message with the same key is put in once."},
         errors=(422, 429),
     )
     async def steer(self, request: Request) -> Response:
@@ -189,7 +189,7 @@ class Steering:
     def _check(self, agent: str) -> None:
         if not self._steerable(agent):
             raise NotSteerable(
-                f"The model {agent!r} takes no messages while it runs.",
+                f"The model {agent!r} does not accept messages while it runs.",
                 param="id",
                 code="steering_not_supported",
             )

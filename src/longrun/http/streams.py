@@ -217,7 +217,7 @@ class OpenStreams:
         count = self._open.get(principal, 0)
         if self._most is not None and count >= self._most:
             raise TooManyRequests(
-                f"You have {count} streams open here, as many as you may have at once.",
+                f"You have {count} streams open here, which is your limit.",
                 code="too_many_streams",
                 retry_after=5,
             )

@@ -130,7 +130,7 @@ class Tokens:
         """`POST /chat_tokens`: a key for a page that starts runs of one agent for one user."""
         caller = caller_of(request)
         if caller.agent is not None:
-            raise Forbidden("A chat token cannot create others.")
+            raise Forbidden("A chat token cannot create other tokens.")
         body = await self._bodies.read(request, CreateChatToken.parse)
         if body.model not in self._models:
             raise NotFound(

@@ -190,7 +190,7 @@ class WebhooksAPI:
         )
         if made is None:
             raise BadRequest(
-                f"There are {self.most} webhook endpoints already, and no more are allowed.",
+                f"There are {self.most} webhook endpoints already, which is the maximum.",
                 code="too_many_webhook_endpoints",
             )
         return JSONAnswer(_with_secret(made))

@@ -122,7 +122,7 @@ class _Examination:
             if not fine
         ]
         if not lacking:
-            return _ok("pooler", "a pooler, which the settings know of")
+            return _ok("pooler", "a pooler, and the settings allow for it")
         return Finding(
             "pooler",
             "warning",
@@ -148,8 +148,8 @@ class _Examination:
                 "LISTEN",
                 "failure",
                 f"a notification was not heard within {HEARD_WITHIN:.0f} s",
-                "Readers would wait for polls. A pooler in transaction mode swallows them: set "
-                "LONGRUN_LISTEN_DATABASE_URL to Postgres itself",
+                "Readers would have to wait for polls. A pooler in transaction mode swallows "
+                "notifications: set LONGRUN_LISTEN_DATABASE_URL to Postgres itself",
             )
         except FAILURES as error:
             return Finding(
@@ -166,7 +166,8 @@ class _Examination:
         if check.problem is not None:
             return Finding("encryption", "failure", check.problem)
         keys = self.database.settings.key_ring.keys
-        return _ok("encryption", f"a ring of {len(keys)} keys opens all" if keys else "none")
+        said = f"a ring of {len(keys)} keys decrypts everything" if keys else "none"
+        return _ok("encryption", said)
 
 
 def of_server(row: Row, settings: Settings, now: float) -> list[Finding]:
@@ -184,7 +185,7 @@ def _role(row: Row) -> Finding:
             "server",
             "failure",
             "it is a standby, on which nothing can be written",
-            "Name the primary in LONGRUN_DATABASE_URL, or all hosts: the primary is then found",
+            "Put the primary into LONGRUN_DATABASE_URL, or all hosts: the primary is then found",
         )
     return _ok("server", f"a primary, {tls}")
 
@@ -197,7 +198,7 @@ def _clock(ahead: float, settings: Settings) -> Finding:
         "clock",
         "warning",
         said,
-        "Leases go by Postgres's clock alone, but times in logs and ids do not: run NTP on both",
+        "Leases depend only on Postgres's clock, but times in logs and ids do not: run NTP on both",
     )
 
 
@@ -208,7 +209,7 @@ def _durability(row: Row) -> Finding:
             "durability",
             "warning",
             f"{' and '.join(off)} off",
-            "A crash of the machine may lose or break what was acknowledged: turn it on",
+            "A crash of the machine may lose or corrupt acknowledged data: turn it on",
         )
     commit = row["synchronous_commit"]
     return _ok("durability", f"synchronous_commit is {commit} (longrun commits its log with on)")
@@ -236,9 +237,9 @@ def _notifications(used: float) -> Finding:
         "notifications",
         "failure" if used > FULL else "warning",
         said,
-        "Somebody listens and does not read, which holds the queue and vacuum: look in "
-        "pg_stat_activity for an old transaction of one that listens. When the queue is full, "
-        "every commit with a NOTIFY fails",
+        "A listening session does not read, which holds up the queue and vacuum: look in "
+        "pg_stat_activity for an old transaction of a session that listens. When the queue is "
+        "full, every commit with a NOTIFY fails",
     )
 
 
@@ -273,9 +274,9 @@ def of_replicas(rows: Sequence[Row]) -> list[Finding]:
                 "replicas",
                 "warning" if alive else "failure",
                 f"{names}: dead, with {sum(row['runs'] for row in dead)} runs",
-                "Another replica takes them over within seconds"
+                "Another replica will take them over within seconds"
                 if alive
-                else "No replica is alive to take them over: start one",
+                else "No live replica can take them over: start one",
             )
         ]
     versions = {row["version"] for row in alive}
@@ -302,8 +303,8 @@ def of_partitions(rows: Sequence[asyncpg.Record]) -> Finding:
         "partitions",
         "warning",
         problem,
-        "Nothing is lost by that, but what expires is deleted by rows, and not dropped. A replica "
-        "mends it within minutes; its log says what is in the way",
+        "Nothing is lost, but expired data is deleted row by row instead of being dropped. A "
+        "replica fixes this within minutes; its log says what is in the way",
     )
 
 
@@ -332,8 +333,9 @@ def of_unserved(found: Sequence[Waiting]) -> Finding | None:
     return Finding(
         "agents",
         "warning",
-        f"no replica that is alive serves {said}",
-        "Start one that serves them, or cancel what waits; else it fails when its time is over",
+        f"no live replica serves {said}",
+        "Start one that serves them, or cancel what is waiting; otherwise it fails when its time "
+        "is up",
     )
 
 

@@ -76,7 +76,7 @@ def pending(known: list[Migration], applied: list[asyncpg.Record]) -> list[Migra
             if row["breaking"]:
                 raise ConfigurationError(
                     f"the database has migration {row['version']:04d}_{row['name']}, which this "
-                    "version of longrun does not know and which breaks it: install a newer one"
+                    "version of longrun does not know and cannot work with: install a newer one"
                 )
         elif mine.checksum != row["checksum"]:
             raise ConfigurationError(
@@ -124,11 +124,11 @@ async def _apply_patiently(database: Database) -> list[Migration]:
         try:
             return await _apply(database, wait)
         except InUse as error:
-            log.info("a table is in use, and the migration is tried again: %s", error)
+            log.info("a table is in use; the migration will be retried: %s", error)
             if time.monotonic() > until:
                 raise ConfigurationError(
-                    "the migrations that are pending need a table that another session holds all "
-                    f"the time: {error}. Look in pg_stat_activity for an old transaction, by "
+                    "the pending migrations need a table that another session keeps locked: "
+                    f"{error}. Look in pg_stat_activity for an old transaction, by "
                     "xact_start"
                 ) from error
         await asyncio.sleep(jittered(5 * wait))

@@ -70,9 +70,9 @@ class RingCheck:
         if lacking:
             names = ", ".join(map(repr, lacking))
             self.problem = (
-                f"the ring lacks {names}, which data in this database may be encrypted with. Add "
+                f"the ring lacks {names}, and data in this database may be encrypted with it. Add "
                 "it at the end of the ring; if it is lost for good, `longrun encryption forget` "
-                "makes servers start without it"
+                "lets servers start without it"
             )
         elif other:
             names = ", ".join(map(repr, other))

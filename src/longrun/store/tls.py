@@ -108,11 +108,11 @@ def in_words(error: BaseException, url: str) -> str:
         reason = error.reason or str(error)
         return (
             f"TLS failed: {reason}. If the server wants a client certificate, name it with "
-            "sslcert and sslkey; if it speaks no TLS of this version, update it"
+            "sslcert and sslkey; if it does not support this version of TLS, update it"
         )
     return (
-        f"the server offers no TLS, and sslmode={mode} insists on it: switch it on there (ssl=on "
-        "in postgresql.conf), or, on a network that you trust, set sslmode=disable"
+        f"the server offers no TLS, but sslmode={mode} requires it: enable it there (ssl=on in "
+        "postgresql.conf), or, on a network that you trust, set sslmode=disable"
     )
 
 
