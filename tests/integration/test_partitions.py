@@ -98,6 +98,11 @@ async def ranges(store: Database, table: str = "event_chunks") -> list[tuple[str
     return [(row["first"], row["until"]) for row in rows]
 
 
+async def _is_there(store: Database, response_id: str) -> bool:
+    """Whether a session that held the tables is gone, so that they can be read again."""
+    return bool(await where(store, response_id))
+
+
 async def do(store: Database, query: str, *args: Any) -> Any:
     """A change of partitions, by itself."""
     row = await store.fetch_row(getattr(store.queries, query), *args)
@@ -319,6 +324,46 @@ class TestDropped:
         # A checkpoint removes the empty file whose number is not used again at once.
         assert not any(file.exists() and file.stat().st_size for file in files)
         assert "" not in {first for first, _ in await ranges(store)}
+
+    async def _expired(self, store: Database) -> str:
+        (response_id,) = await self._old(store, 1, 3)
+        await store.execute(
+            f'UPDATE "{store.settings.db_schema}".responses'
+            " SET finished_at = finished_at - interval '2 days'"
+        )
+        assert await Responses(store).expire(DAY, ids.response_ids_from(time.time())) == 1
+        return response_id
+
+    async def test_by_another_replica_where_one_dies_in_the_middle(
+        self, store: Database, database: Server
+    ) -> None:
+        response_id, schema = await self._expired(store), store.settings.db_schema
+        names = await where(store, response_id)
+        async with connected(database.url) as dying:
+            await dying.execute("BEGIN")
+            drop = f"SELECT \"{schema}\".drop_partition('event_chunks', '')"
+            assert await dying.fetchval(drop)
+            dying.terminate()
+        await eventually(lambda: _is_there(store, response_id), 10)
+        assert await where(store, response_id) == names
+        await tend(store)
+        assert await where(store, response_id) == []
+        assert not {first for first, _ in await ranges(store)} & {""}
+
+    async def test_later_where_another_session_reads_them(
+        self, store: Database, database: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Appends wait for no longer than the drop itself does."""
+        monkeypatch.setattr(partitions_module, "TRIES", 2)
+        response_id, schema = await self._expired(store), store.settings.db_schema
+        async with appending(store, 2) as took, connected(database.url) as reader:
+            async with reader.transaction():
+                await reader.execute(f'SELECT FROM "{schema}".event_chunks')
+                await tend(store)
+                assert "event_chunks" in str(await where(store, response_id))
+            assert max(took) < 2
+            await tend(store)
+        assert await where(store, response_id) == []
 
     async def test_what_is_left_to_be_dropped_is_not_counted(
         self, store: Database, monkeypatch: pytest.MonkeyPatch
