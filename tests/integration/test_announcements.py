@@ -9,7 +9,8 @@ import asyncpg
 import pytest
 
 from longrun import ids
-from longrun.store.announcer import Announcer, control_channel, decode, events_channel
+from longrun.store.announcements import control_channel, decode, events_channel
+from longrun.store.announcer import Announcer
 from longrun.store.database import Database
 from longrun.store.listener import Listener
 from longrun.store.log_writer import LogWriter

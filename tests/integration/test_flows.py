@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from longrun.store.announcer import FLOWING, own_channel
+from longrun.store.announcements import FLOWING, own_channel
 from longrun.store.database import Database
 from longrun.store.flows import SAID_EVERY, SILENCE, Flows
 from longrun.store.log_writer import LogWriter

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 
 from longrun import ids
-from longrun.store.announcer import Announcer, control_channel, events_channel
+from longrun.store.announcements import control_channel, events_channel
+from longrun.store.announcer import Announcer
 from longrun.store.database import Database
 from longrun.store.log_writer import LogWriter
 from longrun.store.records import Chunk

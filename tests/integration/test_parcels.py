@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from longrun import ids
-from longrun.store.announcer import own_channel
+from longrun.store.announcements import own_channel
 from longrun.store.database import Database
 from longrun.store.events import News
 from longrun.store.log_writer import LogWriter

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrun import ids
-from longrun.store.announcer import decode, encode
+from longrun.store.announcements import decode, encode
 
 thorough = settings(max_examples=150, deadline=None, print_blob=True)
 

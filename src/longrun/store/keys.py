@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from longrun.store.announcer import control_channel
+from longrun.store.announcements import control_channel
 from longrun.store.database import Database
 
 KEYS_CHANGED: Final = "keys"

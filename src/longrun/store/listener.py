@@ -13,7 +13,7 @@ import asyncpg
 
 from longrun import metrics
 from longrun.backoff import Backoff
-from longrun.store.announcer import (
+from longrun.store.announcements import (
     control_channel,
     decode,
     events_channel,

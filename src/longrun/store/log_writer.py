@@ -19,7 +19,8 @@ import asyncpg
 from longrun import metrics
 from longrun.backoff import Backoff
 from longrun.errors import Fenced, LongrunError, NotStored, Overtaken
-from longrun.store.announcer import Announcer, events_channel
+from longrun.store.announcements import events_channel
+from longrun.store.announcer import Announcer
 from longrun.store.batch import (
     NOTHING_TOLD,
     Share,
