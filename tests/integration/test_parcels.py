@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 
 import asyncpg
@@ -14,7 +15,7 @@ from longrun.store.announcements import own_channel
 from longrun.store.database import Database
 from longrun.store.events import News
 from longrun.store.log_writer import LogWriter
-from longrun.store.parcels import KEY_BYTES, MARK, Parcels, stored
+from longrun.store.parcels import KEY_BYTES, MARK, MOST_WAITING, Parcels, Waiting, stored
 from longrun.store.records import Chunk
 from tests.announcing import Half, all_look
 from tests.postgres import Server
@@ -73,7 +74,7 @@ class Pair:
 
     async def carries(self, response_id: str, first: int, *readers: Reading, **fields: str) -> int:
         """Commit events until one has come to the reader without a fetch, and say how many that
-        took. While the machine is busy, announcements go by themselves, and carry nothing."""
+        took: a look that was due anyway may come before it."""
         last = first - 1
 
         async def comes() -> bool:
@@ -191,6 +192,62 @@ async def test_what_does_not_fit_is_fetched_and_what_comes_then_is_carried(
         await reader.has(1)
         assert both.fetched
         await both.carries(response_id, 2, reader)
+
+
+@pytest.fixture
+def by_themselves(both: Pair) -> None:
+    """No append takes its announcement along."""
+    both.one.announcer._may_go_along = lambda: False  # type: ignore[method-assign]
+
+
+@pytest.mark.usefixtures("by_themselves")
+async def test_what_is_announced_by_itself_carries_too(store: Database, both: Pair) -> None:
+    response_id = await add_response(store)
+    async with both.reading(response_id) as reader:
+        last = 0
+        for _ in range(5):
+            last += await both.carries(response_id, last + 1, reader)
+        large = "".join(ids.new_response_id() for _ in range(2_000))
+        both.fetched.clear()
+        await both.write(response_id, last + 1, delta=large)
+        await reader.has(last + 1)
+        assert both.fetched
+        await both.carries(response_id, last + 2, reader)
+
+
+@pytest.mark.usefixtures("by_themselves")
+async def test_all_that_was_committed_since_the_last_goes_along(
+    store: Database, both: Pair
+) -> None:
+    found = [await add_response(store) for _ in range(3)]
+    async with contextlib.AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(both.reading(each)) for each in found]
+        last = 0
+
+        async def come() -> bool:
+            nonlocal last
+            both.fetched.clear()
+            both.one.announcer._rests_until = time.monotonic() + 0.1
+            for each in found:
+                await both.write(each, last + 1, 4)
+            last += 4
+            for reader in readers:
+                await reader.has(last)
+            return not both.fetched
+
+        await eventually(come)
+
+
+@pytest.mark.usefixtures("by_themselves")
+async def test_who_cannot_open_a_parcel_fetches_what_is_in_it(store: Database, both: Pair) -> None:
+    """As the version before parcels, and who does not know the key yet."""
+    both.two.listener._parcel = None
+    response_id = await add_response(store)
+    async with both.reading(response_id) as reader:
+        both.fetched.clear()
+        await both.write(response_id, 1, 5)
+        await reader.has(5)
+        assert both.fetched
 
 
 async def test_a_run_that_is_fenced_carries_nothing(store: Database, both: Pair) -> None:
@@ -354,10 +411,12 @@ async def test_a_role_that_may_look_at_replicas_cannot_read_the_keys(
             await admin.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
+@pytest.mark.parametrize("along", [True, False])
 async def test_none_are_sent_while_the_notification_queue_fills(
-    store: Database, both: Pair, monkeypatch: pytest.MonkeyPatch
+    store: Database, both: Pair, monkeypatch: pytest.MonkeyPatch, along: bool
 ) -> None:
     """It is looked at again and again while they are sent."""
+    both.one.announcer._may_go_along = lambda: along  # type: ignore[method-assign]
     response_id = await add_response(store)
     async with both.reading(response_id) as reader:
         monkeypatch.setattr("longrun.store.parcels.MOST_USED", -1.0)
@@ -372,3 +431,19 @@ async def test_none_are_sent_while_the_notification_queue_fills(
         both.one.parcels.refused()
         assert not both.one.parcels.may_go
         await eventually(lambda: both.one.parcels.may_go)
+
+
+def test_what_waits_is_bounded_and_continues() -> None:
+    waiting = Waiting()
+    small = [Chunk(n, n, b"x" * 100) for n in range(6)]
+    waiting.add("a", small[:2])
+    waiting.add("b", [Chunk(0, 0, b"x" * MOST_WAITING)])
+    waiting.add("b", [Chunk(1, 1, b"x")])
+    waiting.add("a", small[2:3])
+    waiting.add("c", small[:1])
+    waiting.add("c", ())
+    waiting.add("c", small[2:3])
+    assert waiting.take() == {"a": small[:3]}
+    assert waiting.take() == {}
+    waiting.add("b", small[3:4])
+    assert waiting.take() == {"b": small[3:4]}

@@ -13,18 +13,18 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
 import asyncpg
 
 from longrun import metrics
 from longrun.backoff import jittered, sleep_unless
-from longrun.store.announcements import control_channel, encode, events_channel, own_channel
+from longrun.store.announcements import control_channel, decode, encode, events_channel, own_channel
 from longrun.store.database import Database, unavailable_if_gone
 from longrun.store.flows import FLOWS_FROM, SILENCE, Flows
 from longrun.store.interests import LOOK_HOLDS, MESSAGE_BYTES, Interests
-from longrun.store.parcels import Parcels, stored
+from longrun.store.parcels import Parcels, Stored, Waiting, stored
 from longrun.store.records import Chunk
 from longrun.supervision import also_on
 
@@ -91,6 +91,7 @@ class Announcer:
         self._control = control_channel(database.settings.db_schema)
         self._reached: dict[str, int] = {}
         self._again: set[str] = set()
+        self._waiting = Waiting()
         self._flows = Flows()
         self._told: dict[str, None] = {}
         self._committed: dict[str, tuple[int, float]] = {}
@@ -208,12 +209,15 @@ class Announcer:
 
     # -- those that go by themselves -----------------------------------------------------------
 
-    def announce(self, response_id: str, last: int, *, told: bool = False) -> None:
+    def announce(
+        self, response_id: str, last: int, *, told: bool = False, chunks: Sequence[Chunk] = ()
+    ) -> None:
         """A log that is written here reaches this number. The other replicas are told if they have
         readers for it, or once they have.
 
         Args:
             told: the append has told them.
+            chunks: what was committed, which may go along.
         """
         now = time.monotonic()
         # Put at the end: the first ones are those that have been silent for longest.
@@ -228,6 +232,9 @@ class Announcer:
             return
         if before is not None and now - before[1] < SILENCE:
             self._again.add(response_id)
+        if self._parcels is not None:
+            goes = self._parcels.may_go and self._is_read(response_id)
+            self._waiting.add(response_id, chunks if goes else ())
         self._reached[response_id] = last
         self._work.set()
 
@@ -300,7 +307,8 @@ class Announcer:
         reached, self._reached = self._reached, {}
         told, self._told = self._told, {}
         flowing = self._flowing(reached)
-        events = list(self._addressed(reached, flowing))
+        waiting = self._waiting.take()
+        events = list(self._addressed(reached, flowing, waiting))
         also = [] if self._interests is None else self._interests.messages()
         messages = [*told, *also, *(message for _, message in events)]
         channels = [self._control] * (len(told) + len(also)) + [channel for channel, _ in events]
@@ -339,15 +347,26 @@ class Announcer:
         return [own_channel(self._schema, replica) for replica in hearing] or [self._channel]
 
     def _addressed(
-        self, reached: Mapping[str, int], flowing: Container[str]
+        self,
+        reached: Mapping[str, int],
+        flowing: Set[str],
+        waiting: Mapping[str, Iterable[Chunk]],
     ) -> Iterator[tuple[str, str]]:
-        """Announcements, as channels and messages."""
+        """Announcements, as channels and messages; what waits goes along where it fits."""
+        packed: dict[str, list[Stored]] = {}
+        if self._parcels is not None:
+            for id_ in waiting.keys() - flowing:
+                packed[id_] = [self._parcels.sealed(id_, chunk) for chunk in waiting[id_]]
         by_channel: dict[tuple[str, bool], list[tuple[str, int]]] = {}
         for each in reached.items():
             for channel in self._channels(each[0]):
                 by_channel.setdefault((channel, each[0] in flowing), []).append(each)
         for (channel, flows), found in by_channel.items():
             for message in encode(found, flowing=flows):
+                chunks = [each for id_, _ in decode(message) for each in packed.get(id_, ())]
+                if self._parcels is not None and chunks:
+                    room = self._parcels.room(MESSAGE_BYTES - len(message))
+                    message += self._parcels.pack(chunks, room)
                 yield channel, message
 
     def _keep(self, reached: dict[str, int], told: dict[str, None], interests: bool) -> None:

@@ -428,7 +428,9 @@ class LogWriter:
             metrics.events_appended.inc(_events_of(share))
             self._committed(share.run.response_id, chunks)
             if self._announcer is not None:
-                self._announcer.announce(share.run.response_id, chunks[-1].last, told=told)
+                self._announcer.announce(
+                    share.run.response_id, chunks[-1].last, told=told, chunks=chunks
+                )
 
     async def _settle_committed(self, lane: Lane, shares: list[Share]) -> None:
         """Settle what is in the log already.

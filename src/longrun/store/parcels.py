@@ -29,7 +29,7 @@ from longrun.backoff import sleep_unless
 from longrun.errors import Unavailable, Unreadable
 from longrun.store.database import Database
 from longrun.store.records import Chunk
-from longrun.store.sealing import VERSION, parcel_key_place
+from longrun.store.sealing import VERSION, chunk_place, parcel_key_place
 from longrun.supervision import also_on, finished_before
 
 log = logging.getLogger("longrun.store.parcels")
@@ -43,6 +43,10 @@ the size of a parcel tells nothing that one tenant's chunk has in common with an
 
 LARGEST: Final = 64 * 1024
 """Bytes of a chunk that nobody tries to get into a parcel."""
+
+MOST_WAITING: Final = 32 * 1024
+"""Bytes of chunks that wait to go along with an announcement. With more than that they would hardly
+fit, and to try takes longer than to fetch them."""
 
 MOST_USED: Final = 0.01
 """How much of the notification queue may be in use, for parcels to be sent: some LISTENer of the
@@ -76,13 +80,40 @@ class Stored(NamedTuple):
 
 
 def stored(response_id: str, chunk: Chunk) -> Stored:
-    """A chunk on its way into a parcel."""
+    """A chunk, as it is stored, on its way into a parcel."""
     data = chunk.data
     if PACKED_FROM <= len(data) <= LARGEST:
         packed = zlib.compress(data, 1)
         if len(packed) < len(data):
             return Stored(response_id, chunk.first, chunk.last, packed, True)
     return Stored(response_id, chunk.first, chunk.last, data)
+
+
+class Waiting:
+    """Chunks, as readers see them, that wait for the announcements of their logs, to go along. Of
+    each log those of one commit after the other, from the first that was not announced."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[str, list[Chunk] | None] = {}
+        self._bytes = 0
+
+    def add(self, response_id: str, chunks: Sequence[Chunk]) -> None:
+        """What was committed last of a log. Nothing: what comes after it continues nothing."""
+        found = self._chunks.setdefault(response_id, [])
+        if found is None:
+            return
+        size = sum([len(chunk.data) for chunk in chunks])
+        if chunks and self._bytes + size <= MOST_WAITING:
+            self._bytes += size
+            found.extend(chunks)
+        else:
+            self._bytes -= sum([len(chunk.data) for chunk in found])
+            self._chunks[response_id] = None
+
+    def take(self) -> dict[str, list[Chunk]]:
+        """All of them, which wait no more."""
+        chunks, self._chunks, self._bytes = self._chunks, {}, 0
+        return {id_: found for id_, found in chunks.items() if found}
 
 
 class Parcels:
@@ -134,6 +165,12 @@ class Parcels:
         """Bytes of chunks, and of what says whose each is, in a parcel of `size` characters."""
         sealed = (size - len(MARK) - len(self._replica_id) - 1) // 4 * 3
         return sealed - _NONCE.size - _TAG_BYTES
+
+    def sealed(self, response_id: str, chunk: Chunk) -> Stored:
+        """A chunk, as readers see it, on its way into a parcel."""
+        place = chunk_place(response_id, chunk.first, chunk.last)
+        data = self._database.sealing.seal(place, chunk.data)
+        return stored(response_id, Chunk(chunk.first, chunk.last, data))
 
     def pack(self, chunks: Iterable[Stored], room: int) -> str:
         """A parcel, after its mark, with those of these chunks that fit. Empty: none does."""
