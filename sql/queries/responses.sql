@@ -562,8 +562,45 @@ JOIN longrun.steers AS steer ON steer.response_id = wanted.response_id
     AND steer.number = wanted.output_index - 12582912
 WHERE wanted.output_index >= 12582912;
 
--- name: get_input
-SELECT input FROM longrun.responses WHERE id = $1 AND principal = $2 AND stored;
+-- name: outline_input
+-- How many items a principal's response was given, and those among them that may be references, by
+-- their places, if they have no more than $3 bytes. Of an encrypted input all of it. Nothing is looked
+-- up in an item: that decodes all of its strings, and some that JSON may have are refused.
+SELECT CASE WHEN response.input LIKE 'sealed:%' THEN response.input END AS sealed,
+    given.count, given.places, given.candidates
+FROM longrun.responses AS response
+CROSS JOIN LATERAL (
+    SELECT count(*)::integer AS count,
+        array_agg(each.place::integer - 1 ORDER BY each.place)
+            FILTER (WHERE octet_length(each.item) <= $3 AND each.item LIKE '%"item_reference"%') AS places,
+        array_agg(each.item ORDER BY each.place)
+            FILTER (WHERE octet_length(each.item) <= $3 AND each.item LIKE '%"item_reference"%') AS candidates
+    FROM (
+        SELECT element.item::text AS item, element.place
+        FROM json_array_elements(
+            CASE WHEN response.input LIKE 'sealed:%' THEN '[]' ELSE response.input END::json
+        ) WITH ORDINALITY AS element (item, place)
+    ) AS each
+) AS given
+WHERE response.id = $1 AND response.principal = $2 AND response.stored;
+
+-- name: read_input_items
+-- Items of a response's input that is not encrypted, at these places and in this order, while they have
+-- no more than $3 bytes together; the first in any case.
+SELECT found.item, found.bytes
+FROM (
+    SELECT each.item, wanted.number, octet_length(each.item) AS bytes,
+        sum(octet_length(each.item)) OVER (ORDER BY wanted.number) AS total
+    FROM unnest($2::integer[]) WITH ORDINALITY AS wanted (place, number)
+    JOIN (
+        SELECT element.item::text AS item, element.place - 1 AS place
+        FROM longrun.responses AS response,
+            json_array_elements(response.input::json) WITH ORDINALITY AS element (item, place)
+        WHERE response.id = $1
+    ) AS each ON each.place = wanted.place
+) AS found
+WHERE found.number = 1 OR found.total <= $3
+ORDER BY found.number;
 
 -- name: list_newest
 -- Which a page of a principal's responses has, the newest first, and how many bytes each of them has:

@@ -1,5 +1,6 @@
 """Pages of lists are bounded by bytes: what is long takes more pages, and each of them is right."""
 
+import json
 from typing import Any
 
 import httpx2
@@ -76,6 +77,37 @@ async def test_items_of_a_conversation_and_what_references_lead_to(
     await clients[0].conversations.items.create(conversation.id, items=[to_own] * 3)
     found = await pages(two[0], path, order="desc")
     assert counts(found) == [3, 4, 1]
+
+
+async def test_input_items_of_the_request_itself(two: list[Replica]) -> None:
+    """Of a long input a page is read, and not the rest, whatever its strings have in them."""
+    odd = 'a\x00b\ud800c \u2028 "item_reference" '
+    long = [{"role": "user", "content": TEXT + str(n)} for n in range(5)]
+    asked = json.dumps(
+        [
+            *long[:4],
+            {"type": "message", "role": "user", "content": odd},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "item_reference"}]},
+            long[4],
+        ]
+    )
+    body = f'{{"model": "scripted", "input": {asked}, "stream": false}}'
+    async with httpx2.AsyncClient(base_url=two[0].base_url, timeout=60) as client:
+        answer = await client.post(
+            "/responses", content=body, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 200, answer.text[:1000]
+    path = f"/responses/{answer.json()['id']}/input_items"
+    given = [item["content"] for item in json.loads(asked)]
+    texts = [each if isinstance(each, str) else each[0]["text"] for each in given]
+    for order in ("asc", "desc"):
+        found = await pages(two[1], path, order=order)
+        assert counts(found) == ([3, 4] if order == "asc" else [5, 2])
+        shown = [item["content"][0]["text"] for page in found for item in page["data"]]
+        assert shown == (texts if order == "asc" else texts[::-1])
+    async with httpx2.AsyncClient(base_url=two[0].base_url, timeout=60) as client:
+        answer = await client.get(path, params={"after": found[0]["first_id"] + "0"})
+        assert answer.status_code == 400, answer.text
 
 
 async def test_input_items_that_are_references(two: list[Replica]) -> None:

@@ -5,6 +5,7 @@ responses come in (keyset paging).
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
@@ -17,16 +18,18 @@ from starlette.types import ASGIApp
 from longrun import ids
 from longrun.errors import BadRequest
 from longrun.history.cleaning import kind_of
+from longrun.history.continuation import Stored
 from longrun.history.conversation import Before
 from longrun.http.access import for_everybody, principal_of, reader_of
 from longrun.http.answers import as_response
 from longrun.http.long_answers import Room
-from longrun.http.pages import answered, as_page, fitting
+from longrun.http.pages import MOST, answered, as_page, fitting
 from longrun.http.problems import bad_request, response_not_found
 from longrun.http.query import OF_DIGITS, Text
 from longrun.jsontext import loads
 from longrun.operations import PageOf, operation
 from longrun.protocol import Status
+from longrun.store.inputs import Input
 from longrun.store.responses import Page, Responses
 from longrun.store.steers import Steers
 
@@ -96,11 +99,13 @@ class ListResponses(ByMetadata):
 
 
 class _Given(NamedTuple):
-    """An item of an input under its id, and how many bytes are still to be read for it; `leads`: it
-    is a reference, which is shown as what it leads to."""
+    """An item of an input by its place; None: it was not read yet. `name`: what it leads to has
+    another id than that place gives. `bytes`: of the item, or of what it `leads` to: it is a
+    reference, which is shown as that."""
 
-    id: str
-    item: Item
+    place: int
+    name: str | None = None
+    item: Item | None = None
     bytes: int = 0
     leads: bool = False
 
@@ -163,62 +168,83 @@ class Lists:
         to in the place of references, and then what was put into its run."""
         query = ListQuery.parse(request)
         response_id = request.path_params["id"]
-        text = None
+        given = None
         if ids.is_response_id(response_id):
             reader = await reader_of(request, response_id, self.responses.owner_unscoped)
-            text = await self.responses.input(response_id, reader)
-        if text is None:
+            given = await self.responses.inputs.of(response_id, reader)
+        if given is None:
             raise response_not_found(response_id)
-        listed = await self._given(response_id, loads(text), reader)
+        listed = await self._given(given, reader)
         if query.order == "desc":
             listed.reverse()
-        found = _after(listed, query.after)
-        count = fitting([each.bytes for each in found], query.limit)
-        page = found[:count]
+        found = _after(listed, query.after, response_id)
+        page = await self._measured(given, found[: query.limit])
 
         async def read() -> dict[str, Any]:
-            references = [each.item for each in page if each.leads]
+            references = [each.item for each in page if each.leads and each.item is not None]
             histories = self.responses.histories
             named = await histories.named_items(Before.of([], []), references, reader)
-            data = [
-                as_item(named[each.item["id"]].item, each.id)
-                if each.leads and each.item["id"] in named
-                else {**each.item, "id": each.id}
-                for each in page
-            ]
-            return as_page(data, has_more=len(found) > count)
+            data = [_shown(each, named, response_id) for each in page]
+            return as_page(data, has_more=len(found) > len(page))
 
         return await answered(self.room, sum(each.bytes for each in page), read)
 
-    async def _given(self, response_id: str, given: list[Item], reader: str) -> list[_Given]:
+    async def _given(self, given: Input, reader: str) -> list[_Given]:
         """What the input of a response shows, in its order. What a reference leads to has the id by
         which it is named, the first time; of what comes again, each has an id of its own."""
-        references = [item for item in given if kind_of(item) == "item_reference"]
-        sizes = await self.responses.histories.measured(references, reader)
+        references = given.references
+        sizes = await self.responses.histories.measured([*references.values()], reader)
         listed: list[_Given] = []
         seen: set[str] = set()
-        for place, item in enumerate(given):
-            shown = as_input_item(item, response_id, place)
-            if kind_of(item) == "item_reference" and item["id"] in sizes:
-                name = item["id"]
-                id_ = shown["id"] if name in seen else name
-                listed.append(_Given(id_, item, sizes[name], leads=True))
-                seen.add(name)
-            else:
-                listed.append(_Given(shown["id"], shown))
-        for steer in await self.steers.of(response_id, reader):
-            item = as_input_item(loads(steer.item), response_id, ids.steer_place(steer.number))
-            listed.append(_Given(item["id"], item))
+        for place in range(given.count):
+            item = references.get(place)
+            name = None if item is None else item["id"]
+            if name is None or name not in sizes:
+                listed.append(_Given(place))
+                continue
+            named = None if name in seen else name
+            listed.append(_Given(place, named, item, sizes[name], leads=True))
+            seen.add(name)
+        for steer in await self.steers.of(given.response_id, reader):
+            listed.append(_Given(ids.steer_place(steer.number), item=loads(steer.item)))
         return listed
 
+    async def _measured(self, given: Input, wanted: list[_Given]) -> list[_Given]:
+        """What of these fits on a page, the first in any case. What the request brought itself is
+        read for that, as far as it fits."""
+        places = [each.place for each in wanted if each.item is None]
+        read = await self.responses.inputs.read(given, places, MOST) if places else []
+        items = dict(zip(places, read, strict=False))
+        page: list[_Given] = []
+        for each in wanted:
+            if each.item is None:
+                if each.place not in items:
+                    break
+                item, size = items[each.place]
+                each = each._replace(item=item, bytes=size)
+            page.append(each)
+        return page[: fitting([each.bytes for each in page], len(page))]
 
-def _after(items: list[_Given], after: str | None) -> list[_Given]:
+
+def _after(items: list[_Given], after: str | None, response_id: str) -> list[_Given]:
     if after is None:
         return items
-    for place, item in enumerate(items):
-        if item.id == after:
-            return items[place + 1 :]
+    at = ids.place_of_item(after)
+    own = ids.input_place(at[1]) if at is not None and at[0] == response_id else None
+    for number, item in enumerate(items):
+        if item.name == after or (item.name is None and item.place == own):
+            return items[number + 1 :]
     raise BadRequest("after must be the id of one of the listed items.", param="after")
+
+
+def _shown(given: _Given, named: Mapping[str, Stored], response_id: str) -> Item:
+    item = given.item
+    assert item is not None
+    leads_to = named.get(item["id"]) if given.leads else None
+    own_id = ids.input_item_id(response_id, given.place, kind_of(item))
+    if leads_to is not None:
+        return as_item(leads_to.item, given.name or own_id)
+    return {**as_item(item, own_id), "id": given.name or own_id}
 
 
 def as_input_item(item: Item, response_id: str, place: int) -> Item:

@@ -18,6 +18,7 @@ from longrun.store.creation import NewResponse as NewResponse
 from longrun.store.creation_writer import CreationWriter, Told
 from longrun.store.database import Database
 from longrun.store.histories import Histories
+from longrun.store.inputs import Inputs
 from longrun.store.requests import unreadable_document
 from longrun.store.sealing import (
     column_place,
@@ -85,6 +86,7 @@ class Responses:
 
     Attributes:
         histories: what they were given and gave, for those that continue them.
+        inputs: what they were given, page by page.
     """
 
     def __init__(self, database: Database, creations: CreationWriter | None = None) -> None:
@@ -93,6 +95,7 @@ class Responses:
         self._queries = database.queries
         self._sealing = database.sealing
         self.histories = Histories(database)
+        self.inputs = Inputs(database)
         self._standby = database.standby
         # Sealed items are opened by their indexes, which nothing else asks for.
         self._indexed = True if database.sealing.knows_keys else None
@@ -188,13 +191,6 @@ class Responses:
         except Unreadable:
             reason = None
         return Failure(row["status"], row["attempt"], row["deaths"], reason)
-
-    async def input(self, response_id: str, principal: str) -> str | None:
-        """The input items that a response's own request brought, a JSON array."""
-        row = await self._database.fetch_row(self._queries.get_input, response_id, principal)
-        if row is None:
-            return None
-        return self._sealing.open_text(column_place(response_id, "input"), row["input"])
 
     async def listed(self, wanted: Page) -> list[Listed]:
         """Which responses of a principal's a page has; stable while new ones come in."""
