@@ -67,6 +67,13 @@ async def _keep_running(part: Part, stop: asyncio.Event) -> None:
             log.error("part %s ended by itself, starting it again", part.name)
         except LongrunError as error:
             log.warning("part %s failed, starting it again: %s", part.name, error)
+        except ExceptionGroup as errors:
+            # Of a part with tasks of its own. What is expected of one is expected of several.
+            expected, others = errors.split(LongrunError)
+            if others is not None or expected is None:
+                log.exception("part %s failed, starting it again", part.name)
+            else:
+                log.warning("part %s failed, starting it again: %s", part.name, _first(expected))
         except Exception:
             log.exception("part %s failed, starting it again", part.name)
         finally:
@@ -76,6 +83,11 @@ async def _keep_running(part: Part, stop: asyncio.Event) -> None:
         if loop.time() - started > LONGEST_BACKOFF:
             backoff.reset()
         await backoff.pause(stop)
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 @contextlib.contextmanager

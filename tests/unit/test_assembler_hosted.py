@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from openai.types.responses import ResponseFunctionShellToolCallOutput
 
 from tests.unit.streams import (
     CREATED,
@@ -293,6 +294,22 @@ def test_hosted_shell_output() -> None:
     )
     stream = assembled(turn(SHELL, hosted_at(printed, 1)))
     assert stream.output[1]["output"] == shell_output["output"]
+
+
+def test_a_shell_whose_command_failed_has_given_all_of_its_output() -> None:
+    """The SDK's status for it, `failed`, is none of openai's type."""
+    output: JSONObject = {
+        "type": "shell_call_output",
+        "call_id": "call_sh",
+        "status": "failed",
+        "output": [
+            {"stdout": "", "stderr": "no", "outcome": {"type": "exit", "exit_code": 1}},
+        ],
+    }
+    assembly = Assembly().feed(*turn(SHELL)).tool_output(output)
+    stream = assembly.feed(*turn(message("ok"))).end()
+    ResponseFunctionShellToolCallOutput.model_validate(stream.output[1])
+    assert stream.output[1]["output"] == output["output"]
 
 
 def hosted_at(item: Streamed, index: int) -> Streamed:

@@ -106,8 +106,15 @@ class TestRestarts:
         last_wait = starts[-1] - ends[len(starts) - 2]
         assert last_wait <= 1.5 * FIRST_BACKOFF
 
-    def test_what_a_part_said_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
-        failures = iter([Unavailable("the database is away"), ZeroDivisionError("a bug")])
+    @pytest.mark.parametrize("of", ["itself", "a task"])
+    def test_what_a_part_said_is_logged(self, of: str, caplog: pytest.LogCaptureFixture) -> None:
+        """That Postgres was away was an error with a traceback where a task of the part said it."""
+        said: list[Exception] = [Unavailable("the database is away"), ZeroDivisionError("a bug")]
+        if of == "a task":
+            away, bugs = said
+            said = [ExceptionGroup("", [ExceptionGroup("", [away])])]
+            said += [ExceptionGroup("", [away, bugs])]
+        failures = iter(said)
 
         async def part(stop: asyncio.Event) -> None:
             for failure in failures:

@@ -14,6 +14,7 @@ from longrun.assembly.kinds import (
     CALL_KEYS,
     ITEM_ADDED,
     ITEM_DONE,
+    NEVER_FAILED,
     NEVER_IN_PROGRESS,
     OWN_CALLS,
     UNFINISHED,
@@ -183,6 +184,8 @@ class Item:
         has_status = kind in WITH_STATUS or "status" in final
         if has_status and final.get("status") in (None, "in_progress"):
             final["status"] = UNFINISHED.get(kind, status) if status == "incomplete" else status
+        elif kind in NEVER_FAILED and final.get("status") == "failed":
+            final["status"] = "completed"
         return ITEM_DONE, {"output_index": self.output_index, "item": final, GIVEN: self.raw}
 
     def _announce(self) -> list[Event]:

@@ -59,6 +59,10 @@ WITH_STATUS: Final = frozenset(
 """Clients expect a status of these, though models and the SDK may leave it out."""
 
 NEVER_IN_PROGRESS: Final = frozenset({"apply_patch_call_output", "program_output"})
+NEVER_FAILED: Final = frozenset({"shell_call_output"})
+"""Items whose status says only that all of them is there: how the command ended is in `outcome`.
+The SDK says `failed` of them, which openai's type does not know."""
+
 UNFINISHED: Final = {"image_generation_call": "failed", "apply_patch_call": "in_progress"}
 """What stands for the status `incomplete` where openai's type of an item does not know it."""
 

@@ -119,9 +119,11 @@ def error_event(error: LongrunError, stream_id: str | None = None) -> str:
 
 def unknown_event(kind: Any, known: list[str]) -> BadRequest:
     """What is said of an event of a type that is not served."""
-    shown = shortened(kind, LONGEST_NAME) if isinstance(kind, str) else type(kind).__name__
+    said = "An event must have a type"
+    if isinstance(kind, str):
+        said = f"Unknown event type {shortened(kind, LONGEST_NAME)!r}"
     return BadRequest(
-        f"Unknown event type {shown!r}; allowed here: {', '.join(known)}.",
+        f"{said}; allowed here: {', '.join(known)}.",
         param="type",
         code="unknown_event_type",
     )
