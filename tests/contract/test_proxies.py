@@ -40,6 +40,8 @@ async def test_events_come_as_they_are_made_and_go_on_on_the_other_replica(
     pair: list[Replica], proxy: str
 ) -> None:
     async with AsyncOpenAI(base_url=f"{proxy}/v1", api_key="none", max_retries=0) as client:
+        # As the console: its page was taken for one of elsewhere, on a port that is not usual.
+        assert (await client.models.list(extra_headers={"Origin": proxy})).data
         async with client.responses.connect() as connection:
             await connection.response.create(model="scripted", input="by WebSocket")
             said = [event async for event in until_ended(connection)]
