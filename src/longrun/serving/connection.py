@@ -16,7 +16,7 @@ from longrun.serving.bounds import LINGER, SLICE, Bounds, Context
 from longrun.serving.exchange import Within
 from longrun.serving.http1 import HTTP1
 from longrun.serving.http2 import HTTP2
-from longrun.serving.sockets import untaken
+from longrun.serving.sockets import slim, untaken
 
 log = logging.getLogger("longrun.serving")
 
@@ -143,6 +143,7 @@ class Connection(TCPServer):
 
     async def _serve(self) -> None:
         self.writer.transport.set_write_buffer_limits(SLICE)
+        slim(self.writer.transport)
         # Its transport has the addresses; the socket would be asked, and looked at each time.
         told = self.writer.get_extra_info
         family = told("socket").family

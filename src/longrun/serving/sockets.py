@@ -9,7 +9,7 @@ import socket
 import sys
 import termios
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from longrun.errors import ConfigurationError
 from longrun.settings import Settings
@@ -21,6 +21,9 @@ SPARE_DESCRIPTORS: Final = 0.2
 
 UNSENT: Final = 128 * 1024
 """Bytes that the kernel takes for a client beyond what is on its way to it."""
+
+TLS_BUFFER: Final = 16 * 1024
+"""Bytes that come by TLS and are decrypted at once: a record has at most as many."""
 
 
 def raise_limit() -> int:
@@ -80,3 +83,14 @@ def untaken(transport: asyncio.WriteTransport) -> int:
             return waiting
         waiting += unacknowledged[0]
     return waiting
+
+
+def slim(transport: asyncio.WriteTransport) -> None:
+    """Have a TLS connection read into `TLS_BUFFER` bytes. asyncio holds 256 KiB for each one,
+    however little comes (`SSLProtocol.max_size` in asyncio/sslproto.py): of an idle one that is
+    most of its memory."""
+    protocol: Any = getattr(transport, "_ssl_protocol", None)
+    if hasattr(protocol, "_ssl_buffer_view"):
+        protocol.max_size = TLS_BUFFER
+        protocol._ssl_buffer = bytearray(TLS_BUFFER)
+        protocol._ssl_buffer_view = memoryview(protocol._ssl_buffer)
