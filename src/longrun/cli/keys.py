@@ -208,7 +208,7 @@ def _show_new(text: str, about: dict[str, Any], json: bool) -> None:
         print(dumps({"key": text, **about}).decode())
         return
     print(text)
-    Console(stderr=True).print("It will not be shown again.", style="dim")
+    Console(stderr=True).print("This is the only time it is shown.", style="dim")
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
