@@ -99,6 +99,12 @@ async def add_all(store: Database) -> tuple[str, str]:
     return response_id, conversation_id
 
 
+async def whole_input(responses: Responses, response_id: str) -> list[Any]:
+    given = await responses.inputs.of(response_id, "")
+    assert given is not None
+    return [item for item, _ in await responses.inputs.read(given, range(given.count), 1 << 30)]
+
+
 async def read_all(store: Database, response_id: str, conversation_id: str) -> dict[str, Any]:
     """Everything that the store gives of them."""
     responses, claims, log = Responses(store), Claims(store, "a replica"), EventLog(store)
@@ -123,7 +129,7 @@ async def read_all(store: Database, response_id: str, conversation_id: str) -> d
         "chain": await responses.histories.chain(response_id, ""),
         "before": (before.exchanges, before.named),
         "named": named,
-        "input": await responses.input(response_id, ""),
+        "input": await whole_input(responses, response_id),
         "steers": await Steers(store).of(response_id, ""),
         "spoken": await responses.histories.last_spoken([response_id], ""),
         "parked": await Approvals(store).parked_unscoped(response_id),
@@ -360,7 +366,7 @@ class TestKeys:
             for reading in (
                 responses.get(lost, ""),
                 responses.histories.chain(lost, ""),
-                responses.input(lost, ""),
+                responses.inputs.of(lost, ""),
                 responses.histories.before_on(conversation_id, ""),
                 Conversations(store).get(conversation_id, ""),
                 log.page_unscoped(lost, -1, 1000),

@@ -21,6 +21,7 @@ from longrun.store.claims import Claims
 from longrun.store.conversations import ConversationItem, Conversations
 from longrun.store.database import Database
 from longrun.store.histories import Histories
+from longrun.store.inputs import Inputs
 from longrun.store.overview import Overview, Wanted
 from longrun.store.records import Ending, Part, Step
 from longrun.store.responses import NewResponse, Page, Responses
@@ -137,7 +138,8 @@ def references(theirs: Theirs) -> list[dict[str, Any]]:
 
 
 def scoped_methods() -> Iterator[tuple[type[Any], str]]:
-    for cls in (Responses, Histories, Conversations, Claims, Overview, Steers, WebhookEndpoints):
+    of_principals = (Responses, Histories, Inputs, Conversations, Claims, Overview, Steers)
+    for cls in (*of_principals, WebhookEndpoints):
         for name, method in inspect.getmembers(cls, inspect.iscoroutinefunction):
             if not name.startswith("_") and "principal" in inspect.signature(method).parameters:
                 yield cls, name
@@ -165,7 +167,7 @@ async def test_9_each_method_for_a_principal_sees_nothing_of_anothers(
         *("Responses.get", "Responses.delete", "Histories.before", "Histories.named_items"),
         *("Conversations.get", "Conversations.delete_item", "Claims.to_cancel"),
         *("WebhookEndpoints.get", "WebhookEndpoints.rotate", "WebhookEndpoints.page"),
-        *("Steers.accept", "Steers.of"),
+        *("Steers.accept", "Steers.of", "Inputs.of"),
     }
     before = await everything(store)
     for cls, name in SCOPED:
@@ -239,7 +241,7 @@ async def test_9_the_owner_is_found(store: Database, theirs: Theirs) -> None:
     """That each question has an answer for whom it is for: else none of the above shows a thing."""
     responses, conversations = Responses(store), Conversations(store)
     assert await responses.get(theirs.finished, OWNER) is not None
-    assert await responses.input(theirs.finished, OWNER) is not None
+    assert await responses.inputs.of(theirs.finished, OWNER) is not None
     assert await Overview(store).run(theirs.finished, OWNER) is not None
     assert await responses.histories.chain(theirs.finished, OWNER) != []
     assert (await responses.histories.chain_end(theirs.finished, OWNER))[0] is None

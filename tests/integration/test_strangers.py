@@ -59,7 +59,7 @@ def of_responses(store: Database) -> dict[str, Ask]:
     responses, claims = Responses(store), Claims(store, "mine")
     return {
         "get": lambda id_: responses.get(id_, "bob"),
-        "input": lambda id_: responses.input(id_, "bob"),
+        "input": lambda id_: responses.inputs.of(id_, "bob"),
         "continue": lambda id_: responses.histories.chain_end(id_, "bob"),
         "cancel": lambda id_: claims.to_cancel(id_, "bob"),
     }
