@@ -14,6 +14,11 @@ from longrun.store.events import EventLog
 from longrun.store.interests import Interests
 from longrun.store.listener import Listener
 from longrun.store.parcels import Parcels
+from tests.reading import eventually
+from tests.storing import opened
+
+LONG = 60.0
+"""Seconds between polls: what comes sooner was announced, or looked for on purpose."""
 
 
 class Half:
@@ -102,3 +107,49 @@ def all_look(*halves: Half, also: tuple[str, ...] = ()) -> None:
     """Each sees that the others are alive, and some more."""
     for half in halves:
         half.interests.looked([*(each.id for each in halves), *also])
+
+
+@contextlib.asynccontextmanager
+async def halves_of(
+    url: str, schema: str, count: int, **settings: object
+) -> AsyncIterator[list[Half]]:
+    """Halves of replicas that know each other, for a minute at most."""
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(asyncio.timeout(60))
+        made = []
+        for _ in range(count):
+            own = await stack.enter_async_context(opened(url, schema, **settings))
+            half = Half(own, poll_interval=LONG)
+            made.append(await stack.enter_async_context(half.running()))
+        all_look(*made)
+        await eventually(lambda: not any(each.interests.elsewhere("nobody's") for each in made))
+        yield made
+
+
+class Following:
+    """A reader that is always at the end: `cursor` is what it has."""
+
+    def __init__(self, half: Half, response_id: str) -> None:
+        self._tail = half.tail(response_id)
+        self.cursor = -1
+
+    async def run(self) -> None:
+        with self._tail as tail:
+            while (await tail.next(1.0)) is not None:
+                self.cursor = tail.cursor
+
+    async def has(self, number: int, *, within: float = 20.0) -> None:
+        await eventually(lambda: self.cursor >= number, timeout=within, every=0.002)
+
+
+@contextlib.asynccontextmanager
+async def following(half: Half, response_id: str) -> AsyncIterator[Following]:
+    """A reader that has what there is."""
+    reader = Following(half, response_id)
+    task = asyncio.create_task(reader.run())
+    try:
+        await reader.has(0)
+        yield reader
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

@@ -13,13 +13,10 @@ from longrun.store.database import Database
 from longrun.store.flows import SAID_EVERY, SILENCE, Flows
 from longrun.store.log_writer import LogWriter
 from longrun.store.run_log import RunLog
-from tests.announcing import Half, all_look
+from tests.announcing import Following, Half, all_look, following, halves_of
 from tests.postgres import Server
 from tests.reading import eventually
-from tests.storing import add_response, connected, event, log_of, opened
-
-LONG = 60.0
-"""Seconds between polls."""
+from tests.storing import add_response, connected, event, log_of
 
 REPLICAS = 32
 
@@ -53,34 +50,12 @@ class Pair:
             await asyncio.sleep(pause)
 
 
-class Reading:
-    """A reader that is always at the end: `cursor` is what it has."""
-
-    def __init__(self, half: Half, response_id: str) -> None:
-        self._tail = half.tail(response_id)
-        self.cursor = -1
-
-    async def run(self) -> None:
-        with self._tail as tail:
-            while (await tail.next(1.0)) is not None:
-                self.cursor = tail.cursor
-
-    async def has(self, number: int, *, within: float = 20.0) -> None:
-        await eventually(lambda: self.cursor >= number, timeout=within, every=0.002)
-
-
 @pytest.fixture
 async def pair(store: Database, database: Server) -> AsyncIterator[Pair]:
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(asyncio.timeout(60))
-        halves = []
-        for _ in range(2):
-            own = await stack.enter_async_context(opened(database.url, store.settings.db_schema))
-            half = Half(own, poll_interval=LONG)
-            halves.append(await stack.enter_async_context(half.running()))
-        one, two = halves
-        all_look(one, two)
-        await eventually(lambda: not any(each.interests.elsewhere("nobody's") for each in halves))
+        one, two = await stack.enter_async_context(
+            halves_of(database.url, store.settings.db_schema, 2)
+        )
         spy = await stack.enter_async_context(connected(database.url))
         heard: list[str] = []
         channel = own_channel(store.settings.db_schema, two.id)
@@ -103,16 +78,16 @@ async def keep_looking(*halves: Half) -> None:
 
 
 @contextlib.asynccontextmanager
-async def reading(pair: Pair, response_id: str) -> AsyncIterator[Reading]:
-    reader = Reading(pair.two, response_id)
-    task = asyncio.create_task(reader.run())
-    try:
-        await reader.has(0)
+async def reading(pair: Pair, response_id: str) -> AsyncIterator[Following]:
+    async with following(pair.two, response_id) as reader:
         await eventually(lambda: pair.one.interests.is_read(response_id), every=0.005)
         yield reader
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+
+
+async def until_it_flows(pair: Pair, log: RunLog) -> None:
+    """Write one event after the other while there is much to do."""
+    await pair.write(log, 20)
+    await eventually(lambda: log.response_id in pair.one.announcer._flows)
 
 
 async def test_what_flows_is_said_now_and_then_and_read_at_once(
@@ -122,8 +97,7 @@ async def test_what_flows_is_said_now_and_then_and_read_at_once(
     log = log_of(pair.writer, response_id)
     pair.be_busy()
     async with reading(pair, response_id) as reader:
-        await pair.write(log, 20)
-        await eventually(lambda: response_id in pair.one.announcer._flows)
+        await until_it_flows(pair, log)
         pair.heard.clear()
         began = time.monotonic()
         await pair.write(log)
@@ -173,8 +147,7 @@ async def test_a_reader_that_does_not_know_has_it_with_the_next_announcement(
         pair.two.listener._flows = None
     async with reading(pair, response_id) as reader:
         pair.two.deaf = hears == "the first in vain"
-        await pair.write(log, 20)
-        await eventually(lambda: response_id in pair.one.announcer._flows)
+        await until_it_flows(pair, log)
         pair.two.hub._flowing.clear()
         pair.two.deaf = False
         await pair.write(log)
@@ -186,8 +159,7 @@ async def test_who_joins_what_flows_is_told_so(store: Database, pair: Pair) -> N
     log = log_of(pair.writer, response_id)
     pair.be_busy()
     async with reading(pair, response_id):
-        await pair.write(log, 20)
-        await eventually(lambda: response_id in pair.one.announcer._flows)
+        await until_it_flows(pair, log)
         writing = asyncio.create_task(pair.write(log))
         pair.heard.clear()
         pair.one.announcer.announce_again(response_id)
@@ -203,8 +175,7 @@ async def test_once_announcing_costs_little_it_is_announced_again(
     log = log_of(pair.writer, response_id)
     pair.be_busy()
     async with reading(pair, response_id) as reader:
-        await pair.write(log, 20)
-        await eventually(lambda: response_id in pair.one.announcer._flows)
+        await until_it_flows(pair, log)
         pair.be_idle()
         writing = asyncio.create_task(pair.write(log))
         await eventually(lambda: response_id not in pair.one.announcer._flows)

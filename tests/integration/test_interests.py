@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 import asyncpg
 
@@ -14,30 +15,15 @@ from longrun.store.log_writer import LogWriter
 from longrun.store.records import Chunk
 from longrun.store.responses import NewResponse, Responses
 from longrun.store.run_log import RunLog
-from tests.announcing import Half, all_look
+from tests.announcing import Half, all_look, following, halves_of
 from tests.postgres import Server
 from tests.reading import eventually
 from tests.storing import connected, opened, request_for, terminate
 
-LONG = 60.0
-"""Seconds between polls: what comes sooner was announced, or looked for on purpose."""
 
-
-@contextlib.asynccontextmanager
-async def halves(database: Database, count: int) -> AsyncIterator[list[Half]]:
+def halves(database: Database, count: int) -> AbstractAsyncContextManager[list[Half]]:
     """Halves of replicas that know each other."""
-    async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(asyncio.timeout(60))
-        made = []
-        for _ in range(count):
-            own = await stack.enter_async_context(
-                opened(database._url, database.settings.db_schema)
-            )
-            half = Half(own, poll_interval=LONG)
-            made.append(await stack.enter_async_context(half.running()))
-        all_look(*made)
-        await eventually(lambda: not any(each.interests.elsewhere("nobody's") for each in made))
-        yield made
+    return halves_of(database._url, database.settings.db_schema, count)
 
 
 @contextlib.asynccontextmanager
@@ -66,34 +52,6 @@ async def append(log: RunLog) -> int:
     log.append([b'{"type":"response.queued","sequence_number":0}'])
     await log.flush()
     return number
-
-
-class Following:
-    """A reader that is always at the end: `cursor` is what it has."""
-
-    def __init__(self, half: Half, response_id: str) -> None:
-        self._tail = half.tail(response_id)
-        self.cursor = -1
-
-    async def run(self) -> None:
-        with self._tail as tail:
-            while (await tail.next(1.0)) is not None:
-                self.cursor = tail.cursor
-
-    async def has(self, number: int) -> None:
-        await eventually(lambda: self.cursor >= number, timeout=20, every=0.005)
-
-
-@contextlib.asynccontextmanager
-async def following(half: Half, response_id: str) -> AsyncIterator[Following]:
-    reader = Following(half, response_id)
-    task = asyncio.create_task(reader.run())
-    try:
-        await reader.has(0)
-        yield reader
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 async def test_what_nobody_reads_elsewhere_is_not_announced(store: Database) -> None:

@@ -17,13 +17,10 @@ from longrun.store.events import News
 from longrun.store.log_writer import LogWriter
 from longrun.store.parcels import KEY_BYTES, MARK, MOST_WAITING, Parcels, Waiting, stored
 from longrun.store.records import Chunk
-from tests.announcing import Half, all_look
+from tests.announcing import Half, halves_of
 from tests.postgres import Server
 from tests.reading import eventually
 from tests.storing import add_response, connected, event, log_of, logged, opened, terminate
-
-LONG = 60.0
-"""Seconds between polls."""
 
 
 class Reading:
@@ -113,16 +110,7 @@ async def knows(one: Half, two: Half) -> None:
 
 @contextlib.asynccontextmanager
 async def pair(url: str, schema: str, **settings: object) -> AsyncIterator[Pair]:
-    async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(asyncio.timeout(60))
-        halves = []
-        for _ in range(2):
-            database = await stack.enter_async_context(opened(url, schema, **settings))
-            half = Half(database, poll_interval=LONG)
-            halves.append(await stack.enter_async_context(half.running()))
-        one, two = halves
-        all_look(one, two)
-        await eventually(lambda: not any(each.interests.elsewhere("nobody's") for each in halves))
+    async with halves_of(url, schema, 2, **settings) as (one, two):
         if one.database.settings.announce_chunks:
             await knows(one, two)
         both = Pair(one.database, one, two)

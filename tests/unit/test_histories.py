@@ -247,17 +247,18 @@ def response_of(calls: list[Any]) -> Any:
     return run_steps.ProcessedResponse(**{**none, "functions": functions, "handoffs": more})
 
 
+OF_CALLS = (
+    "_register_tool_call_items",
+    "_dedupe_processed_response_invocations",
+    "_dedupe_tool_call_items",
+)
+"""What the SDK does with the calls of a turn, in this order."""
+
+
 @given(ITEMS, st.lists(raw_calls(), max_size=3), st.booleans())
 @MANY
 def test_whether_calls_were_made_before(items: list[Any], calls: list[Any], legacy: bool) -> None:
-    register, check, new_ones = (
-        both(name)
-        for name in (
-            "_register_tool_call_items",
-            "_dedupe_processed_response_invocations",
-            "_dedupe_tool_call_items",
-        )
-    )
+    register, check, new_ones = map(both, OF_CALLS)
     found = []
     for n in range(2):
         context: Any = RunContextWrapper(None)
@@ -295,14 +296,7 @@ def test_two_kinds_of_calls_with_one_id_are_refused() -> None:
 @MANY
 def test_the_items_of_a_turn(items: list[Any], new: list[Any], calls: list[Any]) -> None:
     """Of a turn that says something and calls nothing, too, and of one that does both."""
-    register, check, new_ones = (
-        both(name)
-        for name in (
-            "_register_tool_call_items",
-            "_dedupe_processed_response_invocations",
-            "_dedupe_tool_call_items",
-        )
-    )
+    register, check, new_ones = map(both, OF_CALLS)
     found = []
     for n in range(2):
         context: Any = RunContextWrapper(None)
